@@ -1,0 +1,86 @@
+"""Pinhole cameras on a vehicle, and the images they took."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from splattingocc.geometry.rays import Rays
+from splattingocc.geometry.transforms import invert_rigid, transform_points
+from splattingocc.struct import Struct
+
+NEAR_PLANE = 0.1
+"""Metres in front of the camera below which nothing is projected."""
+
+
+@dataclass(frozen=True)
+class Cameras(Struct):
+    """Pinhole cameras. The camera frame is x right, y down, z forward; the centre of the top-left pixel is at (0.5, 0.5)."""
+
+    K: Float[Tensor, "*batch 3 3"]
+    """Intrinsics in pixels."""
+    cam_from_ego: Float[Tensor, "*batch 4 4"]
+    """From the ego frame of the key frame, metres. Orthogonal: a mirrored ego frame makes it a reflection."""
+    image_size: tuple[int, int]
+    """Height and width in pixels, the same for all."""
+
+    def resize(self, image_size: tuple[int, int]) -> Cameras:
+        """Return the cameras of the images resized to (height, width)."""
+        scale = self.K.new_tensor([image_size[1] / self.image_size[1], image_size[0] / self.image_size[0], 1.0])
+        return dataclasses.replace(self, K=scale[:, None] * self.K, image_size=image_size)
+
+    def crop(self, top: int, left: int, image_size: tuple[int, int]) -> Cameras:
+        """Return the cameras of the images cut to (height, width) from the given corner; negative corners pad."""
+        K = self.K.clone()
+        K[..., 0, 2] -= left
+        K[..., 1, 2] -= top
+        return dataclasses.replace(self, K=K, image_size=image_size)
+
+    def flip(self) -> Cameras:
+        """Return the cameras of the images mirrored left to right: a negative focal length, so that any 3D point still finds its pixel."""
+        K = self.K.clone()
+        K[..., 0, :] = -K[..., 0, :]
+        K[..., 0, 2] += self.image_size[1]
+        return dataclasses.replace(self, K=K)
+
+    def transform_ego(self, new_ego_from_ego: Float[Tensor, "*batch 4 4"]) -> Cameras:
+        """Return the same cameras seen from another ego frame; reflections are allowed."""
+        return dataclasses.replace(self, cam_from_ego=self.cam_from_ego @ invert_rigid(new_ego_from_ego))
+
+    def project(self, points_ego: Float[Tensor, "*batch point 3"]) -> tuple[Float[Tensor, "*batch point 2"], Bool[Tensor, "*batch point"]]:
+        """Project ego-frame points to pixels.
+
+        The second result is True for points at least NEAR_PLANE in front of the camera and inside its image; pixels of the others
+        are finite but meaningless, so that gradients stay finite.
+        """
+        points_cam = transform_points(self.cam_from_ego, points_ego)
+        in_front = points_cam[..., 2] > NEAR_PLANE
+        z = torch.where(in_front, points_cam[..., 2], torch.ones_like(points_cam[..., 2]))
+        pixels = ((points_cam / z[..., None]) @ self.K.mT)[..., :2]
+        height, width = self.image_size
+        u, v = pixels.unbind(-1)
+        return pixels, in_front & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+
+    def rays_through(self, camera_indices: Int[Tensor, " ray"], pixels: Float[Tensor, "ray 2"]) -> Rays:
+        """Return the rays from the optical centres through pixels; `camera_indices` pick one of this (view,) batch for each ray."""
+        ego_from_cam = invert_rigid(self.cam_from_ego)
+        pixels_homogeneous = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=-1)
+        # One small matrix per camera, not per ray: ego direction = R · K⁻¹ · pixel
+        ego_from_pixel = ego_from_cam[:, :3, :3] @ torch.linalg.inv(self.K)
+        directions = torch.einsum("rij,rj->ri", ego_from_pixel[camera_indices], pixels_homogeneous)
+        directions = directions / directions.norm(dim=-1, keepdim=True)
+        return Rays(ego_from_cam[camera_indices, :3, 3], directions)
+
+
+@dataclass(frozen=True)
+class Views(Struct):
+    """Surround images of one or more frames, newest first, and the cameras that took them."""
+
+    images: Float[Tensor, "*batch frame view 3 height width"]
+    """RGB in [0, 1]."""
+    cameras: Cameras
+    """Batch axes (*batch, frame, view)."""

@@ -1,0 +1,62 @@
+"""Regular grids of cubic cells in the ego frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VoxelGrid:
+    """An axis-aligned box cut into cubes; arrays over it have the axis order x, y, z."""
+
+    lower: tuple[float, float, float]
+    """Metres."""
+    upper: tuple[float, float, float]
+    """Metres; a whole number of cells above `lower`."""
+    cell_size: float
+    """Metres."""
+
+    def __post_init__(self) -> None:
+        for low, high in zip(self.lower, self.upper):
+            cells = (high - low) / self.cell_size
+            if cells < 0.5 or abs(cells - round(cells)) > 1e-4:
+                raise ValueError(f"voxel grid: {low}..{high} m is not a whole number of {self.cell_size} m cells")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of cells along x, y, z."""
+        x, y, z = (round((high - low) / self.cell_size) for low, high in zip(self.lower, self.upper))
+        return x, y, z
+
+    @property
+    def num_cells(self) -> int:
+        x, y, z = self.shape
+        return x * y * z
+
+    def centers(self, device: torch.device | str | None = None) -> Float[Tensor, "x y z 3"]:
+        """Return the cell centres in metres."""
+        axes = [
+            low + (torch.arange(count, device=device, dtype=torch.float32) + 0.5) * self.cell_size
+            for low, count in zip(self.lower, self.shape)
+        ]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+    def cells_of(self, points: Float[Tensor, "*batch 3"]) -> tuple[Int64[Tensor, "*batch 3"], Bool[Tensor, "*batch"]]:
+        """Return the (x, y, z) cell of each point and whether it lies inside; cells of outside points are clamped to the border."""
+        lower = points.new_tensor(self.lower)
+        cells = ((points - lower) / self.cell_size).floor().long()
+        shape = torch.tensor(self.shape, device=points.device)
+        inside = ((cells >= 0) & (cells < shape)).all(dim=-1)
+        return cells.clamp(min=torch.zeros_like(shape), max=shape - 1), inside
+
+    def coarsen(self, factor: int) -> VoxelGrid:
+        """Return the grid over the same box whose cells are `factor` times larger."""
+        return VoxelGrid(self.lower, self.upper, self.cell_size * factor)
+
+
+OCC3D_GRID = VoxelGrid(lower=(-40.0, -40.0, -1.0), upper=(40.0, 40.0, 5.4), cell_size=0.4)
+"""The 200 × 200 × 16 grid of Occ3D-nuScenes."""

@@ -1,0 +1,71 @@
+"""How every Warp kernel of the project is started.
+
+A kernel takes the index of its first item as its first argument and works on item `first + wp.tid()`. That lets one launch be cut into
+chunks: on a CPU, where a Warp launch runs on the calling thread and releases the GIL, the chunks go to a pool of as many threads as torch
+uses; on CUDA there is one chunk, on torch's current stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+import warp as wp
+
+wp.config.quiet = True
+# No adjoint code is generated: the backward kernels are written by hand.
+wp.config.enable_backward = False
+wp.init()
+
+CHUNKS_PER_THREAD = 8
+"""Chunks a CPU launch is cut into for each thread, so that uneven items even out."""
+
+
+@cache
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num_threads, thread_name_prefix="warp")
+
+
+@cache
+def _load(module: Any, device: str) -> None:
+    """Compile and load a module once, before any threads use it."""
+    module.load(wp.get_device(device))
+
+
+def launch(
+    kernel: wp.Kernel,
+    count: int,
+    inputs: Sequence[Any] | Callable[[int], Sequence[Any]],
+    *,
+    device: torch.device,
+    num_chunks: int | None = None,
+) -> None:
+    """Run `kernel(first, *inputs)` over `count` items and wait for the result (on CUDA: in stream order).
+
+    `inputs` may be a function of the chunk number, for kernels that need a buffer of their own in each of `num_chunks` chunks.
+    """
+    if count == 0:
+        return
+    arguments = inputs if callable(inputs) else lambda chunk: inputs
+    _load(kernel.module, str(device))
+    if device.type != "cpu":
+        stream = wp.stream_from_torch(torch.cuda.current_stream(device))
+        wp.launch(kernel, dim=count, inputs=[0, *arguments(0)], stream=stream)
+        return
+    num_threads = torch.get_num_threads()
+    chunks = num_chunks or (num_threads * CHUNKS_PER_THREAD if num_threads > 1 else 1)
+    bounds = [count * chunk // chunks for chunk in range(chunks + 1)]
+
+    def run(chunk: int) -> None:
+        size = bounds[chunk + 1] - bounds[chunk]
+        if size:
+            wp.launch(kernel, dim=size, inputs=[bounds[chunk], *arguments(chunk)], device="cpu")
+
+    if num_threads == 1 or chunks == 1:
+        for chunk in range(chunks):
+            run(chunk)
+    else:
+        list(_pool(num_threads).map(run, range(chunks)))
