@@ -15,7 +15,8 @@ from typing import Any
 import torch
 import warp as wp
 
-wp.config.quiet = True
+# No banner, no compile notices, no warning that a CPU machine has no CUDA driver.
+wp.config.log_level = wp.LOG_ERROR
 # No adjoint code is generated: the backward kernels are written by hand.
 wp.config.enable_backward = False
 wp.init()
@@ -32,7 +33,8 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
 @cache
 def _load(module: Any, device: str) -> None:
     """Compile and load a module once, before any threads use it."""
-    module.load(wp.get_device(device))
+    # A CPU launch uses blocks of one thread, which is a build of its own.
+    module.load(wp.get_device(device), block_dim=1 if device == "cpu" else None)
 
 
 def launch(
