@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+S = TypeVar("S", bound="Struct")
+# Methods say `self: S` because beartype, which checks types in tests, refuses `typing.Self` outside classes that it decorates itself.
 
 
 class Struct:
     """Base of the frozen dataclasses whose fields are tensors, other structs, or plain values that every element of a batch shares."""
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self: S, function: Callable[[Tensor], Tensor]) -> S:
         """Apply `function` to every tensor, in nested structs too; other fields stay as they are."""
         return self._replace_each(lambda value: function(value) if isinstance(value, Tensor) else value.map(function))
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
+    def to(self: S, *args: Any, **kwargs: Any) -> S:
         """Move every tensor as `Tensor.to` does (device only: a dtype would also convert the integer labels)."""
         return self.map(lambda tensor: tensor.to(*args, **kwargs))
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self: S) -> S:
         """Pin every tensor; the name is the one that `torch.utils.data.DataLoader` looks for."""
         return self.map(Tensor.pin_memory)
 
-    def detach(self) -> Self:
+    def detach(self: S) -> S:
         """Cut every tensor from the autograd graph."""
         return self.map(Tensor.detach)
 
-    def __getitem__(self, index: Any) -> Self:
+    def __getitem__(self: S, index: Any) -> S:
         """Index the leading (batch) axes of every tensor."""
         return self.map(lambda tensor: tensor[index])
 
-    def _replace_each(self, function: Callable[[Any], Any]) -> Self:
+    def _replace_each(self: S, function: Callable[[Any], Any]) -> S:
         changes = {
             field.name: function(value)
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
             if isinstance(value := getattr(self, field.name), Tensor | Struct)
         }
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
-
-
-S = TypeVar("S", bound=Struct)
 
 
 def stack(structs: Sequence[S]) -> S:
