@@ -1,0 +1,242 @@
+"""2D labels on disk: 8 bytes for each labelled ray, one memory-mapped safetensors file per scene, and a manifest.
+
+A ray is (camera, class, u, v, distance). Pixels are kept in steps of 1/32 px (1/16 px for images over 2047 px, and so on), so a pixel
+is off by at most 1/64 px; distances in steps of 2 mm up to 131 m, so a distance is off by at most 1 mm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from jaxtyping import Float32, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from splattingocc.data.nuscenes import Index, KeyFrame
+
+FORMAT_NAME = "splattingocc-labels"
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+METRES_PER_STEP = 0.002
+MAX_DISTANCE = 65535 * METRES_PER_STEP
+"""Metres; farther labels cannot be stored."""
+RAY_DTYPE = np.dtype([("camera", "u1"), ("semantics", "u1"), ("u", "<u2"), ("v", "<u2"), ("distance", "<u2")])
+"""The 8 bytes of a ray."""
+
+
+@dataclass(frozen=True)
+class RayTable:
+    """The labelled pixels of one key frame."""
+
+    camera_indices: UInt8[np.ndarray, " ray"]
+    """Into CAMERA_CHANNELS."""
+    semantics: UInt8[np.ndarray, " ray"]
+    """Class index, SKY or IGNORE."""
+    pixels: Float32[np.ndarray, "ray 2"]
+    """u, v in the original image."""
+    distances: Float32[np.ndarray, " ray"]
+    """Metres from the camera centre to the labelled point."""
+
+    def __len__(self) -> int:
+        return len(self.semantics)
+
+    def __getitem__(self, selection: np.ndarray | slice) -> RayTable:
+        """Return the selected rays."""
+        return RayTable(self.camera_indices[selection], self.semantics[selection], self.pixels[selection], self.distances[selection])
+
+
+class SceneRecord(msgspec.Struct, frozen=True):
+    """What the manifest says about one scene."""
+
+    file: str
+    sha256: str
+    """Of the file."""
+    source_sha256: str
+    """Of what the labels were made from, as `scene_fingerprint` gives it."""
+    num_rays: int
+    tokens: tuple[str, ...]
+    """Key frames, in order of time."""
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """Describes a store; everything a reader has to know that is not in the scene files."""
+
+    dataset_version: str
+    source: str
+    """What the labels were made from and with which options."""
+    cameras: tuple[str, ...]
+    image_sizes: tuple[tuple[int, int], ...]
+    """Height and width of each camera's images."""
+    steps_per_pixel: int
+    scenes: dict[str, SceneRecord] = {}
+    format: str = FORMAT_NAME
+    format_version: int = FORMAT_VERSION
+    metres_per_step: float = METRES_PER_STEP
+
+
+def steps_per_pixel(image_sizes: Sequence[tuple[int, int]]) -> int:
+    """Return the finest power of two, at most 32, in which every pixel of these images fits 16 bits."""
+    steps = 32
+    while steps > 1 and max(max(size) for size in image_sizes) * steps > 65535:
+        steps //= 2
+    return steps
+
+
+def pack_rays(table: RayTable, steps: int) -> np.ndarray:
+    """Return the table as RAY_DTYPE records. A pixel or distance that does not fit is a `ValueError`."""
+    pixels = np.rint(table.pixels * steps)
+    distances = np.rint(table.distances / METRES_PER_STEP)
+    for name, values in (("pixel", pixels), ("distance", distances)):
+        if not ((values >= 0) & (values <= 65535)).all():
+            raise ValueError(
+                f"a label's {name} does not fit the store: distances up to {MAX_DISTANCE:.1f} m, pixels up to {65535 // steps}"
+            )
+    records = np.empty(len(table), dtype=RAY_DTYPE)
+    records["camera"], records["semantics"] = table.camera_indices, table.semantics
+    records["u"], records["v"], records["distance"] = pixels[:, 0], pixels[:, 1], distances
+    return records
+
+
+def unpack_rays(records: np.ndarray, steps: int) -> RayTable:
+    """Return RAY_DTYPE records as a table."""
+    pixels = np.stack([records["u"], records["v"]], axis=1).astype(np.float32) / np.float32(steps)
+    distances = records["distance"].astype(np.float32) * np.float32(METRES_PER_STEP)
+    return RayTable(records["camera"].copy(), records["semantics"].copy(), pixels, distances)
+
+
+def scene_fingerprint(key_frames: Sequence[KeyFrame], source: str) -> str:
+    """Return a digest of what a scene's labels depend on in the tables (files, calibration, poses) and of the options `source`."""
+    digest = hashlib.sha256(source.encode())
+    for key_frame in key_frames:
+        digest.update(f"{key_frame.token} {key_frame.lidar.filename} {key_frame.lidarseg}".encode())
+        for sensor in (key_frame.lidar, *key_frame.cameras):
+            digest.update(f"{sensor.token} {sensor.image_size}".encode())
+            for matrix in (sensor.K, sensor.ego_from_sensor, sensor.world_from_ego):
+                digest.update(b"" if matrix is None else np.ascontiguousarray(matrix, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is either whole or not there."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_scene(folder: Path, name: str, tables: Mapping[str, RayTable], *, steps: int, source_sha256: str) -> SceneRecord:
+    """Write the rays of a scene's key frames and return its entry in the manifest."""
+    packed = {token: pack_rays(table, steps) for token, table in tables.items()}
+    # One metadata key only: safetensors writes several in no fixed order, and equal labels must make equal bytes.
+    content = save(
+        {token: records.view(np.uint8).reshape(-1, RAY_DTYPE.itemsize) for token, records in packed.items()},
+        metadata={"format": f"{FORMAT_NAME}-{FORMAT_VERSION}"},
+    )
+    write_atomically(folder / f"{name}.safetensors", content)
+    return SceneRecord(
+        file=f"{name}.safetensors",
+        sha256=hashlib.sha256(content).hexdigest(),
+        source_sha256=source_sha256,
+        num_rays=sum(len(records) for records in packed.values()),
+        tokens=tuple(tables),
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, scenes in order of name."""
+    ordered = msgspec.structs.replace(manifest, scenes=dict(sorted(manifest.scenes.items())))
+    write_atomically(folder / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(ordered), indent=1) + b"\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a store's manifest. Another format version is refused by name."""
+    path = folder / MANIFEST_NAME
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; make the labels first with `splattingocc prepare`") from None
+    try:
+        header: Any = msgspec.json.decode(content)
+        if not isinstance(header, dict) or header.get("format") != FORMAT_NAME:
+            raise ValueError(f"{path}: not the manifest of a label store: field format is not {FORMAT_NAME!r}")
+        if header.get("format_version") != FORMAT_VERSION:
+            found = header.get("format_version")
+            raise ValueError(
+                f"{path}: label store of format version {found}, this program reads version {FORMAT_VERSION}; make the labels again"
+            )
+        return msgspec.convert(header, Manifest)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path}: damaged manifest: {error}") from None
+
+
+def sha256_of(path: Path) -> str:
+    """Return the digest of a file; `ValueError` where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+class LabelStore:
+    """Reads the rays of key frames. Files are mapped on first use and stay mapped; a pickled store maps anew in its own process."""
+
+    def __init__(self, folder: Path, manifest: Manifest):
+        self.folder = folder
+        self.manifest = manifest
+        self._scene_of = {token: name for name, record in manifest.scenes.items() for token in record.tokens}
+        self._open_files: dict[str, Any] = {}
+
+    @classmethod
+    def open(cls, folder: Path) -> LabelStore:
+        """Open the store in a folder; contents are checked by `verify`, not here."""
+        return cls(folder, read_manifest(folder))
+
+    def __contains__(self, token: str) -> bool:
+        return token in self._scene_of
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open_files": {}}
+
+    def read(self, token: str) -> RayTable:
+        """Return the labelled pixels of a key frame."""
+        if token not in self._scene_of:
+            raise ValueError(f"{self.folder / MANIFEST_NAME}: key frame {token} has no labels; run `splattingocc prepare` for its scene")
+        record = self.manifest.scenes[self._scene_of[token]]
+        path = self.folder / record.file
+        try:
+            file = self._open_files.get(record.file)
+            if file is None:
+                file = self._open_files[record.file] = safe_open(path, framework="numpy")
+            packed: np.ndarray = file.get_tensor(token)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path}: key frame {token}: cannot be read: {error}") from None
+        if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != RAY_DTYPE.itemsize:
+            raise ValueError(
+                f"{path}: key frame {token}: {packed.dtype} {packed.shape}, expected bytes of shape (ray, {RAY_DTYPE.itemsize})"
+            )
+        return unpack_rays(packed.reshape(-1).view(RAY_DTYPE), self.manifest.steps_per_pixel)
+
+    def verify(self, index: Index | None = None) -> None:
+        """Check every file against the manifest and, with an index, that the labels were made from its key frames.
+
+        A flipped byte, a missing file, a key frame without labels, or labels made from other tables is a `ValueError`.
+        """
+        for name, record in self.manifest.scenes.items():
+            path = self.folder / record.file
+            found = sha256_of(path)
+            if found != record.sha256:
+                raise ValueError(f"{path}: damaged: sha256 is {found[:12]}…, the manifest says {record.sha256[:12]}…")
+            if index is not None:
+                key_frames = [index[position] for position in index.of_scenes([name])]
+                if scene_fingerprint(key_frames, self.manifest.source) != record.source_sha256:
+                    raise ValueError(f"{path}: the labels of {name} were made from other tables than {index.version} has now")

@@ -1,0 +1,176 @@
+"""From the nuScenes tables to the columns of the key-frame index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from splattingocc.data import nuscenes_tables as tables
+from splattingocc.data.taxonomy import CAMERA_CHANNELS
+from splattingocc.geometry.transforms import rigid, rotation_from_quat
+
+LIDAR_CHANNEL = "LIDAR_TOP"
+CHANNELS = (LIDAR_CHANNEL, *CAMERA_CHANNELS)
+"""The sensor order of every column."""
+UNIT_NORM_TOLERANCE = 1e-3
+"""How far the norm of a rotation quaternion may be from one before the row counts as damaged."""
+
+
+def build_columns(folder: Path) -> dict[str, Any]:
+    """Decode the tables and lay the key frames out as the columns of `Index`, with `scenes` as (name, first, count)."""
+    with tables.garbage_collection_paused():
+        return _build(folder)
+
+
+def _build(folder: Path) -> dict[str, Any]:
+    def read(name: str, row_type: type[tables.R]) -> dict[str, tables.R]:
+        path = folder / f"{name}.json"
+        return tables.by_token(tables.read_table(path, row_type), path)
+
+    scene_rows, sample_rows = read("scene", tables.SceneRow), read("sample", tables.SampleRow)
+    sensor_rows, calibration_rows = read("sensor", tables.SensorRow), read("calibrated_sensor", tables.CalibratedSensorRow)
+    scenes, samples = _order_samples(folder, scene_rows, sample_rows)
+    frames = _key_frame_rows(folder / "sample_data.json", samples, sensor_rows, calibration_rows)
+    camera_frames = [frame for i, frame in enumerate(frames) if CHANNELS[i % len(CHANNELS)] != LIDAR_CHANNEL]
+    by_sensor, by_camera = (len(samples), len(CHANNELS)), (len(samples), len(CAMERA_CHANNELS))
+    return {
+        "scenes": scenes,
+        "tokens": [sample.token for sample in samples],
+        "timestamps": np.array([sample.timestamp for sample in samples], dtype=np.int64),
+        "sensor_tokens": [frame.token for frame in frames],
+        "filenames": [frame.filename for frame in frames],
+        "lidarsegs": _lidarseg_files(folder, [frame.token for frame in frames[:: len(CHANNELS)]]),
+        "sensor_timestamps": np.array([frame.timestamp for frame in frames], dtype=np.int64).reshape(by_sensor),
+        "image_sizes": _image_sizes(folder / "sample_data.json", camera_frames).reshape(*by_camera, 2),
+        "K": _intrinsics(folder / "calibrated_sensor.json", calibration_rows, camera_frames).reshape(*by_camera, 3, 3),
+        "ego_from_sensor": _mounts(folder / "calibrated_sensor.json", calibration_rows, frames).reshape(*by_sensor, 4, 4),
+        "world_from_ego": _poses(folder, frames).reshape(*by_sensor, 4, 4),
+    }
+
+
+def _order_samples(
+    folder: Path, scene_rows: dict[str, tables.SceneRow], sample_rows: dict[str, tables.SampleRow]
+) -> tuple[list[tuple[str, int, int]], list[tables.SampleRow]]:
+    """Return (name, first, count) of each scene by name, and all samples scene by scene in order of time."""
+    samples_of: dict[str, list[tables.SampleRow]] = {token: [] for token in scene_rows}
+    for sample in sample_rows.values():
+        if sample.scene_token not in samples_of:
+            raise ValueError(f"{folder}/sample.json: row {sample.token}: scene_token {sample.scene_token} is not in scene.json")
+        samples_of[sample.scene_token].append(sample)
+    scenes: list[tuple[str, int, int]] = []
+    samples: list[tables.SampleRow] = []
+    for scene in sorted(scene_rows.values(), key=lambda row: row.name):
+        members = sorted(samples_of[scene.token], key=lambda row: row.timestamp)
+        if not members:
+            raise ValueError(f"{folder}/scene.json: row {scene.token}: scene {scene.name} has no samples in sample.json")
+        scenes.append((scene.name, len(samples), len(members)))
+        samples += members
+    return scenes, samples
+
+
+def _key_frame_rows(
+    path: Path,
+    samples: Sequence[tables.SampleRow],
+    sensor_rows: dict[str, tables.SensorRow],
+    calibration_rows: dict[str, tables.CalibratedSensorRow],
+) -> list[tables.SampleDataRow]:
+    """Return the sample_data row of each (sample, channel), channels fastest; sweeps and other sensors are left behind."""
+    channel_of: dict[str, str] = {}
+    for token, calibration in calibration_rows.items():
+        if calibration.sensor_token not in sensor_rows:
+            raise ValueError(
+                f"{path.with_name('calibrated_sensor.json')}: row {token}: sensor_token {calibration.sensor_token} is not in sensor.json"
+            )
+        channel_of[token] = sensor_rows[calibration.sensor_token].channel
+    slot_of = {sample.token: i * len(CHANNELS) for i, sample in enumerate(samples)}
+    offset_of = {channel: i for i, channel in enumerate(CHANNELS)}
+    frames: list[tables.SampleDataRow | None] = [None] * (len(samples) * len(CHANNELS))
+    for row in tables.read_table(path, tables.SampleDataRow):
+        if not row.is_key_frame:
+            continue
+        if row.calibrated_sensor_token not in channel_of:
+            raise ValueError(
+                f"{path}: row {row.token}: calibrated_sensor_token {row.calibrated_sensor_token} is not in calibrated_sensor.json"
+            )
+        offset = offset_of.get(channel_of[row.calibrated_sensor_token])
+        if offset is None:
+            continue
+        if row.sample_token not in slot_of:
+            raise ValueError(f"{path}: row {row.token}: sample_token {row.sample_token} is not in sample.json")
+        slot = slot_of[row.sample_token] + offset
+        if frames[slot] is not None:
+            raise ValueError(f"{path}: row {row.token}: a second key frame of {CHANNELS[offset]} for sample {row.sample_token}")
+        frames[slot] = row
+    for slot, frame in enumerate(frames):
+        if frame is None:
+            sample, channel = samples[slot // len(CHANNELS)], CHANNELS[slot % len(CHANNELS)]
+            raise ValueError(f"{path}: no key frame of {channel} for sample {sample.token}")
+    return frames  # type: ignore[return-value]
+
+
+def _image_sizes(path: Path, camera_frames: Sequence[tables.SampleDataRow]) -> np.ndarray:
+    """Return (frame, 2) heights and widths in pixels."""
+    for frame in camera_frames:
+        if not (frame.height and frame.width and frame.height > 0 and frame.width > 0):
+            raise ValueError(f"{path}: row {frame.token}: height {frame.height}, width {frame.width}; expected the image's pixels")
+    return np.array([(frame.height, frame.width) for frame in camera_frames], dtype=np.int64)
+
+
+def _intrinsics(
+    path: Path, calibration_rows: dict[str, tables.CalibratedSensorRow], camera_frames: Sequence[tables.SampleDataRow]
+) -> Float64[np.ndarray, "frame 3 3"]:
+    matrices: dict[str, np.ndarray] = {}
+    for token in {frame.calibrated_sensor_token: None for frame in camera_frames}:
+        K = np.array(calibration_rows[token].camera_intrinsic, dtype=np.float64)
+        if K.shape != (3, 3) or not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
+            raise ValueError(f"{path}: row {token}: camera_intrinsic is not a 3×3 matrix with positive focal lengths")
+        matrices[token] = K
+    return np.stack([matrices[frame.calibrated_sensor_token] for frame in camera_frames])
+
+
+def _mounts(
+    path: Path, calibration_rows: dict[str, tables.CalibratedSensorRow], frames: Sequence[tables.SampleDataRow]
+) -> Float64[np.ndarray, "frame 4 4"]:
+    """Return `ego_from_sensor` of each frame."""
+    used = list({frame.calibrated_sensor_token: None for frame in frames})
+    matrices = _rigid_matrices(path, [calibration_rows[token] for token in used])
+    row_of = {token: i for i, token in enumerate(used)}
+    return matrices[[row_of[frame.calibrated_sensor_token] for frame in frames]]
+
+
+def _poses(folder: Path, frames: Sequence[tables.SampleDataRow]) -> Float64[np.ndarray, "frame 4 4"]:
+    """Return `world_from_ego` of each frame. Most rows of ego_pose belong to sweeps and are dropped."""
+    path = folder / "ego_pose.json"
+    wanted = {frame.ego_pose_token for frame in frames}
+    poses = tables.by_token((row for row in tables.read_table(path, tables.EgoPoseRow) if row.token in wanted), path)
+    for frame in frames:
+        if frame.ego_pose_token not in poses:
+            raise ValueError(f"{folder}/sample_data.json: row {frame.token}: ego_pose_token {frame.ego_pose_token} is not in ego_pose.json")
+    return _rigid_matrices(path, [poses[frame.ego_pose_token] for frame in frames])
+
+
+def _rigid_matrices(path: Path, rows: Sequence[tables.EgoPoseRow] | Sequence[tables.CalibratedSensorRow]) -> Float64[np.ndarray, "row 4 4"]:
+    quats = np.array([row.rotation for row in rows], dtype=np.float64).reshape(-1, 4)
+    translations = np.array([row.translation for row in rows], dtype=np.float64).reshape(-1, 3)
+    norms = np.linalg.norm(quats, axis=1)
+    for i in map(int, np.flatnonzero(~(np.abs(norms - 1) < UNIT_NORM_TOLERANCE))):
+        raise ValueError(f"{path}: row {rows[i].token}: rotation {rows[i].rotation} has norm {norms[i]:.4g}, expected a unit quaternion")
+    for i in map(int, np.flatnonzero(~np.isfinite(translations).all(axis=1))):
+        raise ValueError(f"{path}: row {rows[i].token}: translation {rows[i].translation} is not finite")
+    rotations = rotation_from_quat(torch.from_numpy(quats / norms[:, None]))
+    return rigid(rotations, torch.from_numpy(translations)).numpy()
+
+
+def _lidarseg_files(folder: Path, lidar_tokens: Sequence[str]) -> list[str | None]:
+    """Return the lidarseg file of each LiDAR frame; None where the release is not installed or does not cover the frame."""
+    path = folder / "lidarseg.json"
+    if not path.exists():
+        return [None] * len(lidar_tokens)
+    tables.check_categories(folder / "category.json")
+    files = {row.sample_data_token: row.filename for row in tables.read_table(path, tables.LidarsegRow)}
+    return [files.get(token) for token in lidar_tokens]

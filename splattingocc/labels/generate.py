@@ -1,0 +1,130 @@
+"""Make the label store of a data set, scene by scene, in parallel, and so that it can be interrupted at any moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import msgspec
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from splattingocc.data.label_store import (
+    MANIFEST_NAME,
+    Manifest,
+    RayTable,
+    SceneRecord,
+    read_manifest,
+    scene_fingerprint,
+    sha256_of,
+    steps_per_pixel,
+    write_manifest,
+    write_scene,
+)
+from splattingocc.data.nuscenes import Index, KeyFrame
+from splattingocc.data.taxonomy import CAMERA_CHANNELS
+from splattingocc.labels.lidar import LidarLabelConfig, project_lidar
+
+
+def generate_labels(
+    index: Index,
+    dataroot: Path,
+    out: Path,
+    *,
+    scenes: Iterable[str] | None = None,
+    config: LidarLabelConfig | None = None,
+    num_workers: int = 0,
+    show_progress: bool = True,
+) -> Manifest:
+    """Write the labels of the named scenes (default: all) into the store `out` and return its manifest.
+
+    Scenes that are already there, whole and made from the same tables with the same options, are kept. A run that was killed and
+    started again leaves the same bytes as one that was not. The first error stops the run and names the key frame. With
+    `num_workers` of 0 the work is done in this process; workers are spawned, so a script must guard its entry point.
+    """
+    config = config or LidarLabelConfig()
+    names = [scene.name for scene in index.scenes] if scenes is None else list(scenes)
+    out.mkdir(parents=True, exist_ok=True)
+    manifest = _begin(index, out, config)
+    jobs = []
+    for name in names:
+        key_frames = [index[position] for position in index.of_scenes([name])]
+        source_sha256 = scene_fingerprint(key_frames, manifest.source)
+        if not _is_finished(out, manifest.scenes.get(name), source_sha256):
+            jobs.append((name, key_frames, dataroot, out, manifest.steps_per_pixel, source_sha256, config))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not show_progress) as progress:
+        task = progress.add_task("2D labels, scenes", total=len(names), completed=len(names) - len(jobs))
+        for name, record in _run(jobs, num_workers):
+            manifest = msgspec.structs.replace(manifest, scenes={**manifest.scenes, name: record})
+            write_manifest(out, manifest)
+            progress.advance(task)
+    write_manifest(out, manifest)
+    return read_manifest(out)
+
+
+def _begin(index: Index, out: Path, config: LidarLabelConfig) -> Manifest:
+    """Return the manifest to go on from: that of the store, where it is of the same kind, else an empty one."""
+    cameras = index[0].cameras
+    image_sizes = tuple(camera.image_size for camera in cameras if camera.image_size is not None)
+    empty = Manifest(
+        dataset_version=index.version,
+        source=config.describe(),
+        cameras=CAMERA_CHANNELS,
+        image_sizes=image_sizes,
+        steps_per_pixel=steps_per_pixel(image_sizes),
+    )
+    if not (out / MANIFEST_NAME).exists():
+        return empty
+    found = read_manifest(out)
+    if msgspec.structs.replace(found, scenes={}) != empty:
+        raise ValueError(
+            f"{out / MANIFEST_NAME}: the store holds labels of {found.dataset_version} ({found.source}), asked for are labels of "
+            f"{empty.dataset_version} ({empty.source}); choose another folder or delete this one"
+        )
+    return found
+
+
+def _is_finished(out: Path, record: SceneRecord | None, source_sha256: str) -> bool:
+    if record is None or record.source_sha256 != source_sha256 or not (out / record.file).exists():
+        return False
+    return sha256_of(out / record.file) == record.sha256
+
+
+SceneJob = tuple[str, Sequence[KeyFrame], Path, Path, int, str, LidarLabelConfig]
+"""Scene name, its key frames, data root, store, steps per pixel, fingerprint, options."""
+
+
+def _run(jobs: Sequence[SceneJob], num_workers: int) -> Iterator[tuple[str, SceneRecord]]:
+    """Yield the record of each scene as it is finished."""
+    if num_workers == 0 or len(jobs) < 2:
+        for job in jobs:
+            yield job[0], label_scene(job)
+        return
+    # Spawned, not forked: the parent may hold threads or a GPU.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context)
+    try:
+        name_of = {pool.submit(label_scene, job): job[0] for job in jobs}
+        for future in as_completed(name_of):
+            yield name_of[future], future.result()
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a label worker was killed, most likely for want of memory; finished scenes are kept, use fewer workers"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def label_scene(job: SceneJob) -> SceneRecord:
+    """Label the key frames of one scene and write its file. A fault is a `ValueError` that names the scene and the key frame."""
+    name, key_frames, dataroot, out, steps, source_sha256, config = job
+    tables: dict[str, RayTable] = {}
+    for key_frame in key_frames:
+        try:
+            tables[key_frame.token] = project_lidar(key_frame, dataroot, config)
+        except ValueError as error:
+            raise ValueError(f"{error} ({name}, key frame {key_frame.token})") from None
+    return write_scene(out, name, tables, steps=steps, source_sha256=source_sha256)

@@ -1,0 +1,122 @@
+"""2D labels from LiDAR: which camera pixel sees each point, how far away, and as what class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from splattingocc.config import Config
+from splattingocc.data.label_store import MAX_DISTANCE, RayTable
+from splattingocc.data.nuscenes import KeyFrame, inverse
+from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG
+from splattingocc.geometry.rays import IGNORE
+
+POINT_BYTES = 5 * 4
+"""A point is x, y, z, intensity and ring as float32."""
+_CLASS_OF_CATEGORY = np.array(CLASS_OF_LIDARSEG, dtype=np.uint8)
+
+
+class LidarLabelConfig(Config):
+    """Which LiDAR points become labels."""
+
+    min_depth: float = 1.0
+    """Metres in front of the camera (z) that a point must exceed."""
+    max_distance: float = 120.0
+    """Metres from the camera beyond which points are dropped; the store holds up to 131 m."""
+
+    def describe(self) -> str:
+        """Return the one line that the manifest keeps."""
+        return f"lidar points, min_depth {self.min_depth} m, max_distance {self.max_distance} m"
+
+
+@dataclass(frozen=True)
+class PointPixels:
+    """LiDAR points as the cameras see them, camera by camera; a point seen by two cameras is there twice."""
+
+    camera_indices: UInt8[np.ndarray, " hit"]
+    point_indices: Int64[np.ndarray, " hit"]
+    pixels: Float32[np.ndarray, "hit 2"]
+    distances: Float32[np.ndarray, " hit"]
+    """Metres from the camera centre to the point."""
+
+
+def read_points(path: Path) -> Float32[np.ndarray, "point 3"]:
+    """Read the points of a sweep, sensor frame, metres."""
+    content = _read_bytes(path)
+    if len(content) == 0 or len(content) % POINT_BYTES:
+        raise ValueError(
+            f"{path}: {len(content)} bytes, expected a positive multiple of {POINT_BYTES} (x, y, z, intensity, ring as float32)"
+        )
+    points = np.frombuffer(content, dtype="<f4").reshape(-1, 5)[:, :3]
+    if not np.isfinite(points).all():
+        first = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
+        raise ValueError(f"{path}: point {first} is {points[first].tolist()}, expected finite metres")
+    return points
+
+
+def read_point_classes(path: Path, num_points: int) -> UInt8[np.ndarray, " point"]:
+    """Read the class of each point from a lidarseg file; IGNORE for noise and for the ego vehicle."""
+    categories = np.frombuffer(_read_bytes(path), dtype=np.uint8)
+    if len(categories) != num_points:
+        raise ValueError(f"{path}: {len(categories)} categories for a sweep of {num_points} points, expected one byte per point")
+    if num_points and categories.max() >= len(CLASS_OF_LIDARSEG):
+        first = int(np.argmax(categories >= len(CLASS_OF_LIDARSEG)))
+        raise ValueError(f"{path}: category {categories[first]} of point {first} is out of range 0..{len(CLASS_OF_LIDARSEG) - 1}")
+    return _CLASS_OF_CATEGORY[categories]
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def find_pixels(points_lidar: Float32[np.ndarray, "point 3"], key_frame: KeyFrame, config: LidarLabelConfig) -> PointPixels:
+    """Project a sweep into the cameras of its key frame.
+
+    The vehicle moves between the sweep and each image, so points go through the world: LiDAR, ego at the sweep, world, ego at the
+    image, camera. Nothing is hidden by anything else: a point behind another one keeps its own distance.
+    """
+    world_from_lidar = key_frame.lidar.world_from_ego @ key_frame.lidar.ego_from_sensor
+    points = points_lidar.astype(np.float64)
+    hits: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for camera in key_frame.cameras:
+        assert camera.K is not None
+        assert camera.image_size is not None
+        cam_from_lidar = inverse(camera.world_from_ego @ camera.ego_from_sensor) @ world_from_lidar
+        points_cam = points @ cam_from_lidar[:3, :3].T + cam_from_lidar[:3, 3]
+        in_front = np.flatnonzero(points_cam[:, 2] > config.min_depth)
+        points_cam = points_cam[in_front]
+        pixels = ((points_cam / points_cam[:, 2:]) @ camera.K.T)[:, :2]
+        distances = np.linalg.norm(points_cam, axis=1)
+        height, width = camera.image_size
+        # Compared in the precision that is handed on, where a pixel a hair inside may round onto the border.
+        pixels = pixels.astype(np.float32)
+        seen = (pixels >= 0).all(axis=1) & (pixels < (width, height)).all(axis=1) & (distances <= min(config.max_distance, MAX_DISTANCE))
+        hits.append((in_front[seen], pixels[seen], distances[seen].astype(np.float32)))
+    counts = [len(hit[0]) for hit in hits]
+    return PointPixels(
+        camera_indices=np.repeat(np.arange(len(hits), dtype=np.uint8), counts),
+        point_indices=np.concatenate([hit[0] for hit in hits]),
+        pixels=np.concatenate([hit[1] for hit in hits]),
+        distances=np.concatenate([hit[2] for hit in hits]),
+    )
+
+
+def project_lidar(key_frame: KeyFrame, dataroot: Path, config: LidarLabelConfig | None = None) -> RayTable:
+    """Return the labelled pixels of a key frame: class and distance of every LiDAR point that a camera sees.
+
+    Noise and points on the ego vehicle are left out.
+    """
+    if key_frame.lidarseg is None:
+        raise ValueError(f"lidarseg.json: no row for LiDAR frame {key_frame.lidar.token} of key frame {key_frame.token}")
+    points_lidar = read_points(dataroot / key_frame.lidar.filename)
+    classes = read_point_classes(dataroot / key_frame.lidarseg, len(points_lidar))
+    # Points that are not trained are left out before the projection, which costs more than reading them.
+    trained = np.flatnonzero(classes != IGNORE)
+    hits = find_pixels(points_lidar[trained], key_frame, config or LidarLabelConfig())
+    return RayTable(hits.camera_indices, classes[trained][hits.point_indices], hits.pixels, hits.distances)
