@@ -38,14 +38,14 @@ def _load(module: Any, device: str) -> None:
 
 
 def launch(
-    kernel: wp.Kernel,
+    kernel: Any,
     count: int,
     inputs: Sequence[Any] | Callable[[int], Sequence[Any]],
     *,
     device: torch.device,
     num_chunks: int | None = None,
 ) -> None:
-    """Run `kernel(first, *inputs)` over `count` items and wait for the result (on CUDA: in stream order).
+    """Run `kernel(first, *inputs)`, a `wp.kernel`, over `count` items and wait for the result (on CUDA: in stream order).
 
     `inputs` may be a function of the chunk number, for kernels that need a buffer of their own in each of `num_chunks` chunks.
     """
