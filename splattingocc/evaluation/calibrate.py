@@ -1,0 +1,104 @@
+"""The occupancy threshold, chosen from 2D labels alone.
+
+A labelled ray says two things about the volume: the cells it crosses well before its hit are free, the cell of its hit is occupied.
+Held-out rays of training frames therefore give free and occupied samples of the predicted probability, and the threshold that
+separates them best needs neither 3D truth nor the validation set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from splattingocc.config import Config
+from splattingocc.geometry.rays import RayLabels, Rays
+from splattingocc.geometry.voxel_grid import VoxelGrid
+
+STEPS_PER_CELL = 4
+"""Samples along a ray for each cell size: what slips between them is a corner clipped by less than a quarter cell."""
+RAYS_PER_CHUNK = 4096
+"""Rays sampled at once, about 2.5 million points in the Occ3D grid."""
+
+
+class CalibrationConfig(Config):
+    """How rays become samples, and what the threshold must separate."""
+
+    margin: float = 0.6
+    """Metres before the hit from which on a cell is neither free nor occupied."""
+    free_weight: float = 1.0
+    """Weight of a free cell beside an occupied one. At 1 every cell that the rays tell about counts once a frame, and the best F1 is
+    also the best geometric IoU on those cells."""
+    num_bins: int = 1000
+    """Candidate thresholds, evenly spaced in [0, 1)."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The chosen threshold and how the others would have done."""
+
+    threshold: float
+    """A cell whose probability is at least this is occupied."""
+    f1: float
+    """F1 of the occupied class at the threshold."""
+    thresholds: Float64[Tensor, " bin"]
+    f1_curve: Float64[Tensor, " bin"]
+    num_free: int
+    """Free cells seen over all frames."""
+    num_occupied: int
+
+
+class ThresholdCalibration:
+    """Accumulates the probabilities of free and occupied cells over training frames."""
+
+    def __init__(self, config: CalibrationConfig, grid: VoxelGrid) -> None:
+        self.config = config
+        self.grid = grid
+        self._free = torch.zeros(config.num_bins, dtype=torch.int64)
+        self._occupied = torch.zeros(config.num_bins, dtype=torch.int64)
+
+    def update(self, probabilities: Float[Tensor, "x y z"], rays: Rays, labels: RayLabels) -> None:
+        """Add one frame, with rays that its training did not use. Each cell counts once, however many rays cross it."""
+        if probabilities.shape != self.grid.shape:
+            raise ValueError(f"probabilities have shape {tuple(probabilities.shape)}, the grid has {self.grid.shape}")
+        usable = (labels.weights > 0) & labels.distances.isfinite()
+        rays, distances = rays[usable], labels.distances[usable]
+        occupied = torch.zeros(self.grid.num_cells, dtype=torch.bool, device=probabilities.device)
+        self._mark(occupied, rays.at(distances))
+        free = torch.zeros_like(occupied)
+        for start in range(0, len(distances), RAYS_PER_CHUNK):
+            chunk = slice(start, start + RAYS_PER_CHUNK)
+            self._mark(free, _points_before(rays[chunk], distances[chunk] - self.config.margin, self.grid.cell_size / STEPS_PER_CELL))
+        free &= ~occupied
+        bins = (probabilities.flatten() * self.config.num_bins).long().clamp(0, self.config.num_bins - 1)
+        self._free += torch.bincount(bins[free], minlength=self.config.num_bins).cpu()
+        self._occupied += torch.bincount(bins[occupied], minlength=self.config.num_bins).cpu()
+
+    def compute(self) -> Calibration:
+        """Choose the threshold of best F1; in the middle, where several do equally well."""
+        num_free, num_occupied = int(self._free.sum()), int(self._occupied.sum())
+        if not num_occupied or not num_free:
+            raise ValueError(f"calibration saw {num_free} free and {num_occupied} occupied cells; it needs held-out rays that give both")
+        found = self._occupied.flip(0).cumsum(0).flip(0).double()
+        false_alarms = self._free.flip(0).cumsum(0).flip(0).double() * self.config.free_weight
+        f1_curve = 2 * found / (found + false_alarms + num_occupied)
+        best = (f1_curve == f1_curve.max()).nonzero().flatten()
+        chosen = int(best[len(best) // 2])
+        thresholds = torch.arange(self.config.num_bins, dtype=torch.float64) / self.config.num_bins
+        return Calibration(thresholds[chosen].item(), f1_curve[chosen].item(), thresholds, f1_curve, num_free, num_occupied)
+
+    def _mark(self, cells: Tensor, points: Float[Tensor, "*batch 3"]) -> None:
+        indices, inside = self.grid.cells_of(points)
+        x, y, z = indices[inside].unbind(-1)
+        cells[(x * self.grid.shape[1] + y) * self.grid.shape[2] + z] = True
+
+
+def _points_before(rays: Rays, ends: Float[Tensor, " ray"], step: float) -> Float[Tensor, "point 3"]:
+    """Return the points every `step` metres along each ray, up to its own end."""
+    if not len(ends) or ends.max() <= 0:
+        return rays.origins[:0]
+    distances = torch.arange(step / 2, ends.max().item(), step, device=ends.device)
+    before = distances < ends[:, None]
+    return (rays.origins[:, None] + distances[:, None] * rays.directions[:, None])[before]

@@ -1,0 +1,106 @@
+"""Scores for people (tables, a Markdown row) and for programs (metrics.json)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.table import Table
+
+from splattingocc.data.taxonomy import CLASSES
+from splattingocc.evaluation.miou import OccupancyScores, ScoredOccupancy
+from splattingocc.evaluation.predictions import Provenance
+from splattingocc.files import write_atomically
+
+MARKDOWN_HEADER = (
+    "| method | split | mIoU m17 | mIoU m15 | IoU | mIoU m17, unmasked | IoU, unmasked | config | checkpoint | commit | threshold |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
+)
+"""The head of the table that `markdown_row` adds to."""
+
+
+def summary_table(rows: Sequence[ScoredOccupancy], *, title: str = "Occupancy, Occ3D-nuScenes protocol") -> Table:
+    """Return the headline scores, one method a line."""
+    table = Table(title=title, caption="percent; masked: voxels inside mask_camera; m15 leaves out others and other_flat")
+    table.add_column("")
+    for column in ("mIoU m17", "mIoU m15", "IoU", "m17 unmasked", "m15 unmasked", "IoU unmasked"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        values = [(s.miou_17, s.miou_15, s.geometric_iou) for s in (row.camera, row.unmasked)]
+        table.add_row(row.name, *(_percent(value) for triple in values for value in triple))
+    return table
+
+
+def class_table(rows: Sequence[ScoredOccupancy], *, title: str = "IoU by class, inside mask_camera") -> Table:
+    """Return the masked IoU of every class, one class a line and one method a column."""
+    table = Table(title=title, caption="percent; – where neither truth nor prediction holds the class")
+    table.add_column("class")
+    for row in rows:
+        table.add_column(row.name, justify="right")
+    for index, name in enumerate(CLASSES):
+        table.add_row(name, *(_percent(row.camera.class_ious[index]) for row in rows))
+    return table
+
+
+def rendering_table(scores: Mapping[str, Mapping[str, float | int]], *, title: str = "Rendered rays against held-out 2D labels") -> Table:
+    """Return the scores of `RenderingScores.compute`, one score a line and one set of rays a column."""
+    table = Table(title=title)
+    table.add_column("")
+    for name in scores:
+        table.add_column(name, justify="right")
+    for key in next(iter(scores.values()), {}):
+        table.add_row(key, *(_number(columns[key]) for columns in scores.values()))
+    return table
+
+
+def markdown_row(row: ScoredOccupancy, provenance: Provenance) -> str:
+    """Return one line under MARKDOWN_HEADER, for the table of results."""
+    camera, unmasked = row.camera, row.unmasked
+    figures = [camera.miou_17, camera.miou_15, camera.geometric_iou, unmasked.miou_17, unmasked.geometric_iou]
+    cells = [
+        row.name,
+        provenance.split,
+        *(_percent(value) for value in figures),
+        provenance.config,
+        provenance.checkpoint_hash[:12],
+        provenance.commit[:12],
+        f"{provenance.threshold:.3f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def metrics_of(row: ScoredOccupancy) -> dict[str, Any]:
+    """Return one method's scores as plain values for `write_metrics`."""
+    return {"camera_mask": _as_dict(row.camera), "unmasked": _as_dict(row.unmasked)}
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Write `metrics.json` whole or not at all. JSON has no nan: a score that does not exist is null."""
+    text = msgspec.json.format(msgspec.json.encode(_without_nan(metrics)), indent=2)
+    write_atomically(path, lambda temporary: temporary.write_bytes(text + b"\n"))
+
+
+def _as_dict(scores: OccupancyScores) -> dict[str, Any]:
+    return {**dataclasses.asdict(scores), "class_ious": dict(zip(CLASSES, scores.class_ious))}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def _number(value: float | int) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "–" if math.isnan(value) else f"{value:.3f}"

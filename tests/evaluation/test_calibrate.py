@@ -1,0 +1,89 @@
+import math
+
+import pytest
+import torch
+
+from splattingocc.evaluation.calibrate import CalibrationConfig, ThresholdCalibration
+from splattingocc.geometry.rays import RayLabels, Rays
+from splattingocc.geometry.voxel_grid import VoxelGrid
+
+GRID = VoxelGrid((0.0, 0.0, 0.0), (10.0, 4.0, 4.0), 0.5)
+
+
+def _rays_to_wall(wall_x=8.2):
+    """Rays along x through the centre of every row of cells, hitting a wall."""
+    centers = GRID.centers()[0].reshape(-1, 3)
+    origins = centers * torch.tensor([0.0, 1.0, 1.0])
+    labels = RayLabels(torch.full((len(origins),), 15), torch.full((len(origins),), wall_x), torch.ones(len(origins)))
+    return Rays(origins, torch.tensor([1.0, 0.0, 0.0]).expand(len(origins), 3)), labels
+
+
+def test_a_volume_that_can_be_separated_gets_the_threshold_between():
+    probabilities = torch.full(GRID.shape, 0.2)
+    probabilities[16] = 0.7  # the cells of the wall at 8.0..8.5 m
+    probabilities[17:] = 0.9  # behind the wall: unknown, must not count
+    calibration = ThresholdCalibration(CalibrationConfig(), GRID)
+    calibration.update(probabilities, *_rays_to_wall())
+    result = calibration.compute()
+    assert 0.2 < result.threshold <= 0.7
+    assert result.f1 == 1
+    assert result.threshold == pytest.approx(0.45, abs=0.01)  # the middle of all that separate
+    assert result.num_occupied == 64
+    # cells whose samples are more than 0.6 m before 8.2 m: x indices 0 to 15
+    assert result.num_free == 64 * 16
+
+
+def test_overlapping_probabilities_get_the_threshold_of_best_f1_found_by_trying_all():
+    torch.manual_seed(0)
+    probabilities = torch.rand(GRID.shape) * 0.6
+    probabilities[16] = 0.3 + 0.7 * torch.rand(GRID.shape[1:])
+    calibration = ThresholdCalibration(CalibrationConfig(), GRID)
+    calibration.update(probabilities, *_rays_to_wall())
+    result = calibration.compute()
+    truth = torch.zeros(GRID.shape, dtype=torch.bool)
+    truth[16] = True
+    known = slice(0, 17)
+    curve = []
+    for threshold in result.thresholds:
+        predicted = probabilities >= threshold
+        hits = (predicted & truth)[known].sum()
+        curve.append((2 * hits / (predicted[known].sum() + truth.sum())).item())
+    assert result.f1_curve.tolist() == pytest.approx(curve, abs=1e-6)
+    assert result.f1 == pytest.approx(max(curve), abs=1e-6)
+
+
+def test_frames_accumulate():
+    torch.manual_seed(1)
+    both = ThresholdCalibration(CalibrationConfig(), GRID)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        both.update(torch.rand(GRID.shape), *_rays_to_wall())
+    assert both.compute().num_occupied == 128
+
+
+def test_a_cell_that_one_ray_hits_is_not_free_because_another_passes():
+    rays, labels = _rays_to_wall()
+    passing = Rays(torch.tensor([[0.0, 0.25, 0.25]]), torch.tensor([[1.0, 0.0, 0.0]]))
+    beyond = RayLabels(torch.tensor([15]), torch.tensor([9.7]), torch.ones(1))
+    rays = Rays(torch.cat([rays.origins, passing.origins]), torch.cat([rays.directions, passing.directions]))
+    labels = RayLabels(*(torch.cat([getattr(labels, name), getattr(beyond, name)]) for name in ("semantics", "distances", "weights")))
+    calibration = ThresholdCalibration(CalibrationConfig(), GRID)
+    calibration.update(torch.rand(GRID.shape), rays, labels)
+    result = calibration.compute()
+    assert result.num_occupied == 65
+    # of the cells 16, 17 and 18 of the passing ray only 17 and 18 (up to 9.1 m) are new and free
+    assert result.num_free == 64 * 16 + 2
+
+
+def test_rays_without_distance_or_weight_say_nothing():
+    rays, labels = _rays_to_wall()
+    calibration = ThresholdCalibration(CalibrationConfig(), GRID)
+    calibration.update(torch.rand(GRID.shape), rays, RayLabels(labels.semantics, labels.distances * math.nan, labels.weights))
+    calibration.update(torch.rand(GRID.shape), rays, RayLabels(labels.semantics, labels.distances, labels.weights * 0))
+    with pytest.raises(ValueError, match="calibration saw 0 free and 0 occupied cells"):
+        calibration.compute()
+
+
+def test_a_grid_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="probabilities have shape"):
+        ThresholdCalibration(CalibrationConfig(), GRID).update(torch.rand(4, 4, 4), *_rays_to_wall())

@@ -1,0 +1,66 @@
+import io
+import json
+import math
+
+from rich.console import Console
+
+from splattingocc.data.taxonomy import CLASSES
+from splattingocc.evaluation.miou import OccupancyScores, ScoredOccupancy
+from splattingocc.evaluation.predictions import Provenance
+from splattingocc.evaluation.report import (
+    MARKDOWN_HEADER,
+    class_table,
+    markdown_row,
+    metrics_of,
+    rendering_table,
+    summary_table,
+    write_metrics,
+)
+
+CAMERA = OccupancyScores(12.344, 13.0, 40.0, (*map(float, range(16)), math.nan))
+UNMASKED = OccupancyScores(8.5, 9.0, 30.0, (1.0,) * 17)
+ROW = ScoredOccupancy("model", CAMERA, UNMASKED)
+
+
+def _printed(table):
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
+
+
+def test_the_summary_shows_both_protocols_and_both_masks():
+    text = _printed(summary_table([ROW]))
+    line = next(line for line in text.splitlines() if "model" in line)
+    assert [float(word) for word in line.split() if word[0].isdigit()] == [12.34, 13.0, 40.0, 8.5, 9.0, 30.0]
+
+
+def test_every_class_has_a_line_and_an_absent_one_a_dash():
+    text = _printed(class_table([ROW]))
+    assert all(name in text for name in CLASSES)
+    assert "–" in next(line for line in text.splitlines() if "vegetation" in line)
+
+
+def test_rendered_scores_print_counts_whole():
+    text = _printed(rendering_table({"held out": {"abs_rel": 0.0312, "num_rays": 12345}}))
+    assert "0.031" in text
+    assert "12,345" in text
+
+
+def test_metrics_on_disk_are_json_without_nan(tmp_path):
+    write_metrics(tmp_path / "run" / "metrics.json", {"model": metrics_of(ROW), "seconds": {"train": 1.5}})
+    text = (tmp_path / "run" / "metrics.json").read_text()
+    assert "NaN" not in text
+    metrics = json.loads(text)
+    assert metrics["model"]["camera_mask"]["miou_17"] == 12.344
+    assert metrics["model"]["camera_mask"]["class_ious"]["vegetation"] is None
+    assert metrics["model"]["unmasked"]["class_ious"]["car"] == 1.0
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.json"]
+
+
+def test_a_markdown_row_fits_its_header():
+    row = markdown_row(ROW, Provenance("splattingocc-synth", "c0", "d" * 64, "e" * 40, 0.25, "val"))
+    assert row.count("|") == MARKDOWN_HEADER.splitlines()[0].count("|")
+    assert "| 13.00 |" in row
+    assert "splattingocc-synth" in row
+    assert "d" * 12 in row
+    assert "d" * 13 not in row
