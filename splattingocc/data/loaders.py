@@ -1,0 +1,215 @@
+"""The data sets that training and prediction iterate over. Neither can reach a 3D label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from splattingocc.config import Config
+from splattingocc.data.augment import AugmentConfig, ImageWindow, choose_ego_change, choose_random_window, choose_window, jitter_colors
+from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
+from splattingocc.data.labelled_rays import LabelledRays, Part, auxiliary_rays, draw_rays, inside, join, labelled_rays
+from splattingocc.data.nuscenes import Index, KeyFrame, SensorFrame, cameras_of
+from splattingocc.data.samples import PredictionSample, TrainingSample
+from splattingocc.geometry.cameras import Cameras, Views
+from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
+from splattingocc.struct import stack
+
+
+class LoaderConfig(Config):
+    """What a sample holds."""
+
+    image_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (256, 704)
+    """Height and width of the network input, pixels. Images are scaled to cover it and cut to it, never padded."""
+    vertical_position: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Which part of an image is kept where it is taller than the network input: 0 the top, 1 the bottom (the sky has no labels)."""
+    num_rays: Annotated[int, Field(gt=0)] = 38_400
+    """Labelled rays of a training sample."""
+    class_balance: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Where there are more rays than that, a ray is drawn with odds (rays of its class) to the power of minus this; 0 is uniform."""
+    held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of each training key frame's rays that is never trained on; the opacity threshold is calibrated on them."""
+    auxiliary_offsets: tuple[int, ...] = ()
+    """Neighbouring key frames of the scene whose rays are added, e.g. -1 1; rays of classes that move stay out."""
+    auxiliary_weight: Annotated[float, Field(ge=0)] = 0.3
+    """Weight of those rays in the loss."""
+    load_interval: Annotated[int, Field(gt=0)] = 1
+    """Train on every so manieth key frame of the split only."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes to training samples."""
+
+
+def read_image(path: Path, sensor: SensorFrame, window: ImageWindow, image_size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
+    """Read the window of an image at the size of the network input, RGB.
+
+    A missing, damaged or wrongly sized image is a `ValueError` that names the file and the sensor frame.
+    """
+    assert sensor.image_size is not None
+    height, width = sensor.image_size
+    try:
+        with Image.open(path) as image:
+            if image.size != (width, height):
+                found = f"{image.size[0]}×{image.size[1]}"
+                raise ValueError(f"{path}: {found} pixels, sample_data {sensor.token} says {width}×{height}")
+            # The JPEG decoder scales by 1/2, 1/4, 1/8 at a fraction of the time; never below the resolution that is needed.
+            needed = (math.ceil(width * image_size[1] / window.width), math.ceil(height * image_size[0] / window.height))
+            drafted = image.draft("RGB", needed)
+            scale = 1.0 if drafted is None else drafted[1][2] / width
+            left, top = scale * window.left, scale * window.top
+            box = (left, top, left + scale * window.width, top + scale * window.height)
+            resized = image.convert("RGB").resize((image_size[1], image_size[0]), Image.Resampling.BILINEAR, box=box)
+    except (OSError, SyntaxError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path}: cannot be read as an image (sample_data {sensor.token}): {reason}") from None
+    if window.flip:
+        resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+
+def read_views(
+    key_frame: KeyFrame, dataroot: Path, config: LoaderConfig, *, cameras: Cameras, windows: Sequence[ImageWindow]
+) -> tuple[Float[Tensor, "view 3 h w"], Cameras]:
+    """Return the images of a key frame through the given windows, RGB in [0, 1], and the cameras of what they show."""
+    images = [
+        read_image(dataroot / sensor.filename, sensor, window, config.image_size) for sensor, window in zip(key_frame.cameras, windows)
+    ]
+    seen = stack([window.camera(cameras[view], config.image_size) for view, window in enumerate(windows)])
+    return torch.stack(images).float() / 255, seen
+
+
+class TrainingSet(Dataset[TrainingSample]):
+    """Key frames of a split with their images and labelled rays.
+
+    An index may lie beyond the length: `epoch * len(self) + i` is sample `i` with the random draws of that epoch. That, and nothing of
+    the process it is made in, decides what a sample holds, so batches are the same for any number of workers and after a resume;
+    `EpochSampler` gives such indices. Rays whose labelled surface lies outside `grid` are dropped, as nothing in the volume could
+    render them; None keeps them.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        store: LabelStore,
+        dataroot: Path,
+        config: LoaderConfig,
+        *,
+        split: str = "train",
+        part: Part = "train",
+        grid: VoxelGrid | None = OCC3D_GRID,
+        seed: int = 0,
+    ):
+        self.index = index
+        self.store = store
+        self.dataroot = dataroot
+        self.config = config
+        self.part: Part = part
+        self.grid = grid
+        self.seed = seed
+        self.positions = index.of_split(split)[:: config.load_interval]
+        for position in self.positions:
+            if index.tokens[position] not in store:
+                raise ValueError(
+                    f"{store.folder / MANIFEST_NAME}: key frame {index.tokens[position]} of split {split} has no labels; "
+                    "run `splattingocc prepare` for its scene"
+                )
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, key: int) -> TrainingSample:
+        epoch, i = divmod(key, len(self))
+        rng = np.random.default_rng((self.seed, epoch, i))
+        position, augment = self.positions[i], self.config.augment
+        key_frame = self.index[position]
+        cameras = cameras_of(key_frame)
+        windows = [
+            choose_random_window(cameras.image_size, self.config.image_size, augment, rng, vertical_position=self.config.vertical_position)
+            for _ in key_frame.cameras
+        ]
+        images, cameras = read_views(key_frame, self.dataroot, self.config, cameras=cameras, windows=windows)
+        images = jitter_colors(images, augment, rng)
+        new_ego_from_ego = choose_ego_change(augment, rng)
+        rays, labels = self._rays(position, key_frame)
+        rays, cameras = rays.transform(new_ego_from_ego), cameras.transform_ego(new_ego_from_ego)
+        if self.grid is not None:
+            rays, labels = inside(rays, labels, self.grid)
+        rays, labels = draw_rays(rays, labels, self.config.num_rays, class_balance=self.config.class_balance, rng=rng)
+        return TrainingSample(key_frame.token, Views(images[None], cameras[None]), rays, labels)
+
+    def _rays(self, position: int, key_frame: KeyFrame) -> LabelledRays:
+        """Return the rays of a key frame and of its auxiliary ones, in its ego frame."""
+        held_out_fraction = self.config.held_out_fraction
+        parts = [labelled_rays(key_frame, self.store, part=self.part, held_out_fraction=held_out_fraction)]
+        for offset in self.config.auxiliary_offsets:
+            neighbour = self.index.neighbour(position, offset)
+            if neighbour is not None:
+                parts.append(
+                    auxiliary_rays(
+                        self.index[neighbour],
+                        key_frame,
+                        self.store,
+                        weight=self.config.auxiliary_weight,
+                        part=self.part,
+                        held_out_fraction=held_out_fraction,
+                    )
+                )
+        return join(parts)
+
+
+class PredictionSet(Dataset[PredictionSample]):
+    """Key frames of a split as seen at test time: images and cameras, nothing random, no labels."""
+
+    def __init__(self, index: Index, dataroot: Path, config: LoaderConfig, *, split: str = "val"):
+        self.index = index
+        self.dataroot = dataroot
+        self.config = config
+        self.positions = index.of_split(split)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, i: int) -> PredictionSample:
+        key_frame = self.index[self.positions[i]]
+        cameras = cameras_of(key_frame)
+        window = choose_window(cameras.image_size, self.config.image_size, vertical_position=self.config.vertical_position)
+        windows = [window] * len(key_frame.cameras)
+        images, cameras = read_views(key_frame, self.dataroot, self.config, cameras=cameras, windows=windows)
+        return PredictionSample(key_frame.token, Views(images[None], cameras[None]))
+
+
+class EpochSampler(Sampler[int]):
+    """The order of a `TrainingSet` in one epoch, shuffled, and this rank's share of it.
+
+    The order depends on the seed and the epoch only. Ranks get equally many samples; what is left over waits for another epoch's order.
+    """
+
+    def __init__(self, num_samples: int, *, seed: int = 0, rank: int = 0, world_size: int = 1):
+        if num_samples < world_size:
+            raise ValueError(f"{num_samples} training samples for {world_size} ranks, expected at least one for each")
+        self.num_samples = num_samples
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration is of; Lightning calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_samples // self.world_size
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_samples)
+        first = self.epoch * self.num_samples
+        return (first + int(i) for i in order[self.rank :: self.world_size][: len(self)])
