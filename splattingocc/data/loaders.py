@@ -169,11 +169,11 @@ class TrainingSet(Dataset[TrainingSample]):
 class PredictionSet(Dataset[PredictionSample]):
     """Key frames of a split as seen at test time: images and cameras, nothing random, no labels."""
 
-    def __init__(self, index: Index, dataroot: Path, config: LoaderConfig, *, split: str = "val"):
+    def __init__(self, index: Index, dataroot: Path, config: LoaderConfig, positions: Sequence[int]):
         self.index = index
         self.dataroot = dataroot
         self.config = config
-        self.positions = index.of_split(split)
+        self.positions = positions
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -28,6 +28,11 @@ class Cameras(Struct):
     image_size: tuple[int, int]
     """Height and width in pixels, the same for all."""
 
+    @property
+    def optical_centers(self) -> Float[Tensor, "*batch 3"]:
+        """Where the cameras stand in the ego frame, metres."""
+        return invert_rigid(self.cam_from_ego)[..., :3, 3]
+
     def resize(self, image_size: tuple[int, int]) -> Cameras:
         """Return the cameras of the images resized to (height, width)."""
         scale = self.K.new_tensor([image_size[1] / self.image_size[1], image_size[0] / self.image_size[0], 1.0])

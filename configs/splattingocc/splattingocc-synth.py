@@ -1,0 +1,29 @@
+"""The demo: a ResNet-18 on small images of the synthetic streets, sized for two CPU cores."""
+
+from pathlib import Path
+
+from splattingocc.data.loaders import LoaderConfig
+from splattingocc.engine.module import OptimizationConfig
+from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
+from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.network import NetworkConfig
+from splattingocc.models.volume_encoder import UNet3dConfig
+
+
+def config() -> ExperimentConfig:
+    return ExperimentConfig(
+        name="splattingocc-synth",
+        data=DataConfig(
+            dataroot=Path("data/synthetic"),
+            version="v1.0-mini",
+            loader=LoaderConfig(image_size=(128, 224), num_rays=12_000, held_out_fraction=0.1),
+            batch_size=1,
+            num_workers=1,
+        ),
+        network=NetworkConfig(
+            lift=SamplingLiftConfig(channels=16, coarsening=2),
+            volume_encoder=UNet3dConfig(channels=(16, 48, 96), blocks=(1, 1, 2)),
+        ),
+        optimization=OptimizationConfig(learning_rate=1e-3, warmup_steps=20),
+        trainer=TrainerConfig(max_epochs=-1, max_steps=300, accelerator="auto"),
+    )

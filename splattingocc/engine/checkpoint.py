@@ -1,0 +1,83 @@
+"""What a trained network is on disk: Lightning's checkpoint to go on training, safetensors and a JSON config to share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from splattingocc.config import Config
+from splattingocc.files import write_atomically
+
+CONFIG_KEY = "splattingocc_network"
+"""Where a checkpoint keeps the network's configuration."""
+
+
+class RememberNetwork(Callback):
+    """Keep the network's configuration in every checkpoint and refuse a checkpoint of another network."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config.model_dump(mode="json")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CONFIG_KEY] = json.dumps(self.config)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        check_network(self.config, checkpoint.get(CONFIG_KEY), Path(str(trainer.ckpt_path)))
+
+
+def check_network(expected: dict[str, Any], found_json: str | None, path: Path) -> None:
+    """Raise a `ValueError` naming the first option in which a checkpoint's network differs from the one at hand."""
+    if found_json is None:
+        raise ValueError(f"{path}: not a checkpoint of this project (key {CONFIG_KEY} is missing)")
+    # Initial weights do not change what the network is
+    difference = _first_difference(expected, json.loads(found_json), "network", ignore={"network.backbone.weights"})
+    if difference:
+        raise ValueError(f"{path}: checkpoint of another network: {difference}")
+
+
+def _first_difference(expected: Any, found: Any, name: str, ignore: set[str]) -> str | None:
+    if name in ignore:
+        return None
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in expected | found:
+            if key not in found or key not in expected:
+                return f"{name}.{key} is known to only one of the two"
+            if difference := _first_difference(expected[key], found[key], f"{name}.{key}", ignore):
+                return difference
+        return None
+    return None if expected == found else f"{name} is {found!r} there and {expected!r} in this configuration"
+
+
+def save_network(network: nn.Module, config: Config, path: Path, metadata: dict[str, str]) -> None:
+    """Write the weights as safetensors; the configuration and `metadata` travel in its header."""
+    header = {CONFIG_KEY: json.dumps(config.model_dump(mode="json"))} | metadata
+    state = {key: value.contiguous() for key, value in network.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(state, temporary, metadata=header))
+
+
+def load_network(network: nn.Module, config: Config, path: Path) -> dict[str, str]:
+    """Fill the network from a `.safetensors` or Lightning `.ckpt` file and return its metadata; `ValueError` names what does not fit."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                metadata = dict(file.metadata() or {})
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            metadata = {CONFIG_KEY: checkpoint[CONFIG_KEY]} if CONFIG_KEY in checkpoint else {}
+            prefix = "network."
+            state = {key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    except Exception as error:
+        raise ValueError(f"{path}: damaged or not a checkpoint ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+    check_network(config.model_dump(mode="json"), metadata.get(CONFIG_KEY), path)
+    network.load_state_dict(state)
+    return metadata

@@ -1,0 +1,88 @@
+"""The training step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from splattingocc.config import Config
+from splattingocc.data.samples import PredictionSample, TrainingSample
+from splattingocc.losses.objective import Objective
+from splattingocc.models.network import OccupancyNetwork
+from splattingocc.splatting.render import render
+
+
+class RenderConfig(Config):
+    """How training rays are rendered."""
+
+    near: float = 0.5
+    """Metres from the ray's origin before which nothing is rendered."""
+    far: float = 70.0
+    """Metres from the ray's origin behind which nothing is rendered."""
+    margin: float = 0.4
+    """Half thickness of what counts as being at the labelled surface, metres."""
+
+
+class OptimizationConfig(Config):
+    """AdamW, warmed up linearly and cooled down along a cosine to zero at the last step."""
+
+    learning_rate: float = 2e-4
+    """Peak learning rate, for one process; it is not scaled by the number of processes."""
+    weight_decay: float = 1e-2
+    """Decay of matrices and convolution kernels; biases and normalisations have none."""
+    warmup_steps: int = 50
+    """Optimizer steps until the peak."""
+    gradient_clip: float = 5.0
+    """Largest gradient norm."""
+
+
+class OccupancyModule(LightningModule):
+    """Train the network by rendering its Gaussians along labelled rays."""
+
+    def __init__(
+        self, network: OccupancyNetwork, objective: Objective, render_config: RenderConfig, optimization: OptimizationConfig
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = objective
+        self.render_config = render_config
+        self.optimization = optimization
+
+    def training_step(self, sample: TrainingSample, batch_index: int) -> Tensor:
+        output = self.network(sample.views)
+        config = self.render_config
+        rendering = render(
+            output.gaussians, sample.rays, near=config.near, far=config.far, label_distances=sample.labels.distances, margin=config.margin
+        )
+        losses = self.objective(output, rendering, sample.rays, sample.labels, sample.views.cameras[:, 0])
+        total = losses.total
+        if not torch.isfinite(total):
+            values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.parts.items())
+            raise ValueError(f"the loss is not finite at step {self.global_step} on samples {', '.join(sample.token)}: {values}")
+        self.log("loss", total, prog_bar=True, batch_size=len(sample.token))
+        self.log_dict({f"loss/{name}": value for name, value in losses.parts.items()}, batch_size=len(sample.token))
+        return total
+
+    def transfer_batch_to_device(self, batch: TrainingSample | PredictionSample, device: torch.device, dataloader_idx: int):
+        return batch.to(device, non_blocking=True)
+
+    def configure_optimizers(self) -> dict:
+        config = self.optimization
+        matrices = [parameter for parameter in self.network.parameters() if parameter.ndim > 1]
+        vectors = [parameter for parameter in self.network.parameters() if parameter.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config.warmup_steps, num_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def learning_rate_factor(step: int, warmup_steps: int, num_steps: int) -> float:
+    """Return the share of the peak learning rate at a step: linear warm-up, then half a cosine down to zero."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,159 @@
+"""The root configuration and what is built from it: the one place where everything meets."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from pydantic import ValidationError
+from torch.utils.data import DataLoader
+
+from splattingocc.config import Config
+from splattingocc.data.label_store import LabelStore
+from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet
+from splattingocc.data.nuscenes import Index, read_index
+from splattingocc.engine.batches import TrainingBatches, prediction_loader
+from splattingocc.engine.checkpoint import RememberNetwork
+from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig
+from splattingocc.evaluation.calibrate import CalibrationConfig
+from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.losses.objective import Objective, ObjectiveConfig
+from splattingocc.models.network import NetworkConfig, OccupancyNetwork
+
+
+class DataConfig(Config):
+    """Where the data are and how they become batches."""
+
+    dataroot: Path = Path("data/nuscenes")
+    """Folder of a data set in the nuScenes layout."""
+    version: str = "v1.0-trainval"
+    """Folder of its tables."""
+    labels: Path | None = None
+    """Folder of the 2D label store; `<dataroot>/labels_2d` by default."""
+    gts: Path | None = None
+    """Folder of Occ3D's truth, read by scoring only; `<dataroot>/gts` by default."""
+    loader: LoaderConfig = LoaderConfig()
+    batch_size: int = 1
+    """Samples per step and process."""
+    num_workers: int = 1
+    """Processes that load samples."""
+
+    @property
+    def label_folder(self) -> Path:
+        return self.labels or self.dataroot / "labels_2d"
+
+    @property
+    def truth_folder(self) -> Path:
+        return self.gts or self.dataroot / "gts"
+
+
+class TrainerConfig(Config):
+    """How long to train, and on what."""
+
+    max_steps: int = -1
+    """Optimizer steps; -1 leaves it to `max_epochs`."""
+    max_epochs: int = 12
+    """Passes over the training key frames; -1 leaves it to `max_steps`."""
+    accelerator: str = "auto"
+    """Lightning's accelerator: auto, cpu, gpu."""
+    devices: int = 1
+    """Processes per node."""
+    num_nodes: int = 1
+    """Nodes."""
+    checkpoint_epochs: int = 1
+    """A checkpoint to resume from is written every so many epochs."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Number format of the network; rendering is always float32."""
+
+
+class ExperimentConfig(Config):
+    """Everything that decides what is trained."""
+
+    name: str
+    """Names the run; results go to `work_dirs/<name>` by default."""
+    seed: int = 0
+    """Seeds initial weights, sampling and augmentation."""
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    render: RenderConfig = RenderConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimization: OptimizationConfig = OptimizationConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+
+
+def load_config(path: Path) -> ExperimentConfig:
+    """Run a configuration file and return what its function `config` makes; `ValueError` in one line for whatever is wrong with it."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such configuration file")
+    spec = importlib.util.spec_from_file_location("splattingocc_config", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        made = module.config()
+    except ValidationError as error:
+        raise ValueError(f"{path}: {describe_validation(error)}") from error
+    except Exception as error:
+        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+    if not isinstance(made, ExperimentConfig):
+        raise ValueError(f"{path}: config() returned {type(made).__name__}; it must return an ExperimentConfig")
+    return made
+
+
+def describe_validation(error: ValidationError) -> str:
+    """Say a pydantic error in one line: class, key, what is wrong, and the key that was probably meant."""
+    return "; ".join(f"{error.title}.{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+
+
+def build_index(config: DataConfig, work_dir: Path) -> Index:
+    return read_index(config.dataroot, config.version, cache_dir=work_dir / "index")
+
+
+def build_network(config: ExperimentConfig) -> OccupancyNetwork:
+    return OccupancyNetwork(config.network, OCC3D_GRID)
+
+
+def build_module(config: ExperimentConfig) -> OccupancyModule:
+    objective = Objective(config.objective, config.network.lift.depth_bins)
+    return OccupancyModule(build_network(config), objective, config.render, config.optimization)
+
+
+def build_training_batches(config: ExperimentConfig, index: Index) -> TrainingBatches:
+    data = config.data
+    dataset = TrainingSet(index, LabelStore.open(data.label_folder), data.dataroot, data.loader, seed=config.seed)
+    return TrainingBatches(dataset, batch_size=data.batch_size, num_workers=data.num_workers)
+
+
+def build_prediction_loader(config: ExperimentConfig, index: Index, positions: Sequence[int]) -> DataLoader:
+    data = config.data
+    return prediction_loader(PredictionSet(index, data.dataroot, data.loader, positions), num_workers=data.num_workers)
+
+
+def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bool = True) -> Trainer:
+    trainer = config.trainer
+    # At the end of an epoch, where a resumed run meets the same batches as an uninterrupted one
+    checkpoints = ModelCheckpoint(
+        work_dir / "checkpoints", filename="last", enable_version_counter=False, every_n_epochs=trainer.checkpoint_epochs
+    )
+    return Trainer(
+        max_steps=trainer.max_steps,
+        max_epochs=trainer.max_epochs,
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        precision=trainer.precision,
+        gradient_clip_val=config.optimization.gradient_clip,
+        logger=CSVLogger(work_dir, name=None, version="logs"),
+        callbacks=[checkpoints, RememberNetwork(config.network), LearningRateMonitor("step")],
+        enable_progress_bar=show_progress,
+        enable_model_summary=False,
+        log_every_n_steps=10,
+        use_distributed_sampler=False,
+    )

@@ -1,0 +1,43 @@
+"""Distance losses."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+SHORTEST_DISTANCE = 0.1
+"""Metres; keeps logarithms finite where a ray hit nothing."""
+
+
+def log_distance_error(distances: Float[Tensor, "*batch ray"], targets: Float[Tensor, "*batch ray"]) -> Float[Tensor, "*batch ray"]:
+    """Return the signed difference of the logarithms; 0 where the target is nan or the ray hit nothing (distance 0)."""
+    valid = targets.isfinite() & (distances.detach() > SHORTEST_DISTANCE)
+    safe_targets = targets.where(valid, torch.ones_like(targets))
+    safe_distances = distances.where(valid, torch.ones_like(distances))
+    return safe_distances.log() - safe_targets.log()
+
+
+def silog(log_errors: Float[Tensor, "*batch ray"], weights: Float[Tensor, "*batch ray"], *, variance_focus: float) -> Float[Tensor, ""]:
+    """Return the scale-invariant logarithmic error, sqrt(mean(d²) − variance_focus · mean(d)²). Source: Eigen et al. 2014."""
+    total = weights.sum().clamp(min=1e-6)
+    mean = (weights * log_errors).sum() / total
+    mean_square = (weights * log_errors.square()).sum() / total
+    return (mean_square - variance_focus * mean.square()).clamp(min=1e-8).sqrt()
+
+
+def depth_bin_nll(
+    depth_logits: Float[Tensor, "image bin height width"],
+    images: Int64[Tensor, " point"],
+    positions: Float[Tensor, "point 2"],
+    bins: Int64[Tensor, " point"],
+) -> Float[Tensor, " point"]:
+    """Return the negative log-likelihood of each labelled point's depth bin at the feature pixel that holds it.
+
+    `positions` are (u, v) in [0, 1] of the image's width and height.
+    """
+    height, width = depth_logits.shape[-2:]
+    columns = (positions[:, 0] * width).long().clamp(0, width - 1)
+    rows = (positions[:, 1] * height).long().clamp(0, height - 1)
+    return functional.cross_entropy(depth_logits[images, :, rows, columns], bins, reduction="none")

@@ -1,0 +1,116 @@
+"""The training objective: the losses, weighed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from splattingocc.config import Config
+from splattingocc.data.taxonomy import CLASSES
+from splattingocc.geometry.cameras import Cameras
+from splattingocc.geometry.rays import RayLabels, Rays
+from splattingocc.geometry.transforms import transform_points
+from splattingocc.losses.depth import depth_bin_nll, log_distance_error, silog
+from splattingocc.losses.regularization import opacity_prior
+from splattingocc.losses.semantic import class_nll
+from splattingocc.losses.sight import line_of_sight
+from splattingocc.models.lift import DepthBins
+from splattingocc.models.network import NetworkOutput
+from splattingocc.splatting.gaussians import Rendering
+
+SAME_CENTER = 1e-2
+"""Metres between a ray's origin and an optical centre within which the ray belongs to that camera."""
+
+
+class ObjectiveConfig(Config):
+    """Weights of the losses; 0 leaves one out."""
+
+    semantic: float = 1.0
+    """Negative log-likelihood of the rendered class."""
+    distance: float = 0.5
+    """Scale-invariant logarithmic error of the rendered distance."""
+    line_of_sight: float = 0.5
+    """Free space before the label, mass at the label."""
+    depth_bins: float = 0.2
+    """Cross-entropy of the lift's own depth distribution."""
+    opacity_prior: float = 0.05
+    """Cost of the mean opacity."""
+    variance_focus: float = 0.85
+    """Share of the common scale error that the distance loss forgives."""
+    class_weights: dict[str, float] = {}
+    """Weights of single classes in the class loss, by name; 1 where not given."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """One number per loss, already weighed."""
+
+    parts: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        return torch.stack(list(self.parts.values())).sum()
+
+
+class Objective(nn.Module):
+    """Compare what was rendered with the 2D labels."""
+
+    class_weights: Tensor
+
+    def __init__(self, config: ObjectiveConfig, depth_bins: DepthBins) -> None:
+        super().__init__()
+        self.config = config
+        self.depth_bins = depth_bins
+        for name in config.class_weights:
+            if name not in CLASSES:
+                raise ValueError(f"objective.class_weights: {name!r} is not a class; classes are {', '.join(CLASSES)}")
+        weights = torch.tensor([config.class_weights.get(name, 1.0) for name in CLASSES])
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(self, output: NetworkOutput, rendering: Rendering, rays: Rays, labels: RayLabels, cameras: Cameras) -> Losses:
+        """Return the losses of a batch; `cameras` are those of the newest frame (batch, view)."""
+        config = self.config
+        assert rendering.in_front is not None
+        assert rendering.at_hit is not None
+        parts: dict[str, Tensor] = {}
+        if config.semantic:
+            nll = class_nll(rendering.features, labels.semantics, class_weights=self.class_weights)
+            classed = labels.weights * (labels.semantics < len(CLASSES))
+            parts["semantic"] = config.semantic * _mean(nll, classed)
+        ranged = labels.weights * labels.distances.isfinite()
+        if config.distance:
+            errors = log_distance_error(rendering.distances, labels.distances)
+            parts["distance"] = config.distance * silog(errors, ranged, variance_focus=config.variance_focus)
+        if config.line_of_sight:
+            sight = line_of_sight(rendering.in_front, rendering.at_hit, labels.distances)
+            parts["line_of_sight"] = config.line_of_sight * _mean(sight, ranged)
+        if config.depth_bins:
+            parts["depth_bins"] = config.depth_bins * self._depth_bins(output.depth_logits, rays, labels, cameras)
+        if config.opacity_prior:
+            parts["opacity_prior"] = config.opacity_prior * opacity_prior(output.gaussians.opacities).mean()
+        return Losses(parts)
+
+    def _depth_bins(self, depth_logits: Tensor, rays: Rays, labels: RayLabels, cameras: Cameras) -> Tensor:
+        """Supervise each view's depth distribution with the labelled points of the rays that start at its own optical centre."""
+        height, width = cameras.image_size
+        known = labels.distances.isfinite() & (labels.weights > 0)
+        points = rays.at(labels.distances.where(known, torch.ones_like(labels.distances)))
+        losses, weights = [], []
+        for sample in range(len(depth_logits)):
+            for view in range(depth_logits.shape[1]):
+                camera = cameras[sample, view]
+                own = known[sample] & ((rays.origins[sample] - camera.optical_centers).norm(dim=-1) < SAME_CENTER)
+                points_view = points[sample, own]
+                pixels, visible = camera.project(points_view)
+                depths = transform_points(camera.cam_from_ego, points_view[visible])[:, 2]
+                images = torch.full_like(depths, view, dtype=torch.int64)
+                positions = pixels[visible] / pixels.new_tensor([width, height])
+                losses.append(depth_bin_nll(depth_logits[sample], images, positions, self.depth_bins.index(depths)))
+                weights.append(labels.weights[sample, own][visible])
+        return _mean(torch.cat(losses), torch.cat(weights))
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights).sum() / weights.sum().clamp(min=1e-6)

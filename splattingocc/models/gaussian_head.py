@@ -1,0 +1,83 @@
+"""From a volume to Gaussians."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from splattingocc.config import Config
+from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.splatting.gaussians import Gaussians
+
+MAX_OPACITY = 0.99
+"""The renderer clips alpha here, where the gradient ends."""
+
+
+class GaussianHeadConfig(Config):
+    """One Gaussian per cell of the grid, bound to its cell."""
+
+    num_classes: int = 17
+    """Channels of the class probabilities."""
+    initial_opacity: float = 0.03
+    """Opacity of every Gaussian before training."""
+    min_scale: float = 0.04
+    """Smallest standard deviation, metres."""
+    max_scale: float = 0.25
+    """Largest standard deviation, metres; the renderer's cost grows with it."""
+    initial_scale: float = 0.15
+    """Standard deviation of every Gaussian before training, metres."""
+
+
+class GaussianHead(nn.Module):
+    """Predict each cell's Gaussian: opacity, an offset of at most half a cell, bounded scales, rotation and class probabilities.
+
+    A volume coarser than the grid predicts all the cells inside each of its own cells at once. The Gaussians are ordered by the volume's
+    cells and then by the cells inside (each in the order x, y, z), so that nothing is copied to shuffle them; the renderer's index does
+    not mind.
+    """
+
+    centers: Tensor
+    GEOMETRY_WIDTHS = (1, 3, 3, 4)
+
+    def __init__(self, config: GaussianHeadConfig, in_channels: int, grid: VoxelGrid, coarsening: int) -> None:
+        super().__init__()
+        self.config, self.grid, self.coarsening = config, grid, coarsening
+        self.geometry = nn.Linear(in_channels, coarsening**3 * sum(self.GEOMETRY_WIDTHS))
+        self.classes = nn.Linear(in_channels, coarsening**3 * config.num_classes)
+        centers = rearrange(
+            grid.centers(), "(x fx) (y fy) (z fz) axis -> (x y z fx fy fz) axis", fx=coarsening, fy=coarsening, fz=coarsening
+        )
+        self.register_buffer("centers", centers.contiguous(), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        config = self.config
+        opacity = math.log(config.initial_opacity / (MAX_OPACITY - config.initial_opacity))
+        share = (config.initial_scale - config.min_scale) / (config.max_scale - config.min_scale)
+        scale = math.log(share / (1 - share))
+        start = torch.tensor([opacity, 0, 0, 0, scale, scale, scale, 1, 0, 0, 0])
+        for linear in (self.geometry, self.classes):
+            nn.init.normal_(linear.weight, std=0.01)
+            nn.init.zeros_(linear.bias)
+        with torch.no_grad():
+            self.geometry.bias.copy_(start.repeat(self.coarsening**3))
+
+    def forward(self, volume: Float[Tensor, "batch channel x y z"]) -> Gaussians:
+        config = self.config
+        cells = rearrange(volume, "b c x y z -> b (x y z) c")
+        geometry = rearrange(self.geometry(cells), "b cell (fine c) -> b (cell fine) c", fine=self.coarsening**3)
+        class_logits = rearrange(self.classes(cells), "b cell (fine c) -> b (cell fine) c", fine=self.coarsening**3)
+        opacity_logits, offsets, scale_logits, quats = geometry.split(self.GEOMETRY_WIDTHS, dim=-1)
+        return Gaussians(
+            means=self.centers + torch.tanh(offsets) * (0.5 * self.grid.cell_size),
+            quats=functional.normalize(quats, dim=-1),
+            scales=config.min_scale + (config.max_scale - config.min_scale) * torch.sigmoid(scale_logits),
+            opacities=MAX_OPACITY * torch.sigmoid(opacity_logits.squeeze(-1)),
+            features=class_logits.softmax(dim=-1),
+            grid=self.grid,
+        )

@@ -1,0 +1,122 @@
+"""From image features to a volume in the ego frame."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from splattingocc.config import Config
+from splattingocc.geometry.cameras import Cameras
+from splattingocc.geometry.transforms import transform_points
+from splattingocc.geometry.voxel_grid import VoxelGrid
+
+
+class DepthBins(Config):
+    """Intervals of z-depth, equally wide in the logarithm."""
+
+    nearest: float = 1.5
+    """Metres at which the first bin begins; nearer depths count to it."""
+    farthest: float = 60.0
+    """Metres at which the last bin ends; farther depths count to it."""
+    count: int = 32
+    """Number of bins."""
+
+    def position(self, depths: Tensor) -> Tensor:
+        """Return where z-depths lie on the axis of bins, in bins: 0 at `nearest`, `count` at `farthest`."""
+        span = math.log(self.farthest / self.nearest)
+        return (torch.log(depths.clamp(min=self.nearest) / self.nearest) / span * self.count).clamp(max=self.count)
+
+    def index(self, depths: Tensor) -> Int64[Tensor, "..."]:
+        """Return the bin of each z-depth."""
+        return self.position(depths).long().clamp(max=self.count - 1)
+
+
+class SamplingLiftConfig(Config):
+    """Each cell reads the image features at its projection, weighted by how likely the surface seen there lies at the cell's depth."""
+
+    kind: Literal["sampling"] = "sampling"
+    channels: int = 32
+    """Width of the volume."""
+    coarsening: int = 2
+    """Cells of the Gaussians' grid per cell of the volume, along each axis."""
+    depth_bins: DepthBins = DepthBins()
+    """Bins of the depth distribution of each feature pixel."""
+
+
+class SamplingLift(nn.Module):
+    """Lift image features by sampling. A cell that several cameras see gets the mean of what they say; an unseen cell gets zeros.
+
+    Without the depth distribution every cell along a pixel's ray would read the same features. Each camera says, of each cell: the
+    feature, the feature times the density of the surface at this depth, that density, and the probability that the surface lies behind
+    it (so that the cell is free).
+    """
+
+    centers: Tensor
+
+    def __init__(self, config: SamplingLiftConfig, in_channels: int, grid: VoxelGrid) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = grid.coarsen(config.coarsening)
+        self.register_buffer("centers", self.grid.centers().reshape(-1, 3), persistent=False)
+        self.depth_head = nn.Conv2d(in_channels, config.depth_bins.count, 1)
+        self.context_head = nn.Conv2d(in_channels, config.channels, 1)
+        self.mix = nn.Linear(2 * config.channels + NUM_GEOMETRY, config.channels)
+
+    def forward(
+        self, features: Float[Tensor, "batch view channel height width"], cameras: Cameras
+    ) -> tuple[Float[Tensor, "batch channel x y z"], Float[Tensor, "batch view bin height width"]]:
+        """Return the volume and the depth logits of each feature pixel."""
+        batch, views = features.shape[:2]
+        flat = features.flatten(0, 1)
+        depth_logits = self.depth_head(flat).unflatten(0, (batch, views))
+        context = self.context_head(flat).unflatten(0, (batch, views))
+        volumes = [self._lift_one(context[sample], depth_logits[sample], cameras[sample]) for sample in range(batch)]
+        return torch.stack(volumes), depth_logits
+
+    def _lift_one(self, context: Tensor, depth_logits: Tensor, cameras: Cameras) -> Tensor:
+        bins = self.config.depth_bins
+        density = depth_logits.softmax(dim=1)
+        # The surface lies behind bin i: one minus the distribution up to and including it
+        distribution = torch.stack([density * bins.count, 1 - density.cumsum(dim=1)], dim=1)
+        with torch.no_grad():
+            seen, positions = self._project(cameras)
+            share = 1 / torch.bincount(torch.cat(seen), minlength=len(self.centers)).clamp(min=1).to(context.dtype)
+        volume = context.new_zeros(len(self.centers), self.config.channels)
+        for view, (cells, position) in enumerate(zip(seen, positions)):
+            feature = _sample(context[view], position[:, :2])
+            geometry = _sample(distribution[view], position)
+            said = self.mix(torch.cat([feature, feature * geometry[:, :1], geometry], dim=-1))
+            volume = volume.index_add(0, cells, said * share[cells, None])
+        return volume.T.unflatten(1, self.grid.shape)
+
+    def _project(self, cameras: Cameras) -> tuple[list[Tensor], list[Tensor]]:
+        """Return, for each view, the cells it sees and where: u, v and depth bin in [-1, 1]."""
+        bins = self.config.depth_bins
+        seen, positions = [], []
+        for view in range(len(cameras.K)):
+            camera = cameras[view]
+            pixels, visible = camera.project(self.centers)
+            cells = visible.nonzero().squeeze(1)
+            depths = transform_points(camera.cam_from_ego, self.centers[cells])[:, 2]
+            size = pixels.new_tensor([camera.image_size[1], camera.image_size[0]])
+            position = torch.cat([pixels[cells] / size, bins.position(depths)[:, None] / bins.count], dim=-1)
+            seen.append(cells)
+            positions.append(position * 2 - 1)
+        return seen, positions
+
+
+NUM_GEOMETRY = 2
+"""Channels a camera says of a cell besides features: surface density, and the probability that the surface lies behind."""
+
+
+def _sample(image: Float[Tensor, "channel *space"], positions: Float[Tensor, "point axis"]) -> Float[Tensor, "point channel"]:
+    """Interpolate an image (2D or 3D) at positions in [-1, 1], ordered from the last axis to the first; the border extends outwards."""
+    ones = (1,) * (image.ndim - 2)
+    grid = positions.view(1, *ones, *positions.shape)
+    sampled = functional.grid_sample(image[None], grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled.flatten(1)[0].view(image.shape[0], -1).T

@@ -1,0 +1,60 @@
+"""From images to Gaussians."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from splattingocc.config import Config
+from splattingocc.geometry.cameras import Views
+from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.models.backbone import ResNet, ResNetConfig
+from splattingocc.models.gaussian_head import GaussianHead, GaussianHeadConfig
+from splattingocc.models.lift import SamplingLift, SamplingLiftConfig
+from splattingocc.models.neck import FPN, FPNConfig
+from splattingocc.models.volume_encoder import UNet3d, UNet3dConfig
+from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.struct import Struct
+
+
+class NetworkConfig(Config):
+    """Encoder, neck, lift, volume encoder and head."""
+
+    backbone: ResNetConfig = ResNetConfig()
+    neck: FPNConfig = FPNConfig()
+    lift: SamplingLiftConfig = SamplingLiftConfig()
+    volume_encoder: UNet3dConfig = UNet3dConfig()
+    head: GaussianHeadConfig = GaussianHeadConfig()
+
+
+@dataclass(frozen=True)
+class NetworkOutput(Struct):
+    """What the network makes of the views."""
+
+    gaussians: Gaussians
+    depth_logits: Float[Tensor, "batch view bin height width"]
+    """The lift's own belief about the z-depth of each feature pixel of the newest frame."""
+
+
+class OccupancyNetwork(nn.Module):
+    """Predict a volume of Gaussians from surround images."""
+
+    def __init__(self, config: NetworkConfig, grid: VoxelGrid) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = ResNet(config.backbone)
+        self.neck = FPN(config.neck, self.backbone.out_channels)
+        self.lift = SamplingLift(config.lift, config.neck.channels, grid)
+        self.volume_encoder = UNet3d(config.volume_encoder, config.lift.channels)
+        self.head = GaussianHead(config.head, self.volume_encoder.out_channels, grid, config.lift.coarsening)
+
+    def forward(self, views: Views) -> NetworkOutput:
+        """Encode the newest frame of `views` (batch, frame, view)."""
+        images, cameras = views.images[:, 0], views.cameras[:, 0]
+        features = self.neck(self.backbone(rearrange(images, "batch view c h w -> (batch view) c h w")))
+        features = rearrange(features, "(batch view) c h w -> batch view c h w", batch=images.shape[0])
+        volume, depth_logits = self.lift(features, cameras)
+        return NetworkOutput(self.head(self.volume_encoder(volume)), depth_logits)

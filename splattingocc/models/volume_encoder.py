@@ -1,0 +1,65 @@
+"""Thinking in 3D."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from splattingocc.config import Config
+
+GROUP_WIDTH = 8
+"""Channels normalised together. GroupNorm, because batches of volumes are too small for batch statistics."""
+
+
+class UNet3dConfig(Config):
+    """A residual U-Net: wide where it is coarse, thin where it is fine."""
+
+    channels: tuple[int, ...] = (32, 64, 96)
+    """Width at each resolution, finest first; each is half the one before along every axis."""
+    blocks: tuple[int, ...] = (1, 1, 1)
+    """Residual blocks on the way down at each resolution."""
+
+
+class ResidualBlock3d(nn.Module):
+    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(in_channels, channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.GroupNorm(channels // GROUP_WIDTH, channels)
+        self.conv2 = nn.Conv3d(channels, channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.GroupNorm(channels // GROUP_WIDTH, channels)
+        self.shortcut = nn.Identity() if stride == 1 and in_channels == channels else nn.Conv3d(in_channels, channels, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = functional.relu(self.norm1(self.conv1(x)), inplace=True)
+        return functional.relu(self.norm2(self.conv2(residual)) + self.shortcut(x))
+
+
+class UNet3d(nn.Module):
+    """Encode a volume at its own resolution with a receptive field of the whole scene."""
+
+    def __init__(self, config: UNet3dConfig, in_channels: int) -> None:
+        super().__init__()
+        if len(config.channels) != len(config.blocks):
+            raise ValueError(
+                f"volume_encoder: {len(config.channels)} widths but {len(config.blocks)} block counts; give one count per width"
+            )
+        self.down = nn.ModuleList()
+        for level, (channels, count) in enumerate(zip(config.channels, config.blocks)):
+            first = ResidualBlock3d(in_channels, channels, stride=1 if level == 0 else 2)
+            self.down.append(nn.Sequential(first, *(ResidualBlock3d(channels, channels) for _ in range(count - 1))))
+            in_channels = channels
+        self.up = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in zip(config.channels[:-1], config.channels[1:]))
+        self.merge = nn.ModuleList(ResidualBlock3d(channels, channels) for channels in config.channels[:-1])
+        self.out_channels = config.channels[0]
+
+    def forward(self, volume: Float[Tensor, "batch channel x y z"]) -> Float[Tensor, "batch out_channel x y z"]:
+        x = volume.contiguous(memory_format=torch.channels_last_3d)
+        skips = []
+        for stage in self.down:
+            x = stage(x)
+            skips.append(x)
+        for up, merge, skip in zip(reversed(self.up), reversed(self.merge), reversed(skips[:-1])):
+            x = merge(skip + functional.interpolate(up(x), size=skip.shape[-3:], mode="trilinear", align_corners=False))
+        return x

@@ -1,0 +1,150 @@
+"""What one does with an experiment: train it, predict with it, score it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from lightning import seed_everything
+from rich.progress import track
+from torch import Tensor
+
+from splattingocc.data.label_store import LabelStore, sha256_of
+from splattingocc.data.labelled_rays import Part, inside, labelled_rays
+from splattingocc.data.nuscenes import Index
+from splattingocc.data.occ3d import read_truth
+from splattingocc.engine.checkpoint import load_network, save_network
+from splattingocc.engine.inference import predict_gaussians, render_labelled
+from splattingocc.engine.provenance import commit, environment
+from splattingocc.evaluation.calibrate import Calibration, ThresholdCalibration
+from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, PredictionWriter, Provenance
+from splattingocc.evaluation.prior import TrainingPrior, all_free
+from splattingocc.evaluation.rendering import RenderingScores
+from splattingocc.experiment import (
+    ExperimentConfig,
+    build_index,
+    build_module,
+    build_network,
+    build_prediction_loader,
+    build_trainer,
+    build_training_batches,
+)
+from splattingocc.files import write_atomically
+from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.models.network import OccupancyNetwork
+from splattingocc.splatting.read_out import read_out
+
+NETWORK_FILE = "network.safetensors"
+CALIBRATION_FRAMES = 24
+"""Training frames whose held-out rays choose the threshold; more change it by less than its spread between seeds."""
+
+
+def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None = None, show_progress: bool = True) -> Path:
+    """Train, choose the threshold on held-out 2D labels of training frames, and return the path of the network file."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    write_json(work_dir / "config.json", config.model_dump(mode="json"))
+    write_json(work_dir / "environment.json", environment())
+    seed_everything(config.seed, workers=True, verbose=False)
+    index = build_index(config.data, work_dir)
+    module = build_module(config)
+    batches = build_training_batches(config, index)
+    trainer = build_trainer(config, work_dir, show_progress=show_progress)
+    trainer.fit(module, datamodule=batches, ckpt_path=resume_from, weights_only=True)
+    calibration = calibrate(config, module.network, index)
+    path = work_dir / NETWORK_FILE
+    metadata = {
+        "threshold": repr(calibration.threshold),
+        "calibration_f1": repr(calibration.f1),
+        "experiment": json.dumps(config.model_dump(mode="json")),
+        "commit": commit(),
+    }
+    save_network(module.network, config.network, path, metadata)
+    return path
+
+
+def newest_checkpoint(work_dir: Path) -> Path | None:
+    """Return the checkpoint that training in this folder can go on from, if there is one."""
+    path = work_dir / "checkpoints" / "last.ckpt"
+    return path if path.is_file() else None
+
+
+def open_network(config: ExperimentConfig, checkpoint: Path) -> tuple[OccupancyNetwork, float | None]:
+    """Return a trained network and its occupancy threshold; a checkpoint of an unfinished training has none yet."""
+    network = build_network(config)
+    metadata = load_network(network, config.network, checkpoint)
+    network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return network, float(metadata["threshold"]) if "threshold" in metadata else None
+
+
+def calibrate(config: ExperimentConfig, network: OccupancyNetwork, index: Index) -> Calibration:
+    """Choose the occupancy threshold on rays of training frames that training did not use."""
+    positions = index.of_split("train")
+    step = max(1, len(positions) // CALIBRATION_FRAMES)
+    store = LabelStore.open(config.data.label_folder)
+    calibration = ThresholdCalibration(config.calibration, OCC3D_GRID)
+    positions = positions[::step][:CALIBRATION_FRAMES]
+    loader = build_prediction_loader(config, index, positions)
+    samples = predict_gaussians(network, loader)
+    for position, (_, gaussians) in zip(positions, track(samples, "calibrating", total=len(positions))):
+        rays, labels = labelled_rays(index[position], store, part="held_out", held_out_fraction=config.data.loader.held_out_fraction)
+        occupancy = read_out(gaussians, OCC3D_GRID, threshold=0.5)
+        calibration.update(occupancy.probabilities.cpu(), rays, labels)
+    return calibration.compute()
+
+
+def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str, index: Index) -> PredictionCache:
+    """Write the predicted occupancy of a split into a cache; frames that this checkpoint already predicted are kept."""
+    network, threshold = open_network(config, checkpoint)
+    if threshold is None:
+        threshold = calibrate(config, network, index).threshold
+    provenance = Provenance(
+        config=config.name,
+        config_hash=hash_of(config),
+        checkpoint_hash=sha256_of(checkpoint),
+        commit=commit(),
+        threshold=threshold,
+        split=split,
+    )
+    writer = PredictionWriter(out, provenance)
+    positions = index.of_split(split)
+    frames = {position: CachedFrame(index[position].scene, index[position].index_in_scene, index[position].token) for position in positions}
+    missing = [position for position in positions if not writer.has(frames[position])]
+    samples = predict_gaussians(network, build_prediction_loader(config, index, missing))
+    for position, (_, gaussians) in zip(missing, track(samples, f"predicting {split}", total=len(missing))):
+        occupancy = read_out(gaussians, OCC3D_GRID, threshold=threshold)
+        writer.write(frames[position], occupancy.semantics.cpu(), occupancy.probabilities.cpu())
+    return writer.finish(list(frames.values()))
+
+
+def score_rendering(config: ExperimentConfig, checkpoint: Path, *, split: str, part: Part, index: Index) -> dict[str, float | int]:
+    """Render a trained network along labelled rays of a split and compare with the labels."""
+    network, _ = open_network(config, checkpoint)
+    store = LabelStore.open(config.data.label_folder)
+    positions = index.of_split(split)
+    scores = RenderingScores()
+    samples = predict_gaussians(network, build_prediction_loader(config, index, positions))
+    for position, (_, gaussians) in zip(positions, track(samples, f"rendering {split}", total=len(positions))):
+        rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=config.data.loader.held_out_fraction)
+        rays, labels = inside(rays, labels, OCC3D_GRID)
+        device = gaussians.means.device
+        rays, labels = rays.to(device), labels.to(device)
+        scores.update(render_labelled(gaussians, rays, labels, config.render), labels)
+    return scores.compute()
+
+
+def prior_predictions(config: ExperimentConfig, index: Index) -> dict[str, Tensor]:
+    """Return the baselines' grids: all free, and the two ways to take the training scenes' majority (an oracle on 3D truth)."""
+    prior = TrainingPrior()
+    for position in track(index.of_split("train"), "training prior"):
+        key_frame = index[position]
+        prior.update(read_truth(config.data.truth_folder, key_frame.scene, key_frame.token))
+    return {"all free": all_free(), "training prior": prior.majority(), "training prior, observed": prior.majority_of_observed()}
+
+
+def hash_of(config: ExperimentConfig) -> str:
+    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+
+
+def write_json(path: Path, content: object) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
