@@ -1,0 +1,282 @@
+"""Index Gaussians and composite them along rays: kernels as functions of tensors, without autograd or checks of shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import warp as wp
+from jaxtyping import Float, Int32, UInt8
+from torch import Tensor
+
+from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.kernels.gaussian_index import (
+    BAD_MEANS,
+    BAD_OPACITIES,
+    BAD_QUATS,
+    BAD_REACH,
+    BAD_SCALES,
+    GridSpec,
+    describe,
+    lateral_cells,
+    pack,
+)
+from splattingocc.kernels.gaussian_render import (
+    GeometryGradients,
+    RayInputs,
+    RayOutputs,
+    collect_geometry,
+    render_kernels,
+)
+from splattingocc.kernels.gaussian_walk import Scene
+from splattingocc.kernels.launch import launch
+
+MAX_REACH_CELLS = 4.0
+"""Largest support radius, in cells; beyond it the walk would look at most of the volume."""
+MAX_LEAP = 8
+"""Slabs that a ray passes over at most in one step."""
+MAX_GRADIENT_BUFFERS = 8
+"""CPU threads that a backward pass uses at most: each needs a buffer of its own, which keeps the sum in one order."""
+
+_COMPLAINTS = {
+    BAD_MEANS: "means: must be finite",
+    BAD_QUATS: "quats: must be unit quaternions (w, x, y, z)",
+    BAD_SCALES: "scales: must be finite and above 0 m",
+    BAD_OPACITIES: "opacities: must be in [0, 1]",
+}
+
+
+@dataclass(frozen=True)
+class SceneIndex:
+    """Gaussians above the smallest alpha and inside the grid, in cell order."""
+
+    records: Float[Tensor, "active 4"]
+    """Mean and squared support radius."""
+    whitenings: Float[Tensor, "active 3 3"]
+    """diag(1/s)·Rᵀ."""
+    opacities: Float[Tensor, " active"]
+    ids: Int32[Tensor, " active"]
+    """Place in the caller's order."""
+    starts: Int32[Tensor, " cells_and_one"]
+    leaps: UInt8[Tensor, " cells"]
+    reach: float
+    """Largest support radius, metres."""
+
+
+def grid_spec(grid: VoxelGrid) -> Any:
+    """Return the grid as kernels see it, a `GridSpec`."""
+    spec = GridSpec()
+    spec.lower = wp.vec3(*grid.lower)
+    spec.cell_size = grid.cell_size
+    spec.shape = wp.vec3i(*grid.shape)
+    return spec
+
+
+def _array(tensor: Tensor, dtype: type) -> wp.array:
+    return wp.from_torch(tensor.detach().contiguous(), dtype=dtype)
+
+
+def index_gaussians(
+    means: Float[Tensor, "gaussian 3"],
+    quats: Float[Tensor, "gaussian 4"],
+    scales: Float[Tensor, "gaussian 3"],
+    opacities: Float[Tensor, " gaussian"],
+    grid: VoxelGrid,
+) -> SceneIndex:
+    """Sort Gaussians into cells. Raises `ValueError` naming the field that holds a bad value."""
+    device = means.device
+    spec = grid_spec(grid)
+    arrays = [_array(means, wp.vec3), _array(quats, wp.vec4), _array(scales, wp.vec3), _array(opacities, wp.float32)]
+    cells, reach = _cells_of_valid(arrays, len(means), grid, device)
+    ids = (cells >= 0).nonzero().squeeze(1)
+    cells_of_ids = cells[ids]
+    if bool((cells_of_ids[1:] < cells_of_ids[:-1]).any()):
+        cells_of_ids, order = cells_of_ids.sort(stable=True)
+        ids = ids[order]
+    starts = torch.zeros(grid.num_cells + 1, dtype=torch.int32, device=device)
+    torch.cumsum(torch.bincount(cells_of_ids, minlength=grid.num_cells), 0, out=starts[1:])
+    ids = ids.int()
+    active = len(ids)
+    records, whitenings, packed_opacities = (torch.empty(active, *shape, device=device) for shape in ((4,), (3, 3), ()))
+    packed = [_array(ids, wp.int32), *arrays, _array(records, wp.vec4), _array(whitenings, wp.mat33), _array(packed_opacities, wp.float32)]
+    launch(pack, active, packed, device=device)
+    num_cells = torch.zeros(grid.num_cells, dtype=torch.uint8, device=device)
+    if active:
+        inputs = [_array(records, wp.vec4), _array(starts, wp.int32), spec.cell_size, _array(num_cells, wp.uint8)]
+        launch(lateral_cells, grid.num_cells, inputs, device=device)
+    leaps = _leaps(num_cells.reshape(grid.shape))
+    return SceneIndex(records, whitenings, packed_opacities, ids, starts, leaps.flatten(), reach)
+
+
+def _cells_of_valid(arrays: list[wp.array], count: int, grid: VoxelGrid, device: torch.device) -> tuple[Int32[Tensor, " gaussian"], float]:
+    """Return the cell of each Gaussian, -1 for those never rendered, and the largest support radius."""
+    cells = torch.empty(count, dtype=torch.int32, device=device)
+    chunks = 1 if device.type != "cpu" else 4 * torch.get_num_threads()
+    status = torch.zeros(chunks, dtype=torch.int32, device=device)
+    reach = torch.zeros(chunks, device=device)
+    max_reach = MAX_REACH_CELLS * grid.cell_size
+    fixed = [*arrays, grid_spec(grid), max_reach, _array(cells, wp.int32)]
+    launch(
+        describe,
+        count,
+        lambda chunk: [*fixed, _array(status[chunk : chunk + 1], wp.int32), _array(reach[chunk : chunk + 1], wp.float32)],
+        device=device,
+        num_chunks=chunks,
+    )
+    bits = 0
+    for chunk_bits in status.tolist():
+        bits |= chunk_bits
+    largest = float(reach.max())
+    for bit, complaint in _COMPLAINTS.items():
+        if bits & bit:
+            raise ValueError(f"gaussians.{complaint}")
+    if bits & BAD_REACH:
+        raise ValueError(
+            f"gaussians.scales: a Gaussian reaches {largest:.3g} m before its alpha falls below 1/255, "
+            f"at most {MAX_REACH_CELLS:g} cells of the grid ({max_reach:.3g} m) can be searched; bound the scales"
+        )
+    return cells, largest
+
+
+def _dilate(mask: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return the mask grown by one cell along each of the axes in turn: a square, or a cube."""
+    for axis in axes:
+        grown = mask.clone()
+        size = mask.shape[axis]
+        grown.narrow(axis, 1, size - 1).logical_or_(mask.narrow(axis, 0, size - 1))
+        grown.narrow(axis, 0, size - 1).logical_or_(mask.narrow(axis, 1, size - 1))
+        mask = grown
+    return mask
+
+
+def _leaps(lateral: UInt8[Tensor, "x y z"]) -> UInt8[Tensor, "x y z"]:
+    """Turn the lateral reach of each cell's Gaussians into the number of slabs that a ray can leap from each cell."""
+    largest = int(lateral.max())
+    occupied = torch.zeros_like(lateral, dtype=torch.bool)
+    for plane in ((1, 2), (0, 2), (0, 1)):
+        reached = torch.zeros_like(occupied)
+        for count in range(largest, 0, -1):
+            reached = _dilate(reached | (lateral == count), plane)
+        occupied |= reached
+    leaps = torch.zeros_like(lateral)
+    for _ in range(MAX_LEAP):
+        leaps += ~occupied
+        # One slab further along the main axis is at most one cell further along any axis.
+        occupied = _dilate(occupied, (0, 1, 2))
+    return leaps
+
+
+def _scene(index: SceneIndex, grid: VoxelGrid, near: float, far: float) -> Any:
+    scene = Scene()
+    scene.grid = grid_spec(grid)
+    scene.reach = index.reach
+    scene.records = _array(index.records, wp.vec4)
+    scene.whitenings = _array(index.whitenings, wp.mat33)
+    scene.opacities = _array(index.opacities, wp.float32)
+    scene.ids = _array(index.ids, wp.int32)
+    scene.starts = _array(index.starts, wp.int32)
+    scene.leaps = _array(index.leaps, wp.uint8)
+    scene.near = near
+    scene.far = far
+    return scene
+
+
+@dataclass(frozen=True)
+class RayBundle:
+    """Rays with their labels, and how far along them Gaussians count."""
+
+    origins: Float[Tensor, "ray 3"]
+    directions: Float[Tensor, "ray 3"]
+    label_distances: Float[Tensor, " ray"]
+    near: float
+    far: float
+    margin: float
+
+
+def _ray_inputs(rays: RayBundle, order: Int32[Tensor, " ray"]) -> Any:
+    inputs = RayInputs()
+    inputs.order = _array(order, wp.int32)
+    inputs.origins = _array(rays.origins, wp.vec3)
+    inputs.directions = _array(rays.directions, wp.vec3)
+    inputs.label_distances = _array(rays.label_distances, wp.float32)
+    inputs.margin = rays.margin
+    return inputs
+
+
+def _ray_outputs(distances: Tensor, alphas: Tensor, in_front: Tensor, at_hit: Tensor) -> Any:
+    outputs = RayOutputs()
+    outputs.distances = _array(distances, wp.float32)
+    outputs.alphas = _array(alphas, wp.float32)
+    outputs.in_front = _array(in_front, wp.float32)
+    outputs.at_hit = _array(at_hit, wp.float32)
+    return outputs
+
+
+def composite(
+    index: SceneIndex, features: Float[Tensor, "gaussian channel"], rays: RayBundle, grid: VoxelGrid
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return features, distances, alphas, in_front and at_hit of every ray."""
+    count, channels, device = len(rays.origins), features.shape[1], features.device
+    composited = torch.zeros(count, channels, device=device)
+    scalars = tuple(torch.zeros(count, device=device) for _ in range(4))
+    if count and len(index.ids):
+        kernels = render_kernels(channels)
+        vector = wp.types.vector(length=channels, dtype=wp.float32)
+        order = torch.arange(count, dtype=torch.int32, device=device)
+        scene, inputs = _scene(index, grid, rays.near, rays.far), _ray_inputs(rays, order)
+        arguments = [scene, inputs, _array(features, vector), _ray_outputs(*scalars), _array(composited, vector)]
+        launch(kernels.forward, count, arguments, device=device)
+    return composited, scalars[0], scalars[1], scalars[2], scalars[3]
+
+
+@dataclass(frozen=True)
+class CompositeGradients:
+    """Gradients to the fields of the Gaussians, in the caller's order."""
+
+    means: Tensor
+    quats: Tensor
+    scales: Tensor
+    opacities: Tensor
+    features: Tensor
+
+
+def composite_backward(
+    index: SceneIndex,
+    quats: Float[Tensor, "gaussian 4"],
+    scales: Float[Tensor, "gaussian 3"],
+    features: Float[Tensor, "gaussian channel"],
+    rays: RayBundle,
+    grid: VoxelGrid,
+    outputs: tuple[Tensor, ...],
+    output_gradients: tuple[Tensor, ...],
+) -> CompositeGradients:
+    """Return the gradients of a loss, given those to the results of `composite`."""
+    count, channels, device, active = len(rays.origins), features.shape[1], features.device, len(index.ids)
+    results = CompositeGradients(*(torch.zeros(len(features), *shape, device=device) for shape in ((3,), (4,), (3,), (), (channels,))))
+    if not (count and active):
+        return results
+    buffers = 1 if device.type != "cpu" else min(torch.get_num_threads(), MAX_GRADIENT_BUFFERS)
+    sums = [torch.zeros(buffers, active, *shape, device=device) for shape in ((3,), (3, 3), (), (channels,))]
+    vector = wp.types.vector(length=channels, dtype=wp.float32)
+    dtypes = (wp.vec3, wp.mat33, wp.float32, vector)
+    kernels = render_kernels(channels)
+    order = torch.arange(count, dtype=torch.int32, device=device)
+    scene = _scene(index, grid, rays.near, rays.far)
+    fixed = [scene, _ray_inputs(rays, order), _array(features, vector)]
+    for features_of, *scalars in (outputs, output_gradients):
+        fixed += [_ray_outputs(*scalars), _array(features_of, vector)]
+
+    def arguments(chunk: int) -> list:
+        means_sum, whitenings_sum, opacities_sum, features_sum = (_array(s[chunk], t) for s, t in zip(sums, dtypes))
+        geometry = GeometryGradients()
+        geometry.means, geometry.whitenings, geometry.opacities = means_sum, whitenings_sum, opacities_sum
+        return [*fixed, geometry, features_sum]
+
+    launch(kernels.backward, count, arguments, device=device, num_chunks=buffers)
+    collected = [_array(s, t) for s, t in zip(sums, dtypes)]
+    targets = [(results.means, wp.vec3), (results.quats, wp.vec4), (results.scales, wp.vec3), (results.opacities, wp.float32)]
+    geometry_inputs = [scene, _array(quats, wp.vec4), _array(scales, wp.vec3), *collected[:3]]
+    launch(collect_geometry, active, [*geometry_inputs, *(_array(*target) for target in targets)], device=device)
+    launch(kernels.collect_features, active, [scene, collected[3], _array(results.features, vector)], device=device)
+    return results

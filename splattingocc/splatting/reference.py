@@ -1,0 +1,60 @@
+"""The specification of rendering and read-out: plain torch, every ray against every Gaussian, differentiated by autograd.
+
+For a ray o + t·d and a Gaussian (μ, R(q), s, p, f): W = diag(1/s)·Rᵀ, a = W(o−μ), b = W d, t* = −a·b / b·b, r = a + t*·b,
+α = min(p·exp(−½|r|²), MAX_ALPHA). Gaussians whose centre is outside of the grid, with α < MIN_ALPHA, or with t_c = d·(μ−o) outside
+of [near, far] do not count. The others are composited in increasing t_c (equal ones in their own order), each as long as T ≥
+MIN_TRANSMITTANCE before it: w = T·α, T ← T·(1−α). What is dropped and where a ray stops are piecewise constant, and a clamped α has
+no gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from splattingocc.geometry.rays import Rays
+from splattingocc.geometry.transforms import rotation_from_quat
+from splattingocc.kernels.gaussian_index import MIN_ALPHA
+from splattingocc.kernels.gaussian_render import MAX_ALPHA, MIN_TRANSMITTANCE
+from splattingocc.splatting.gaussians import Gaussians, Rendering
+
+
+def render_reference(
+    gaussians: Gaussians,
+    rays: Rays,
+    *,
+    near: float,
+    far: float,
+    label_distances: Float[Tensor, " ray"] | None = None,
+    margin: float = 0.4,
+) -> Rendering:
+    """Render one (unbatched) set of Gaussians as `splatting.render.render` does, in the dtype given and with rays × Gaussians memory."""
+    whitening = rotation_from_quat(gaussians.quats).mT / gaussians.scales[:, :, None]
+    to_origin = rays.origins[:, None] - gaussians.means
+    a = torch.einsum("gij,rgj->rgi", whitening, to_origin)
+    b = torch.einsum("gij,rj->rgi", whitening, rays.directions)
+    distances = -(a * b).sum(-1) / (b * b).sum(-1)
+    r = a + distances[..., None] * b
+    alphas = gaussians.opacities * torch.exp(-0.5 * (r * r).sum(-1))
+    center_distances = -(to_origin * rays.directions[:, None]).sum(-1)
+    inside = gaussians.grid.cells_of(gaussians.means)[1]
+    counts = inside & (alphas >= MIN_ALPHA) & (center_distances >= near) & (center_distances <= far)
+    alphas = torch.where(counts, alphas.clamp(max=MAX_ALPHA), torch.zeros_like(alphas))
+
+    order = center_distances.argsort(dim=-1, stable=True)
+    alphas, distances = alphas.gather(-1, order), distances.gather(-1, order)
+    passed = torch.cat([torch.ones_like(alphas[:, :1]), (1 - alphas).cumprod(-1)], dim=-1)[:, :-1]
+    weights = torch.where(passed >= MIN_TRANSMITTANCE, passed * alphas, torch.zeros_like(alphas))
+
+    mass = weights.sum(-1)
+    moment = (weights * distances).sum(-1)
+    hit = mass > 0
+    expected = torch.where(hit, moment / torch.where(hit, mass, torch.ones_like(mass)), torch.zeros_like(mass))
+    features = (weights[..., None] * gaussians.features[order]).sum(-2)
+    if label_distances is None:
+        return Rendering(features, expected, mass)
+    labels = label_distances[:, None]
+    in_front = torch.where(distances < labels - margin, weights, torch.zeros_like(weights)).sum(-1)
+    at_hit = torch.where((distances - labels).abs() <= margin, weights, torch.zeros_like(weights)).sum(-1)
+    return Rendering(features, expected, mass, in_front, at_hit)
