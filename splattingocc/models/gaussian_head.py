@@ -18,6 +18,10 @@ MAX_OPACITY = 0.99
 """The renderer clips alpha here, where the gradient ends."""
 
 
+OFFSET_REACH = 0.499
+"""Largest offset from the centre in cells: a saturated one stays in its own cell, rounding included."""
+
+
 class GaussianHeadConfig(Config):
     """One Gaussian per cell of the grid, bound to its cell."""
 
@@ -50,7 +54,7 @@ class GaussianHead(nn.Module):
         self.geometry = nn.Linear(in_channels, coarsening**3 * sum(self.GEOMETRY_WIDTHS))
         self.classes = nn.Linear(in_channels, coarsening**3 * config.num_classes)
         centers = rearrange(
-            grid.centers(), "(x fx) (y fy) (z fz) axis -> (x y z fx fy fz) axis", fx=coarsening, fy=coarsening, fz=coarsening
+            grid.centers(), "(x fx) (y fy) (z fz) xyz -> (x y z fx fy fz) xyz", fx=coarsening, fy=coarsening, fz=coarsening
         )
         self.register_buffer("centers", centers.contiguous(), persistent=False)
         self._initialise()
@@ -74,7 +78,7 @@ class GaussianHead(nn.Module):
         class_logits = rearrange(self.classes(cells), "b cell (fine c) -> b (cell fine) c", fine=self.coarsening**3)
         opacity_logits, offsets, scale_logits, quats = geometry.split(self.GEOMETRY_WIDTHS, dim=-1)
         return Gaussians(
-            means=self.centers + torch.tanh(offsets) * (0.5 * self.grid.cell_size),
+            means=self.centers + torch.tanh(offsets) * (OFFSET_REACH * self.grid.cell_size),
             quats=functional.normalize(quats, dim=-1),
             scales=config.min_scale + (config.max_scale - config.min_scale) * torch.sigmoid(scale_logits),
             opacities=MAX_OPACITY * torch.sigmoid(opacity_logits.squeeze(-1)),

@@ -68,7 +68,7 @@ class SamplingLift(nn.Module):
         self.mix = nn.Linear(2 * config.channels + NUM_GEOMETRY, config.channels)
 
     def forward(
-        self, features: Float[Tensor, "batch view channel height width"], cameras: Cameras
+        self, features: Float[Tensor, "batch view in_channel height width"], cameras: Cameras
     ) -> tuple[Float[Tensor, "batch channel x y z"], Float[Tensor, "batch view bin height width"]]:
         """Return the volume and the depth logits of each feature pixel."""
         batch, views = features.shape[:2]

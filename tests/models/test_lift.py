@@ -1,0 +1,60 @@
+import torch
+from rigs import surround_cameras
+
+from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.models.lift import DepthBins, SamplingLift, SamplingLiftConfig
+from splattingocc.struct import stack
+
+GRID = VoxelGrid((-8.0, -8.0, -0.8), (8.0, 8.0, 2.4), 0.4)
+
+
+def test_depth_bins_are_even_in_the_logarithm_and_clamped():
+    bins = DepthBins(nearest=2.0, farthest=32.0, count=4)
+    depths = torch.tensor([0.5, 2.0, 3.9, 4.1, 16.1, 31.9, 99.0])
+    assert bins.index(depths).tolist() == [0, 0, 0, 1, 3, 3, 3]
+    assert torch.allclose(bins.position(torch.tensor([2.0, 4.0, 8.0, 32.0])), torch.tensor([0.0, 1.0, 2.0, 4.0]))
+
+
+def test_a_cell_reads_the_pixel_it_projects_to_and_the_depth_it_stands_at():
+    cameras = surround_cameras(1, (32, 48), focal=20.0)
+    lift = SamplingLift(SamplingLiftConfig(channels=2, coarsening=2), 4, GRID)
+    (cells,), (positions,) = lift._project(cameras)
+    pixels, visible = cameras[0].project(lift.centers)
+    assert torch.equal(cells, visible.nonzero().squeeze(1))
+    assert torch.allclose((positions[:, :2] + 1) / 2 * torch.tensor([48.0, 32.0]), pixels[cells], atol=1e-4)
+    bins = lift.config.depth_bins
+    depths = lift.centers[cells][:, 0]  # the camera looks along x from the origin
+    assert torch.allclose((positions[:, 2] + 1) / 2 * bins.count, bins.position(depths), atol=1e-4)
+
+
+def test_cells_no_camera_sees_stay_zero_and_the_others_do_not():
+    cameras = stack([surround_cameras(2, (32, 48), focal=20.0)])
+    lift = SamplingLift(SamplingLiftConfig(channels=8, coarsening=2), 4, GRID)
+    volume, depth_logits = lift(torch.randn(1, 2, 4, 4, 6), cameras)
+    assert depth_logits.shape == (1, 2, lift.config.depth_bins.count, 4, 6)
+    seen = torch.zeros(len(lift.centers), dtype=torch.bool)
+    for view in range(2):
+        seen |= cameras[0, view].project(lift.centers)[1]
+    filled = volume[0].flatten(1).abs().sum(dim=0) > 0
+    assert torch.equal(filled, seen)
+    assert seen.any()
+    assert not seen.all()
+
+
+def test_mirroring_the_ego_frame_mirrors_the_volume():
+    cameras = surround_cameras(3, (32, 48), focal=20.0)
+    lift = SamplingLift(SamplingLiftConfig(channels=8, coarsening=2), 4, GRID)
+    features = torch.randn(1, 3, 4, 4, 6)
+    mirror = torch.diag(torch.tensor([1.0, -1.0, 1.0, 1.0]))
+    volume, _ = lift(features, stack([cameras]))
+    mirrored, _ = lift(features, stack([cameras.transform_ego(mirror)]))
+    assert torch.allclose(mirrored, volume.flip(3), atol=1e-4)
+
+
+def test_gradients_reach_depth_and_context():
+    lift = SamplingLift(SamplingLiftConfig(channels=8, coarsening=2), 4, GRID)
+    volume, _ = lift(torch.randn(1, 2, 4, 4, 6), stack([surround_cameras(2, (32, 48), focal=20.0)]))
+    volume.square().sum().backward()
+    for parameter in (lift.depth_head.weight, lift.context_head.weight, lift.mix.weight):
+        assert parameter.grad is not None
+        assert parameter.grad.abs().sum() > 0

@@ -1,0 +1,75 @@
+import torch
+from rigs import surround_cameras
+
+from splattingocc.geometry.cameras import Views
+from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.models.gaussian_head import MAX_OPACITY, GaussianHead, GaussianHeadConfig
+from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.network import NetworkConfig, OccupancyNetwork
+from splattingocc.models.volume_encoder import UNet3dConfig
+from splattingocc.struct import stack
+
+GRID = VoxelGrid((-6.4, -6.4, -0.8), (6.4, 6.4, 2.4), 0.4)
+
+
+def small_network() -> OccupancyNetwork:
+    torch.manual_seed(0)
+    config = NetworkConfig(
+        lift=SamplingLiftConfig(channels=8, coarsening=2), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1))
+    )
+    return OccupancyNetwork(config, GRID)
+
+
+def surround_views(batch: int) -> Views:
+    cameras = surround_cameras(3, (32, 64), focal=30.0)
+    return Views(torch.rand(batch, 1, 3, 3, 32, 64), stack([stack([cameras])] * batch))
+
+
+def test_every_gaussian_stays_in_its_own_cell_and_bounds():
+    head = GaussianHead(GaussianHeadConfig(), 4, GRID, coarsening=2)
+    torch.nn.init.normal_(head.geometry.weight, std=3.0)
+    gaussians = head(torch.randn(2, 4, 16, 16, 4))
+    cells, inside = GRID.cells_of(gaussians.means[0])
+    assert inside.all()
+    assert len(torch.unique(cells, dim=0)) == GRID.num_cells
+    config = head.config
+    assert gaussians.scales.min() >= config.min_scale
+    assert gaussians.scales.max() <= config.max_scale
+    assert gaussians.opacities.max() <= MAX_OPACITY
+    assert torch.allclose(gaussians.quats.norm(dim=-1), torch.ones(()), atol=1e-5)
+    assert torch.allclose(gaussians.features.sum(dim=-1), torch.ones(()), atol=1e-5)
+
+
+def test_a_fresh_head_starts_as_configured():
+    config = GaussianHeadConfig(initial_opacity=0.05, initial_scale=0.1)
+    gaussians = GaussianHead(config, 4, GRID, coarsening=2)(torch.zeros(1, 4, 16, 16, 4))
+    assert torch.allclose(gaussians.opacities, torch.tensor(0.05), atol=1e-5)
+    assert torch.allclose(gaussians.scales, torch.tensor(0.1), atol=1e-5)
+    assert torch.allclose(gaussians.means[0], gaussians.means[0].detach())
+    assert torch.allclose(gaussians.quats, torch.tensor([1.0, 0, 0, 0]))
+
+
+def test_fine_cells_lie_inside_the_volume_cell_that_predicts_them():
+    head = GaussianHead(GaussianHeadConfig(), 1, GRID, coarsening=2)
+    coarse = GRID.coarsen(2)
+    centers = head.centers.unflatten(0, (coarse.num_cells, 8)).mean(dim=1)
+    assert torch.allclose(centers, coarse.centers().reshape(-1, 3), atol=1e-4)
+
+
+def test_a_batch_gives_what_its_samples_give_alone():
+    network = small_network().eval()
+    views = surround_views(2)
+    together = network(views).gaussians
+    for sample in range(2):
+        alone = network(views[sample : sample + 1]).gaussians
+        assert torch.allclose(together.opacities[sample], alone.opacities[0], atol=1e-5)
+
+
+def test_every_parameter_gets_a_gradient():
+    network = small_network()
+    output = network(surround_views(1))
+    gaussians = output.gaussians
+    fields = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.features, output.depth_logits)
+    sum((field * torch.randn_like(field)).sum() for field in fields).backward()
+    missing = [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert missing == []
