@@ -213,9 +213,9 @@ def read_index(dataroot: Path, version: str, *, cache_dir: Path | None = None) -
         columns = build_columns(folder)
         try:
             _save_columns(cache, key, columns)
-        except OSError:
+        except OSError as error:
             if cache_dir is not None:
-                raise
+                raise ValueError(f"{cache}: the index cannot be cached there: {error.strerror}") from None
     scenes = tuple(Scene(*scene) for scene in columns.pop("scenes"))
     splits = read_splits(folder, version, [scene.name for scene in scenes])
     return Index(version=version, scenes=scenes, splits=splits, **columns)

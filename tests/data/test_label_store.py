@@ -1,0 +1,152 @@
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from splattingocc.data.label_store import (
+    MANIFEST_NAME,
+    LabelStore,
+    Manifest,
+    RayTable,
+    pack_rays,
+    read_manifest,
+    steps_per_pixel,
+    unpack_rays,
+    write_manifest,
+    write_scene,
+)
+
+
+def random_table(num_rays: int, seed: int = 0) -> RayTable:
+    rng = np.random.default_rng(seed)
+    return RayTable(
+        rng.integers(0, 6, num_rays).astype(np.uint8),
+        rng.choice([0, 11, 16, 254, 255], num_rays).astype(np.uint8),
+        rng.uniform((0, 0), (1600, 900), (num_rays, 2)).astype(np.float32),
+        rng.uniform(0, 131, num_rays).astype(np.float32),
+    )
+
+
+@pytest.fixture
+def store_folder(tmp_path: Path) -> Path:
+    scenes = {}
+    for name, tables in {
+        "scene-b": {"b0": random_table(50, 1), "b1": random_table(0)},
+        "scene-a": {"a0": random_table(70, 2)},
+    }.items():
+        scenes[name] = write_scene(tmp_path, name, tables, steps=32, source_sha256="0")
+    sizes = ((900, 1600), (900, 1600))
+    manifest = Manifest("v1.0-own", "made by a test", cameras=("A", "B"), image_sizes=sizes, steps_per_pixel=32, scenes=scenes)
+    write_manifest(tmp_path, manifest)
+    return tmp_path
+
+
+def test_rays_come_back_within_the_stated_quantisation():
+    table = random_table(10_000)
+    back = unpack_rays(pack_rays(table, 32), 32)
+    assert np.array_equal(back.camera_indices, table.camera_indices)
+    assert np.array_equal(back.semantics, table.semantics)
+    assert np.abs(back.pixels - table.pixels).max() <= 1 / 64 + 1e-4
+    assert np.abs(back.distances - table.distances).max() <= 1e-3 + 1e-5
+
+
+def test_a_ray_takes_eight_bytes():
+    assert pack_rays(random_table(10), 32).nbytes == 80
+
+
+def test_large_images_get_coarser_pixels_that_fit():
+    assert steps_per_pixel([(900, 1600)]) == 32
+    assert steps_per_pixel([(900, 1600), (2160, 3840)]) == 16
+    assert steps_per_pixel([(60_000, 10)]) == 1
+
+
+@pytest.mark.parametrize("distance", [132.0, -1.0, np.nan])
+def test_a_distance_that_does_not_fit_is_refused(distance: float):
+    table = RayTable(np.zeros(1, np.uint8), np.zeros(1, np.uint8), np.ones((1, 2), np.float32), np.array([distance], np.float32))
+    with pytest.raises(ValueError, match="distance does not fit the store"):
+        pack_rays(table, 32)
+
+
+def test_the_store_gives_each_key_frame_its_rays(store_folder: Path):
+    store = LabelStore.open(store_folder)
+    assert "b0" in store
+    assert "c0" not in store
+    table, expected = store.read("a0"), random_table(70, 2)
+    assert np.array_equal(table.semantics, expected.semantics)
+    assert np.abs(table.pixels - expected.pixels).max() < 0.02
+    assert len(store.read("b1")) == 0
+    assert store.manifest.scenes["scene-b"].num_rays == 50
+
+
+def test_a_store_travels_to_another_process_after_use(store_folder: Path):
+    store = LabelStore.open(store_folder)
+    store.read("a0")
+    copy = pickle.loads(pickle.dumps(store))
+    assert np.array_equal(copy.read("b0").distances, store.read("b0").distances)
+
+
+def test_verify_finds_any_flipped_byte(store_folder: Path):
+    LabelStore.open(store_folder).verify()
+    path = store_folder / "scene-a.safetensors"
+    content = bytearray(path.read_bytes())
+    for position in (0, 20, len(content) // 2, len(content) - 1):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"scene-a\.safetensors: damaged: sha256"):
+            LabelStore.open(store_folder).verify()
+
+
+def test_verify_finds_a_missing_scene(store_folder: Path):
+    (store_folder / "scene-b.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"scene-b\.safetensors: cannot be read: No such file"):
+        LabelStore.open(store_folder).verify()
+
+
+def test_a_truncated_scene_file_is_named_with_the_key_frame(store_folder: Path):
+    path = store_folder / "scene-a.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"scene-a\.safetensors: key frame a0: cannot be read"):
+        LabelStore.open(store_folder).read("a0")
+
+
+def test_a_key_frame_without_labels_is_named(store_folder: Path):
+    with pytest.raises(ValueError, match="key frame z9 has no labels"):
+        LabelStore.open(store_folder).read("z9")
+
+
+def test_another_format_version_is_refused_by_name(store_folder: Path):
+    path = store_folder / MANIFEST_NAME
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "format_version": 7}))
+    with pytest.raises(ValueError, match="label store of format version 7, this program reads version 1"):
+        LabelStore.open(store_folder)
+    path.write_text(json.dumps({**content, "format": "something"}))
+    with pytest.raises(ValueError, match="field format is not 'splattingocc-labels'"):
+        LabelStore.open(store_folder)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"format": "splattingocc-labels", "format_version": 1}', "[1]"])
+def test_a_damaged_manifest_is_named(store_folder: Path, content: str):
+    (store_folder / MANIFEST_NAME).write_text(content)
+    with pytest.raises(ValueError, match=r"manifest\.json: (damaged manifest|not the manifest)"):
+        read_manifest(store_folder)
+
+
+def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"manifest\.json: no such file; make the labels first"):
+        LabelStore.open(tmp_path)
+
+
+def test_equal_labels_make_equal_bytes(tmp_path: Path):
+    folders = [tmp_path / "x", tmp_path / "y"]
+    for folder in folders:
+        folder.mkdir()
+    records = [
+        write_scene(folder, "s", {"k1": random_table(20, 1), "k0": random_table(30, 2)}, steps=32, source_sha256="0") for folder in folders
+    ]
+    assert records[0] == records[1]
+    assert (folders[0] / "s.safetensors").read_bytes() == (folders[1] / "s.safetensors").read_bytes()
+    assert sorted(path.name for path in folders[0].iterdir()) == ["s.safetensors"]

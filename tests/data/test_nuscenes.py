@@ -1,0 +1,218 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_nuscenes
+import torch
+
+from splattingocc.data.nuscenes import Index, cameras_of, inverse, read_index
+from splattingocc.data.taxonomy import CAMERA_CHANNELS
+from splattingocc.geometry.transforms import rotation_from_quat
+
+VERSION = tiny_nuscenes.VERSION
+
+
+@pytest.fixture
+def own_dataroot(tmp_path: Path, tiny_dataroot: Path) -> Path:
+    """A copy of the tables that a test may damage."""
+    shutil.copytree(tiny_dataroot / VERSION, tmp_path / VERSION)
+    return tmp_path
+
+
+def edit(dataroot: Path, table: str, position: int, **fields: object) -> str:
+    """Change fields of a row and return its token."""
+    path = dataroot / VERSION / f"{table}.json"
+    rows = json.loads(path.read_text())
+    rows[position].update(fields)
+    path.write_text(json.dumps(rows))
+    return rows[position]["token"]
+
+
+def one_line_error(dataroot: Path) -> str:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the callers look at the message
+        read_index(dataroot, VERSION)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def same_index(a: Index, b: Index) -> bool:
+    return all(
+        np.array_equal(value, getattr(b, name)) if isinstance(value, np.ndarray) else value == getattr(b, name)
+        for name, value in a.__dict__.items()
+        if not name.startswith("_")
+    )
+
+
+def test_key_frames_are_grouped_by_scene_and_ordered_by_time(tiny_dataroot: Path):
+    index = read_index(tiny_dataroot, VERSION)
+    assert [(index[i].scene, index[i].index_in_scene) for i in range(len(index))] == [
+        *(("scene-0001", i) for i in range(3)),
+        *(("scene-0002", i) for i in range(3)),
+        *(("scene-0003", i) for i in range(2)),
+    ]
+    assert [index[i].timestamp for i in range(3)] == [1_000_000, 1_500_000, 2_000_000]
+    assert index.position_of("scene-0002-1") == 4
+    with pytest.raises(IndexError):
+        index[8]
+
+
+def test_each_sensor_keeps_its_own_time_pose_and_calibration(tiny_dataroot: Path):
+    key_frame = read_index(tiny_dataroot, VERSION)[4]
+    tables = {name: json.loads((tiny_dataroot / VERSION / f"{name}.json").read_text()) for name in ("sample_data", "ego_pose")}
+    assert [camera.channel for camera in key_frame.cameras] == list(CAMERA_CHANNELS)
+    for sensor in (key_frame.lidar, *key_frame.cameras):
+        sample_data = next(row for row in tables["sample_data"] if row["token"] == sensor.token)
+        pose = next(row for row in tables["ego_pose"] if row["token"] == sample_data["ego_pose_token"])
+        assert sensor.timestamp == sample_data["timestamp"] == pose["timestamp"]
+        assert sensor.filename == sample_data["filename"]
+        np.testing.assert_allclose(sensor.world_from_ego[:3, 3], pose["translation"], atol=1e-12)
+        rotation = rotation_from_quat(torch.tensor(pose["rotation"], dtype=torch.float64))
+        np.testing.assert_allclose(sensor.world_from_ego[:3, :3], rotation, atol=1e-12)
+    assert key_frame.cameras[0].image_size == tiny_nuscenes.IMAGE_SIZE
+    assert key_frame.lidar.K is None
+
+
+def test_cameras_stand_where_the_vehicle_was_when_they_took_their_image(tiny_dataroot: Path):
+    key_frame = read_index(tiny_dataroot, VERSION)[1]
+    cameras = cameras_of(key_frame)
+    for view, camera in enumerate(key_frame.cameras):
+        world_from_cam = camera.world_from_ego @ camera.ego_from_sensor
+        cam_from_key_ego = np.linalg.inv(world_from_cam) @ key_frame.lidar.world_from_ego
+        np.testing.assert_allclose(cameras.cam_from_ego[view], cam_from_key_ego, atol=1e-5)
+    # The last camera fires 42 ms before the LiDAR at 5 m/s: it must be found 0.2 m behind its mount.
+    mount, camera = key_frame.cameras[-1].ego_from_sensor, key_frame.cameras[-1]
+    moved = inverse(key_frame.lidar.world_from_ego) @ camera.world_from_ego @ mount
+    assert 0.15 < np.linalg.norm(moved[:3, 3] - mount[:3, 3]) < 0.3
+
+
+def test_cameras_of_another_key_frame_see_the_same_world_point(tiny_dataroot: Path):
+    index = read_index(tiny_dataroot, VERSION)
+    key_frame, neighbour = index[0], index[1]
+    points_world = np.array([[410.0, 5.0, 1.0], [405.0, -3.0, 0.5], [395.0, 9.0, 2.0]])
+
+    def project(frame, in_ego_of):
+        key_ego_from_world = (in_ego_of or frame).key_ego_from_world
+        points = torch.from_numpy(points_world @ key_ego_from_world[:3, :3].T + key_ego_from_world[:3, 3]).float()
+        return cameras_of(frame, in_ego_of=in_ego_of).project(points.expand(6, 3, 3))
+
+    pixels, visible = project(neighbour, None)
+    moved_pixels, moved_visible = project(neighbour, key_frame)
+    assert visible.any()
+    assert torch.equal(visible, moved_visible)
+    torch.testing.assert_close(pixels[visible], moved_pixels[visible], atol=5e-3, rtol=0)
+
+
+def test_neighbours_end_with_the_scene(tiny_dataroot: Path):
+    index = read_index(tiny_dataroot, VERSION)
+    assert [index.neighbour(3, offset) for offset in (-1, 0, 1, 2, 3)] == [None, 3, 4, 5, None]
+
+
+def test_splits_come_from_the_file_beside_the_tables(tiny_dataroot: Path):
+    index = read_index(tiny_dataroot, VERSION)
+    assert index.of_split("train") == [0, 1, 2, 3, 4, 5]
+    assert index.of_split("val") == [6, 7]
+    with pytest.raises(ValueError, match=r"split 'test' is not known for v1\.0-tiny; it has train, val"):
+        index.of_split("test")
+    with pytest.raises(ValueError, match=r"scene scene-9999 is not in v1\.0-tiny"):
+        index.of_scenes(["scene-9999"])
+
+
+def test_the_cache_gives_the_same_index_and_notices_changed_tables(own_dataroot: Path, tmp_path: Path):
+    cache_dir = tmp_path / "cache"
+    built = read_index(own_dataroot, VERSION, cache_dir=cache_dir)
+    (cache,) = cache_dir.iterdir()
+    before = cache.read_bytes()
+    cached = read_index(own_dataroot, VERSION, cache_dir=cache_dir)
+    assert same_index(built, cached)
+    assert cache.read_bytes() == before
+    edit(own_dataroot, "ego_pose", 0, translation=[1.0, 2.0, 3.0])
+    changed = read_index(own_dataroot, VERSION, cache_dir=cache_dir)
+    assert not same_index(built, changed)
+
+
+def test_the_cache_is_used_and_not_rebuilt(own_dataroot: Path, monkeypatch: pytest.MonkeyPatch):
+    built = read_index(own_dataroot, VERSION)
+    monkeypatch.setattr("splattingocc.data.nuscenes.build_columns", lambda folder: pytest.fail("the tables were read again"))
+    assert same_index(built, read_index(own_dataroot, VERSION))
+
+
+def test_a_damaged_cache_is_made_anew(own_dataroot: Path):
+    built = read_index(own_dataroot, VERSION)
+    (cache,) = (own_dataroot / ".splattingocc").iterdir()
+    cache.write_bytes(cache.read_bytes()[:100])
+    assert same_index(built, read_index(own_dataroot, VERSION))
+
+
+@pytest.mark.parametrize(
+    ("table", "position", "fields", "expected"),
+    [
+        ("ego_pose", 3, {"rotation": [1.0, 0.0, 0.0]}, ["ego_pose.json", "rotation"]),
+        ("ego_pose", 3, {"rotation": [2.0, 0.0, 0.0, 0.0]}, ["ego_pose.json", "rotation", "norm 2"]),
+        ("ego_pose", 3, {"translation": ["far", 0.0, 0.0]}, ["ego_pose.json", "translation"]),
+        ("ego_pose", 0, {"token": "another"}, ["sample_data.json", "ego_pose_token"]),
+        ("sample_data", 2, {"timestamp": "noon"}, ["sample_data.json", "timestamp"]),
+        ("sample_data", 2, {"calibrated_sensor_token": "none"}, ["sample_data.json", "calibrated_sensor_token none"]),
+        ("sample_data", 2, {"sample_token": "none"}, ["sample_data.json", "sample_token none"]),
+        ("sample_data", 2, {"height": 0}, ["sample_data.json", "height 0"]),
+        ("sample", 1, {"scene_token": "none"}, ["sample.json", "scene_token none"]),
+        ("calibrated_sensor", 2, {"camera_intrinsic": []}, ["calibrated_sensor.json", "camera_intrinsic"]),
+        ("calibrated_sensor", 2, {"sensor_token": "none"}, ["calibrated_sensor.json", "sensor_token none"]),
+        ("category", 17, {"name": "vehicle.tank"}, ["category.json", "index 17 is 'vehicle.tank', expected 'vehicle.car'"]),
+    ],
+)
+def test_a_damaged_row_is_named_with_its_file_token_and_field(
+    own_dataroot: Path, table: str, position: int, fields: dict, expected: list[str]
+):
+    token = edit(own_dataroot, table, position, **fields)
+    message = one_line_error(own_dataroot)
+    assert all(part in message for part in expected), message
+    if fields.keys() != {"token"}:
+        assert f"row {token}" in message
+
+
+def test_a_sample_without_one_of_its_cameras_is_named(own_dataroot: Path):
+    path = own_dataroot / VERSION / "sample_data.json"
+    path.write_text(json.dumps([row for row in json.loads(path.read_text()) if row["token"] != "scene-0001-1-CAM_BACK"]))
+    assert "no key frame of CAM_BACK for sample scene-0001-1" in one_line_error(own_dataroot)
+
+
+def test_a_repeated_token_is_named(own_dataroot: Path):
+    path = own_dataroot / VERSION / "sample.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([*rows, rows[0]]))
+    assert f"row {rows[0]['token']}: the token occurs twice" in one_line_error(own_dataroot)
+
+
+@pytest.mark.parametrize("table", ["scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor", "category"])
+def test_a_truncated_an_empty_and_a_missing_table_are_named(own_dataroot: Path, table: str):
+    path = own_dataroot / VERSION / f"{table}.json"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert f"{table}.json: not a whole JSON table" in one_line_error(own_dataroot)
+    path.write_bytes(b"")
+    assert f"{table}.json: empty file" in one_line_error(own_dataroot)
+    path.unlink()
+    assert f"{table}.json: no such file" in one_line_error(own_dataroot)
+
+
+def test_a_missing_version_folder_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"v1\.0-trainval: no such folder"):
+        read_index(tmp_path, "v1.0-trainval")
+
+
+def test_without_lidarseg_the_index_is_there_and_says_so(own_dataroot: Path):
+    (own_dataroot / VERSION / "lidarseg.json").unlink()
+    (own_dataroot / VERSION / "category.json").unlink()
+    assert read_index(own_dataroot, VERSION)[0].lidarseg is None
+
+
+def test_the_real_key_frame_is_read(real_dataroot: Path, tmp_path: Path):
+    index = read_index(real_dataroot, "v1.0-mini", cache_dir=tmp_path)
+    assert index.splits == {"train": ("scene-0061",), "val": ()}
+    key_frame = index[0]
+    assert key_frame.token == "ca9a282c9e77460f8360f564131a8af5"
+    assert cameras_of(key_frame).image_size == (900, 1600)
+    assert all((real_dataroot / sensor.filename).exists() for sensor in (key_frame.lidar, *key_frame.cameras))

@@ -1,0 +1,139 @@
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import tiny_nuscenes
+
+from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
+from splattingocc.data.nuscenes import Index, read_index
+from splattingocc.labels import generate
+from splattingocc.labels.generate import generate_labels
+from splattingocc.labels.lidar import LidarLabelConfig
+
+
+@pytest.fixture(scope="module")
+def index(tiny_dataroot: Path) -> Index:
+    return read_index(tiny_dataroot, tiny_nuscenes.VERSION)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(index: Index, tiny_dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    generate_labels(index, tiny_dataroot, out, show_progress=False)
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+
+
+def test_every_key_frame_gets_its_labels(index: Index, undisturbed: Path):
+    store = LabelStore.open(undisturbed)
+    store.verify(index)
+    assert sorted(store.manifest.scenes) == ["scene-0001", "scene-0002", "scene-0003"]
+    assert all(len(store.read(token)) > 500 for token in index.tokens)
+
+
+def test_workers_write_the_same_bytes(index: Index, tiny_dataroot: Path, undisturbed: Path, tmp_path: Path):
+    generate_labels(index, tiny_dataroot, tmp_path, num_workers=2, show_progress=False)
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+def test_a_second_run_does_nothing(index: Index, tiny_dataroot: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(generate, "label_scene", lambda job: pytest.fail("a finished scene was made again"))
+    generate_labels(index, tiny_dataroot, undisturbed, show_progress=False)
+
+
+def test_scenes_added_in_another_order_make_the_same_store(index: Index, tiny_dataroot: Path, undisturbed: Path, tmp_path: Path):
+    for name in ("scene-0003", "scene-0001", "scene-0002"):
+        generate_labels(index, tiny_dataroot, tmp_path, scenes=[name], show_progress=False)
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+def _generate_slowly(index: Index, dataroot: Path, out: Path) -> None:
+    project = generate.project_lidar
+
+    def project_slowly(*arguments):
+        time.sleep(0.05)
+        return project(*arguments)
+
+    generate.project_lidar = project_slowly
+    generate_labels(index, dataroot, out, show_progress=False)
+
+
+@pytest.mark.parametrize("scenes_before_kill", [0, 1, 2])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    index: Index, tiny_dataroot: Path, undisturbed: Path, tmp_path: Path, scenes_before_kill: int
+):
+    process = multiprocessing.get_context("fork").Process(target=_generate_slowly, args=(index, tiny_dataroot, tmp_path))
+    process.start()
+    deadline = time.monotonic() + 20
+    while len(list(tmp_path.glob("*.safetensors"))) < scenes_before_kill and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert len(list(tmp_path.glob("*.safetensors"))) < 3
+    generate_labels(index, tiny_dataroot, tmp_path, show_progress=False)
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+def test_a_damaged_or_missing_scene_is_made_again(index: Index, tiny_dataroot: Path, undisturbed: Path, tmp_path: Path):
+    shutil.copytree(undisturbed, tmp_path / "store")
+    damaged = tmp_path / "store" / "scene-0002.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    (tmp_path / "store" / "scene-0003.safetensors").unlink()
+    generate_labels(index, tiny_dataroot, tmp_path / "store", show_progress=False)
+    assert contents(tmp_path / "store") == contents(undisturbed)
+
+
+def test_labels_made_from_other_poses_are_found_and_made_again(index: Index, tiny_dataroot: Path, undisturbed: Path, tmp_path: Path):
+    for name in (tiny_nuscenes.VERSION, "samples", "lidarseg"):
+        shutil.copytree(tiny_dataroot / name, tmp_path / "data" / name)
+    poses = tmp_path / "data" / tiny_nuscenes.VERSION / "ego_pose.json"
+    rows = json.loads(poses.read_text())
+    for row in rows:
+        if row["token"] == "scene-0002-1-CAM_FRONT":
+            row["translation"][0] += 0.5
+    poses.write_text(json.dumps(rows))
+    other_index = read_index(tmp_path / "data", tiny_nuscenes.VERSION)
+    shutil.copytree(undisturbed, tmp_path / "store")
+    with pytest.raises(ValueError, match=r"scene-0002\.safetensors: the labels of scene-0002 were made from other tables"):
+        LabelStore.open(tmp_path / "store").verify(other_index)
+    generate_labels(other_index, tmp_path / "data", tmp_path / "store", show_progress=False)
+    LabelStore.open(tmp_path / "store").verify(other_index)
+
+
+def test_a_store_of_other_options_is_not_mixed(index: Index, tiny_dataroot: Path, undisturbed: Path):
+    before = contents(undisturbed)
+    with pytest.raises(ValueError, match=r"manifest\.json: the store holds labels .*120.*asked for are labels .*50"):
+        generate_labels(index, tiny_dataroot, undisturbed, config=LidarLabelConfig(max_distance=50.0), show_progress=False)
+    assert contents(undisturbed) == before
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_error_stops_the_run_and_names_file_scene_and_key_frame(tiny_dataroot: Path, tmp_path: Path, num_workers: int):
+    for name in (tiny_nuscenes.VERSION, "samples", "lidarseg"):
+        shutil.copytree(tiny_dataroot / name, tmp_path / "data" / name)
+    sweep = tmp_path / "data/samples/LIDAR_TOP/scene-0002-1-LIDAR_TOP.pcd.bin"
+    sweep.write_bytes(sweep.read_bytes()[:-3])
+    index = read_index(tmp_path / "data", tiny_nuscenes.VERSION)
+    with pytest.raises(ValueError, match=r"scene-0002-1-LIDAR_TOP\.pcd\.bin: .*\(scene-0002, key frame scene-0002-1\)") as caught:
+        generate_labels(index, tmp_path / "data", tmp_path / "store", num_workers=num_workers, show_progress=False)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "store" / "scene-0002.safetensors").exists()
+
+
+def test_the_real_key_frame_takes_less_than_180_kilobytes(real_dataroot: Path, tmp_path: Path):
+    index = read_index(real_dataroot, "v1.0-mini", cache_dir=tmp_path)
+    manifest = generate_labels(index, real_dataroot, tmp_path / "store", show_progress=False)
+    assert manifest.scenes["scene-0061"].num_rays == 22_121
+    assert (tmp_path / "store" / "scene-0061.safetensors").stat().st_size < 180_000
+    assert (tmp_path / "store" / MANIFEST_NAME).exists()

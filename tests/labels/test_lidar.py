@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_nuscenes
+import torch
+
+from splattingocc.data.nuscenes import KeyFrame, cameras_of, read_index
+from splattingocc.data.taxonomy import CAMERA_CHANNELS
+from splattingocc.geometry.rays import IGNORE
+from splattingocc.labels.lidar import LidarLabelConfig, find_pixels, project_lidar, read_point_classes, read_points
+
+
+@pytest.fixture
+def real_key_frame(real_dataroot: Path, tmp_path: Path) -> KeyFrame:
+    return read_index(real_dataroot, "v1.0-mini", cache_dir=tmp_path)[0]
+
+
+@pytest.fixture
+def tiny_key_frame(tiny_dataroot: Path) -> KeyFrame:
+    return read_index(tiny_dataroot, tiny_nuscenes.VERSION)[1]
+
+
+def test_real_points_land_on_the_pixels_that_an_independent_script_computed(real_dataroot: Path, real_key_frame: KeyFrame):
+    truth = json.loads((real_dataroot / "point_pixels.json").read_text())
+    hits = find_pixels(read_points(real_dataroot / real_key_frame.lidar.filename), real_key_frame, LidarLabelConfig())
+    assert len(truth["points"]) == 60
+    for point in truth["points"]:
+        of_camera = hits.camera_indices == CAMERA_CHANNELS.index(point["camera"])
+        (hit,) = np.flatnonzero(of_camera & (hits.point_indices == point["lidar_index"]))
+        assert np.abs(hits.pixels[hit] - (point["u"], point["v"])).max() < 1e-2
+        assert abs(hits.distances[hit] - point["ray_distance"]) < 1e-3
+
+
+def test_real_counts_per_camera_are_those_of_the_independent_script(real_dataroot: Path, real_key_frame: KeyFrame):
+    counts = json.loads((real_dataroot / "point_pixels.json").read_text())["counts"]
+    points = read_points(real_dataroot / real_key_frame.lidar.filename)
+    hits = find_pixels(points, real_key_frame, LidarLabelConfig())
+    table = project_lidar(real_key_frame, real_dataroot)
+    for view, channel in enumerate(CAMERA_CHANNELS):
+        assert (hits.camera_indices == view).sum() == counts[channel]["in_image"]
+        assert (table.camera_indices == view).sum() == counts[channel]["labelled"]
+
+
+def test_labels_of_a_moving_vehicle_lie_on_the_road_and_on_the_wall(tiny_dataroot: Path, tiny_key_frame: KeyFrame):
+    table = project_lidar(tiny_key_frame, tiny_dataroot)
+    rays = cameras_of(tiny_key_frame).rays_through(torch.from_numpy(table.camera_indices).long(), torch.from_numpy(table.pixels))
+    points_ego = rays.at(torch.from_numpy(table.distances)).double().numpy()
+    world_from_ego = tiny_key_frame.lidar.world_from_ego
+    points_world = points_ego @ world_from_ego[:3, :3].T + world_from_ego[:3, 3]
+    road, wall = points_world[table.semantics == 11], points_world[table.semantics == 15]
+    assert min(len(road), len(wall)) > 200
+    assert np.abs(road[:, 2]).max() < 1e-2
+    assert np.abs(wall[:, 1] - tiny_nuscenes.WALL_Y).max() < 1e-2
+
+
+def test_noise_and_ego_points_are_left_out(tiny_dataroot: Path, tiny_key_frame: KeyFrame):
+    assert tiny_key_frame.lidarseg is not None
+    points = read_points(tiny_dataroot / tiny_key_frame.lidar.filename)
+    classes = read_point_classes(tiny_dataroot / tiny_key_frame.lidarseg, len(points))
+    hits = find_pixels(points, tiny_key_frame, LidarLabelConfig())
+    table = project_lidar(tiny_key_frame, tiny_dataroot)
+    assert (classes[hits.point_indices] == IGNORE).any()
+    assert len(table) == (classes[hits.point_indices] != IGNORE).sum()
+    assert set(np.unique(table.semantics)) == {4, 11, 15}
+
+
+def test_points_behind_too_near_and_too_far_are_left_out(tiny_key_frame: KeyFrame):
+    camera = tiny_key_frame.cameras[1]
+    world_from_lidar = tiny_key_frame.lidar.world_from_ego @ tiny_key_frame.lidar.ego_from_sensor
+    lidar_from_cam = np.linalg.inv(world_from_lidar) @ camera.world_from_ego @ camera.ego_from_sensor
+    points_cam = np.array([[0, 0, -5], [0, 0, 0.9], [0, 0, 1.1], [0, 0, 39.9], [0, 0, 40.1], [30, 0, 5]], dtype=np.float64)
+    points_lidar = (points_cam @ lidar_from_cam[:3, :3].T + lidar_from_cam[:3, 3]).astype(np.float32)
+    hits = find_pixels(points_lidar, tiny_key_frame, LidarLabelConfig(max_distance=40.0))
+    assert hits.point_indices[hits.camera_indices == 1].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "0 bytes, expected a positive multiple of 20"),
+        (bytes(47), "47 bytes, expected a positive multiple of 20"),
+        (np.array([0, 0, np.nan, 0, 0], dtype="<f4").tobytes(), "point 0 is"),
+    ],
+)
+def test_a_damaged_sweep_is_named(tmp_path: Path, content: bytes, expected: str):
+    path = tmp_path / "sweep.pcd.bin"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"sweep\.pcd\.bin: {expected}"):
+        read_points(path)
+
+
+def test_a_damaged_lidarseg_file_is_named(tmp_path: Path):
+    path = tmp_path / "lidarseg.bin"
+    path.write_bytes(bytes([24] * 9))
+    with pytest.raises(ValueError, match=r"lidarseg\.bin: 9 categories for a sweep of 10 points"):
+        read_point_classes(path, 10)
+    path.write_bytes(bytes([24] * 9 + [32]))
+    with pytest.raises(ValueError, match=r"lidarseg\.bin: category 32 of point 9 is out of range 0\.\.31"):
+        read_point_classes(path, 10)
+    with pytest.raises(ValueError, match=r"absent\.bin: cannot be read: No such file"):
+        read_points(tmp_path / "absent.bin")
