@@ -167,7 +167,7 @@ class TrainingSet(Dataset[TrainingSample]):
 
 
 class PredictionSet(Dataset[PredictionSample]):
-    """Key frames of a split as seen at test time: images and cameras, nothing random, no labels."""
+    """Key frames as seen at test time, in the order of `positions` (of the index): images and cameras, nothing random, no labels."""
 
     def __init__(self, index: Index, dataroot: Path, config: LoaderConfig, positions: Sequence[int]):
         self.index = index
