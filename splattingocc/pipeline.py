@@ -30,7 +30,7 @@ from splattingocc.experiment import (
     build_trainer,
     build_training_batches,
 )
-from splattingocc.files import write_atomically
+from splattingocc.files import write_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.splatting.read_out import read_out
@@ -144,7 +144,3 @@ def prior_predictions(config: ExperimentConfig, index: Index) -> dict[str, Tenso
 
 def hash_of(config: ExperimentConfig) -> str:
     return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
-
-
-def write_json(path: Path, content: object) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))

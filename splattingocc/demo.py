@@ -1,0 +1,150 @@
+"""From nothing to a trained, scored and pictured model on synthetic streets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from splattingocc.config import Config
+from splattingocc.data.label_store import LabelStore
+from splattingocc.data.labelled_rays import inside, labelled_rays
+from splattingocc.data.nuscenes import read_index
+from splattingocc.engine.provenance import commit, environment
+from splattingocc.evaluation.grid_rendering import render_grid
+from splattingocc.evaluation.miou import ScoredOccupancy, score_cache
+from splattingocc.evaluation.predictions import read_predictions
+from splattingocc.evaluation.prior import better_of
+from splattingocc.evaluation.rendering import RenderingScores
+from splattingocc.evaluation.report import class_table, metrics_of, rendering_table, summary_table, write_metrics
+from splattingocc.experiment import ExperimentConfig, build_index
+from splattingocc.files import write_json
+from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.labels.generate import generate_labels
+from splattingocc.pictures import draw_key_frame
+from splattingocc.pipeline import NETWORK_FILE, newest_checkpoint, predict, prior_predictions, score_rendering, train
+from splattingocc.synthetic.writer import SynthConfig, write_dataset
+
+NUM_PICTURES = 2
+"""Key frames of the val split that are drawn."""
+
+
+class Stages:
+    """Remembers which stages finished, with what and in how many seconds; a finished one is skipped unless something before it changed."""
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self.path = folder / "stages.json"
+        self.console = console
+        self.finished: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.fingerprint = ""
+
+    def run(self, name: str, what: str, options: Config, action: Callable[[], object]) -> None:
+        """Run a stage unless it finished with the same options, the same code and the same stages before it."""
+        text = f"{self.fingerprint} {name} {options.model_dump_json()} {commit()}"
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        known = self.finished.get(name)
+        if known is not None and known["fingerprint"] == self.fingerprint:
+            self.console.print(f"[dim]{what}: finished before, in {known['seconds']:.0f} s[/dim]")
+            return
+        self.console.print(f"[bold]{what}[/bold]")
+        start = time.monotonic()
+        action()
+        self.finished[name] = {"fingerprint": self.fingerprint, "seconds": round(time.monotonic() - start, 1)}
+        write_json(self.path, self.finished)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {name: stage["seconds"] for name, stage in self.finished.items()}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demo's folder and what fills it."""
+
+    folder: Path
+    world: SynthConfig
+    experiment: ExperimentConfig
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "train" / NETWORK_FILE
+
+    def run(self, *, fresh: bool) -> None:
+        """Run every stage that is not finished yet, and end with a small table."""
+        console = Console()
+        if fresh and self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stages = Stages(self.folder, console)
+        data = self.experiment.data
+        stages.run("world", "1/6  Build synthetic streets", self.world, lambda: write_dataset(self.world, data.dataroot, fresh=True))
+        stages.run("labels", "2/6  Project LiDAR to 2D labels", data, self._labels)
+        stages.run("train", "3/6  Train on 2D labels", self.experiment, self._train)
+        stages.run("predict", "4/6  Predict the val scenes", self.experiment, self._predict)
+        stages.run("score", "5/6  Score", self.experiment, lambda: self._score(stages))
+        stages.run("draw", "6/6  Draw", self.experiment, self._draw)
+        self._conclude(stages, console)
+
+    def _labels(self) -> None:
+        data = self.experiment.data
+        generate_labels(build_index(data, self.folder), data.dataroot, data.label_folder, num_workers=data.num_workers)
+
+    def _train(self) -> None:
+        work_dir = self.folder / "train"
+        train(self.experiment, work_dir, resume_from=newest_checkpoint(work_dir))
+
+    def _predict(self) -> None:
+        predict(self.experiment, self.checkpoint, self.folder / "output", split="val", index=build_index(self.experiment.data, self.folder))
+
+    def _score(self, stages: Stages) -> None:
+        data = self.experiment.data
+        index = build_index(data, self.folder)
+        cache = read_predictions(self.folder / "output")
+        baselines = prior_predictions(self.experiment, index)
+        rows = score_cache(cache, data.truth_folder, baselines=baselines)
+        prior = better_of(rows[2], rows[3])
+        rendering = {"model": score_rendering(self.experiment, self.checkpoint, split="val", part="all", index=index)}
+        store = LabelStore.open(data.label_folder)
+        for row in (rows[1], prior):
+            scores = RenderingScores()
+            for position in index.of_split("val"):
+                rays, labels = inside(*labelled_rays(index[position], store), OCC3D_GRID)
+                margin = self.experiment.render.margin
+                grid = baselines[row.name]
+                scores.update(render_grid(grid, OCC3D_GRID, rays, label_distances=labels.distances, margin=margin), labels)
+            rendering[row.name] = scores.compute()
+        metrics = {row.name: metrics_of(row) | {"rendering": rendering[row.name]} for row in (rows[0], rows[1], prior)}
+        metrics[prior.name] |= {"is": "an oracle: the per-voxel majority of the training scenes' 3D truth; sees no image"}
+        write_metrics(self.folder / "scores.json", metrics)
+
+    def _draw(self) -> None:
+        data = self.experiment.data
+        index = build_index(data, self.folder)
+        positions = index.of_split("val")
+        cache = read_predictions(self.folder / "output")
+        for position in positions[:: max(1, len(positions) // NUM_PICTURES)][:NUM_PICTURES]:
+            draw_key_frame(self.experiment, self.checkpoint, cache, index[position], self.folder / "pictures")
+
+    def _conclude(self, stages: Stages, console: Console) -> None:
+        """Write metrics.json and print the small table."""
+        scores = json.loads((self.folder / "scores.json").read_text())
+        provenance = environment() | {"seed": self.experiment.seed, "seconds": stages.seconds}
+        write_metrics(self.folder / "metrics.json", provenance | {"methods": scores})
+        table = Table(title="Val scenes, voxels inside mask_camera; rays against 2D labels never trained on")
+        for column in ("", "mIoU m17", "mIoU m15", "IoU", "median distance error", "ray class accuracy"):
+            table.add_column(column, justify="right" if column else "left")
+        for name, method in scores.items():
+            camera, rays = method["camera_mask"], method["rendering"]
+            percents = [camera["miou_17"], camera["miou_15"], camera["geometric_iou"]]
+            shares = [100 * rays["median_relative_error"], 100 * rays["class_accuracy"]]
+            table.add_row(name, *(f"{value:.2f}" for value in percents), *(f"{value:.1f} %" for value in shares))
+        console.print(table)
+        console.print(f"{sum(stages.seconds.values()):.0f} s; numbers in {self.folder / 'metrics.json'}, pictures in {self.folder / 'pictures'}")
