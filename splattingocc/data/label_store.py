@@ -227,10 +227,13 @@ class LabelStore:
         return unpack_rays(packed.reshape(-1).view(RAY_DTYPE), self.manifest.steps_per_pixel)
 
     def verify(self, index: Index | None = None) -> None:
-        """Check every file against the manifest and, with an index, that the labels were made from its key frames.
+        """Check every file against the manifest and, with an index, that all of its scenes are there and were made from its tables.
 
-        A flipped byte, a missing file, a key frame without labels, or labels made from other tables is a `ValueError`.
+        A flipped byte, a missing file, a scene without labels, or labels made from other tables is a `ValueError`.
         """
+        for scene in index.scenes if index is not None else ():
+            if scene.name not in self.manifest.scenes:
+                raise ValueError(f"{self.folder / MANIFEST_NAME}: {scene.name} has no labels; run `splattingocc prepare` to add it")
         for name, record in self.manifest.scenes.items():
             path = self.folder / record.file
             found = sha256_of(path)

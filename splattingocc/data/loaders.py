@@ -84,7 +84,7 @@ def read_views(
         read_image(dataroot / sensor.filename, sensor, window, config.image_size) for sensor, window in zip(key_frame.cameras, windows)
     ]
     seen = stack([window.camera(cameras[view], config.image_size) for view, window in enumerate(windows)])
-    return torch.stack(images).float() / 255, seen
+    return torch.stack(images).float().div_(255), seen
 
 
 class TrainingSet(Dataset[TrainingSample]):

@@ -39,6 +39,13 @@ def test_every_key_frame_gets_its_labels(index: Index, undisturbed: Path):
     assert all(len(store.read(token)) > 500 for token in index.tokens)
 
 
+def test_verify_finds_a_scene_that_was_never_labelled(index: Index, tiny_dataroot: Path, tmp_path: Path):
+    generate_labels(index, tiny_dataroot, tmp_path, scenes=["scene-0001", "scene-0003"], show_progress=False)
+    LabelStore.open(tmp_path).verify()
+    with pytest.raises(ValueError, match=r"manifest\.json: scene-0002 has no labels"):
+        LabelStore.open(tmp_path).verify(index)
+
+
 def test_workers_write_the_same_bytes(index: Index, tiny_dataroot: Path, undisturbed: Path, tmp_path: Path):
     generate_labels(index, tiny_dataroot, tmp_path, num_workers=2, show_progress=False)
     assert contents(tmp_path) == contents(undisturbed)
