@@ -36,6 +36,8 @@ MAX_REACH_CELLS = 4.0
 """Largest support radius, in cells; beyond it the walk would look at most of the volume."""
 MAX_LEAP = 8
 """Slabs that a ray passes over at most in one step."""
+SORTING_DISTANCE = 20.0
+"""Metres along the rays where they are compared to find those that pass through the same cells."""
 MAX_GRADIENT_BUFFERS = 8
 """CPU threads that a backward pass uses at most: each needs a buffer of its own, which keeps the sum in one order."""
 
@@ -73,7 +75,8 @@ def grid_spec(grid: VoxelGrid) -> Any:
     return spec
 
 
-def _array(tensor: Tensor, dtype: type) -> wp.array:
+def as_array(tensor: Tensor, dtype: type) -> wp.array:
+    """Return a tensor as kernels see it; writing to a contiguous one writes to the tensor."""
     return wp.from_torch(tensor.detach().contiguous(), dtype=dtype)
 
 
@@ -87,7 +90,7 @@ def index_gaussians(
     """Sort Gaussians into cells. Raises `ValueError` naming the field that holds a bad value."""
     device = means.device
     spec = grid_spec(grid)
-    arrays = [_array(means, wp.vec3), _array(quats, wp.vec4), _array(scales, wp.vec3), _array(opacities, wp.float32)]
+    arrays = [as_array(means, wp.vec3), as_array(quats, wp.vec4), as_array(scales, wp.vec3), as_array(opacities, wp.float32)]
     cells, reach = _cells_of_valid(arrays, len(means), grid, device)
     ids = (cells >= 0).nonzero().squeeze(1)
     cells_of_ids = cells[ids]
@@ -99,11 +102,17 @@ def index_gaussians(
     ids = ids.int()
     active = len(ids)
     records, whitenings, packed_opacities = (torch.empty(active, *shape, device=device) for shape in ((4,), (3, 3), ()))
-    packed = [_array(ids, wp.int32), *arrays, _array(records, wp.vec4), _array(whitenings, wp.mat33), _array(packed_opacities, wp.float32)]
+    packed = [
+        as_array(ids, wp.int32),
+        *arrays,
+        as_array(records, wp.vec4),
+        as_array(whitenings, wp.mat33),
+        as_array(packed_opacities, wp.float32),
+    ]
     launch(pack, active, packed, device=device)
     num_cells = torch.zeros(grid.num_cells, dtype=torch.uint8, device=device)
     if active:
-        inputs = [_array(records, wp.vec4), _array(starts, wp.int32), spec.cell_size, _array(num_cells, wp.uint8)]
+        inputs = [as_array(records, wp.vec4), as_array(starts, wp.int32), spec.cell_size, as_array(num_cells, wp.uint8)]
         launch(lateral_cells, grid.num_cells, inputs, device=device)
     leaps = _leaps(num_cells.reshape(grid.shape))
     return SceneIndex(records, whitenings, packed_opacities, ids, starts, leaps.flatten(), reach)
@@ -116,11 +125,11 @@ def _cells_of_valid(arrays: list[wp.array], count: int, grid: VoxelGrid, device:
     status = torch.zeros(chunks, dtype=torch.int32, device=device)
     reach = torch.zeros(chunks, device=device)
     max_reach = MAX_REACH_CELLS * grid.cell_size
-    fixed = [*arrays, grid_spec(grid), max_reach, _array(cells, wp.int32)]
+    fixed = [*arrays, grid_spec(grid), max_reach, as_array(cells, wp.int32)]
     launch(
         describe,
         count,
-        lambda chunk: [*fixed, _array(status[chunk : chunk + 1], wp.int32), _array(reach[chunk : chunk + 1], wp.float32)],
+        lambda chunk: [*fixed, as_array(status[chunk : chunk + 1], wp.int32), as_array(reach[chunk : chunk + 1], wp.float32)],
         device=device,
         num_chunks=chunks,
     )
@@ -139,7 +148,7 @@ def _cells_of_valid(arrays: list[wp.array], count: int, grid: VoxelGrid, device:
     return cells, largest
 
 
-def _dilate(mask: Tensor, axes: tuple[int, ...]) -> Tensor:
+def dilate(mask: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Return the mask grown by one cell along each of the axes in turn: a square, or a cube."""
     for axis in axes:
         grown = mask.clone()
@@ -157,13 +166,13 @@ def _leaps(lateral: UInt8[Tensor, "x y z"]) -> UInt8[Tensor, "x y z"]:
     for plane in ((1, 2), (0, 2), (0, 1)):
         reached = torch.zeros_like(occupied)
         for count in range(largest, 0, -1):
-            reached = _dilate(reached | (lateral == count), plane)
+            reached = dilate(reached | (lateral == count), plane)
         occupied |= reached
     leaps = torch.zeros_like(lateral)
     for _ in range(MAX_LEAP):
         leaps += ~occupied
         # One slab further along the main axis is at most one cell further along any axis.
-        occupied = _dilate(occupied, (0, 1, 2))
+        occupied = dilate(occupied, (0, 1, 2))
     return leaps
 
 
@@ -171,12 +180,12 @@ def _scene(index: SceneIndex, grid: VoxelGrid, near: float, far: float) -> Any:
     scene = Scene()
     scene.grid = grid_spec(grid)
     scene.reach = index.reach
-    scene.records = _array(index.records, wp.vec4)
-    scene.whitenings = _array(index.whitenings, wp.mat33)
-    scene.opacities = _array(index.opacities, wp.float32)
-    scene.ids = _array(index.ids, wp.int32)
-    scene.starts = _array(index.starts, wp.int32)
-    scene.leaps = _array(index.leaps, wp.uint8)
+    scene.records = as_array(index.records, wp.vec4)
+    scene.whitenings = as_array(index.whitenings, wp.mat33)
+    scene.opacities = as_array(index.opacities, wp.float32)
+    scene.ids = as_array(index.ids, wp.int32)
+    scene.starts = as_array(index.starts, wp.int32)
+    scene.leaps = as_array(index.leaps, wp.uint8)
     scene.near = near
     scene.far = far
     return scene
@@ -194,22 +203,33 @@ class RayBundle:
     margin: float
 
 
+def _visiting_order(rays: RayBundle) -> Int32[Tensor, " ray"]:
+    """Return an order in which rays through the same part of the volume follow each other, so that they share the caches."""
+    ahead = (rays.origins + SORTING_DISTANCE * rays.directions).long()
+    ahead = ahead - ahead.amin(0)
+    code = torch.zeros_like(ahead[:, 0])
+    for bit in range(8):
+        for axis in range(3):
+            code |= ((ahead[:, axis] >> bit) & 1) << (3 * bit + axis)
+    return code.argsort().int()
+
+
 def _ray_inputs(rays: RayBundle, order: Int32[Tensor, " ray"]) -> Any:
     inputs = RayInputs()
-    inputs.order = _array(order, wp.int32)
-    inputs.origins = _array(rays.origins, wp.vec3)
-    inputs.directions = _array(rays.directions, wp.vec3)
-    inputs.label_distances = _array(rays.label_distances, wp.float32)
+    inputs.order = as_array(order, wp.int32)
+    inputs.origins = as_array(rays.origins, wp.vec3)
+    inputs.directions = as_array(rays.directions, wp.vec3)
+    inputs.label_distances = as_array(rays.label_distances, wp.float32)
     inputs.margin = rays.margin
     return inputs
 
 
 def _ray_outputs(distances: Tensor, alphas: Tensor, in_front: Tensor, at_hit: Tensor) -> Any:
     outputs = RayOutputs()
-    outputs.distances = _array(distances, wp.float32)
-    outputs.alphas = _array(alphas, wp.float32)
-    outputs.in_front = _array(in_front, wp.float32)
-    outputs.at_hit = _array(at_hit, wp.float32)
+    outputs.distances = as_array(distances, wp.float32)
+    outputs.alphas = as_array(alphas, wp.float32)
+    outputs.in_front = as_array(in_front, wp.float32)
+    outputs.at_hit = as_array(at_hit, wp.float32)
     return outputs
 
 
@@ -223,9 +243,9 @@ def composite(
     if count and len(index.ids):
         kernels = render_kernels(channels)
         vector = wp.types.vector(length=channels, dtype=wp.float32)
-        order = torch.arange(count, dtype=torch.int32, device=device)
+        order = _visiting_order(rays)
         scene, inputs = _scene(index, grid, rays.near, rays.far), _ray_inputs(rays, order)
-        arguments = [scene, inputs, _array(features, vector), _ray_outputs(*scalars), _array(composited, vector)]
+        arguments = [scene, inputs, as_array(features, vector), _ray_outputs(*scalars), as_array(composited, vector)]
         launch(kernels.forward, count, arguments, device=device)
     return composited, scalars[0], scalars[1], scalars[2], scalars[3]
 
@@ -261,22 +281,22 @@ def composite_backward(
     vector = wp.types.vector(length=channels, dtype=wp.float32)
     dtypes = (wp.vec3, wp.mat33, wp.float32, vector)
     kernels = render_kernels(channels)
-    order = torch.arange(count, dtype=torch.int32, device=device)
+    order = _visiting_order(rays)
     scene = _scene(index, grid, rays.near, rays.far)
-    fixed = [scene, _ray_inputs(rays, order), _array(features, vector)]
+    fixed = [scene, _ray_inputs(rays, order), as_array(features, vector)]
     for features_of, *scalars in (outputs, output_gradients):
-        fixed += [_ray_outputs(*scalars), _array(features_of, vector)]
+        fixed += [_ray_outputs(*scalars), as_array(features_of, vector)]
 
     def arguments(chunk: int) -> list:
-        means_sum, whitenings_sum, opacities_sum, features_sum = (_array(s[chunk], t) for s, t in zip(sums, dtypes))
+        means_sum, whitenings_sum, opacities_sum, features_sum = (as_array(s[chunk], t) for s, t in zip(sums, dtypes))
         geometry = GeometryGradients()
         geometry.means, geometry.whitenings, geometry.opacities = means_sum, whitenings_sum, opacities_sum
         return [*fixed, geometry, features_sum]
 
     launch(kernels.backward, count, arguments, device=device, num_chunks=buffers)
-    collected = [_array(s, t) for s, t in zip(sums, dtypes)]
+    collected = [as_array(s, t) for s, t in zip(sums, dtypes)]
     targets = [(results.means, wp.vec3), (results.quats, wp.vec4), (results.scales, wp.vec3), (results.opacities, wp.float32)]
-    geometry_inputs = [scene, _array(quats, wp.vec4), _array(scales, wp.vec3), *collected[:3]]
-    launch(collect_geometry, active, [*geometry_inputs, *(_array(*target) for target in targets)], device=device)
-    launch(kernels.collect_features, active, [scene, collected[3], _array(results.features, vector)], device=device)
+    geometry_inputs = [scene, as_array(quats, wp.vec4), as_array(scales, wp.vec3), *collected[:3]]
+    launch(collect_geometry, active, [*geometry_inputs, *(as_array(*target) for target in targets)], device=device)
+    launch(kernels.collect_features, active, [scene, collected[3], as_array(results.features, vector)], device=device)
     return results

@@ -215,12 +215,44 @@ def insert(keys: wp.array(dtype=float), indices: wp.array(dtype=int), count: int
     return wp.min(count + 1, _PENDING)
 
 
-@wp.func
+_GATHER_CELLS = """
+const float* const mean = reinterpret_cast<const float*>(records.data);
+float* const key_of = keys.data;
+int* const index_of = indices.data;
+int number = count < PENDING ? count : PENDING;
+bool lost = count > PENDING;
+for (int index = begin; index < end; ++index) {
+    const float x = mean[4 * index] - origin[0], y = mean[4 * index + 1] - origin[1], z = mean[4 * index + 2] - origin[2];
+    const float key = x * direction[0] + y * direction[1] + z * direction[2];
+    const float across_x = x - key * direction[0], across_y = y - key * direction[1], across_z = z - key * direction[2];
+    if (across_x * across_x + across_y * across_y + across_z * across_z > mean[4 * index + 3]) continue;
+    if (key < near || key > far || key < last_key || (key == last_key && index <= last_index)) continue;
+    if (number == PENDING) {
+        lost = true;
+        if (key_of[number - 1] < key || (key_of[number - 1] == key && index_of[number - 1] < index)) continue;
+        --number;
+    }
+    int hole = number++;
+    for (; hole > 0 && (key_of[hole - 1] > key || (key_of[hole - 1] == key && index_of[hole - 1] > index)); --hole) {
+        key_of[hole] = key_of[hole - 1];
+        index_of[hole] = index_of[hole - 1];
+    }
+    key_of[hole] = key;
+    index_of[hole] = index;
+}
+return lost ? PENDING + 1 : number;
+"""
+
+
+@wp.func_native(_GATHER_CELLS.replace("PENDING", str(PENDING)))
 def gather_cells(
-    scene: Scene,
-    path: Path,
+    records: wp.array(dtype=wp.vec4),
     begin: int,
     end: int,
+    origin: wp.vec3,
+    direction: wp.vec3,
+    near: float,
+    far: float,
     last_key: float,
     last_index: int,
     keys: wp.array(dtype=float),
@@ -228,20 +260,7 @@ def gather_cells(
     count: int,
 ) -> int:
     """Add the Gaussians of a run of cells that the ray may meet after the last; return the count, PENDING + 1 if some were lost."""
-    number = wp.min(count, _PENDING)
-    lost = bool(count > _PENDING)
-    for index in range(begin, end):
-        record = scene.records[index]
-        to_center = wp.vec3(record[0], record[1], record[2]) - path.origin
-        key = wp.dot(to_center, path.direction)
-        across = to_center - key * path.direction
-        if wp.dot(across, across) <= record[3] and key >= scene.near and key <= scene.far:  # noqa: SIM102 (Warp evaluates both sides of `and`)
-            if key > last_key or (key == last_key and index > last_index):
-                lost = lost or number == _PENDING
-                number = insert(keys, indices, number, key, index)
-    if lost:
-        return _PENDING + 1
-    return number
+    ...
 
 
 @wp.func
@@ -274,7 +293,9 @@ def gather_slab(
             column = (x * scene.grid.shape[1] + y) * scene.grid.shape[2]
             begin = scene.starts[column + low[2]]
             end = scene.starts[column + high[2] + 1]
-            count = gather_cells(scene, path, begin, end, last_key, last_index, keys, indices, count)
+            count = gather_cells(
+                scene.records, begin, end, path.origin, path.direction, scene.near, scene.far, last_key, last_index, keys, indices, count
+            )
     return count
 
 

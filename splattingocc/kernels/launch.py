@@ -7,19 +7,43 @@ uses; on CUDA there is one chunk, on torch's current stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
 import warp as wp
 
-# No banner, no compile notices, no warning that a CPU machine has no CUDA driver.
+# No banner, no compile notices.
 wp.config.log_level = wp.LOG_ERROR
 # No adjoint code is generated: the backward kernels are written by hand.
 wp.config.enable_backward = False
-wp.init()
+
+
+@contextmanager
+def _silenced_stderr() -> Iterator[None]:
+    """Drop what native code writes to the error stream, which Python cannot catch."""
+    sys.stderr.flush()
+    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
+
+
+if torch.cuda.is_available():
+    wp.init()
+else:
+    # Warp's native library warns of the missing CUDA driver whatever its log level; a CPU machine is a place to run, not a fault.
+    with _silenced_stderr():
+        wp.init()
 
 CHUNKS_PER_THREAD = 8
 """Chunks a CPU launch is cut into for each thread, so that uneven items even out."""

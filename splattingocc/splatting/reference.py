@@ -58,3 +58,23 @@ def render_reference(
     in_front = torch.where(distances < labels - margin, weights, torch.zeros_like(weights)).sum(-1)
     at_hit = torch.where((distances - labels).abs() <= margin, weights, torch.zeros_like(weights)).sum(-1)
     return Rendering(features, expected, mass, in_front, at_hit)
+
+
+def read_out_reference(
+    gaussians: Gaussians, points: Float[Tensor, "point 3"], *, variance: float
+) -> tuple[Float[Tensor, " point"], Float[Tensor, "point channel"]]:
+    """Return occupancy probabilities and unnormalised class scores at points, as `splatting.read_out.read_out` has them at cell centres.
+
+    `variance` (m²) is added to every covariance, the peak is kept: α = p·exp(−½ (x−μ)ᵀ(Σ + variance·I)⁻¹(x−μ)); below MIN_ALPHA it does
+    not count. The probability is 1 − Π(1 − α), the scores are Σ α f.
+    """
+    rotation = rotation_from_quat(gaussians.quats)
+    covariance = rotation @ torch.diag_embed(gaussians.scales.square()) @ rotation.mT
+    covariance = covariance + variance * torch.eye(3, dtype=covariance.dtype, device=covariance.device)
+    offsets = points[:, None] - gaussians.means
+    exponents = torch.einsum("pgi,gij,pgj->pg", offsets, torch.linalg.inv(covariance), offsets)
+    alphas = gaussians.opacities * torch.exp(-0.5 * exponents)
+    inside = gaussians.grid.cells_of(gaussians.means)[1]
+    counts = inside & (gaussians.opacities >= MIN_ALPHA) & (alphas >= MIN_ALPHA)
+    alphas = torch.where(counts, alphas, torch.zeros_like(alphas))
+    return 1 - (1 - alphas).prod(-1), alphas @ gaussians.features
