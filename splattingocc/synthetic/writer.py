@@ -1,0 +1,123 @@
+"""Writing a synthetic data set in the layout of nuScenes with Occ3D's truth."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, model_validator
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from splattingocc.config import Config
+from splattingocc.synthetic.scene_writer import SceneWriter, scene_name
+from splattingocc.synthetic.tables import common_tables, token, write_json
+
+GENERATOR_VERSION = 1
+"""Raised whenever the same configuration gives other bytes than before."""
+MANIFEST = "synthetic.json"
+CONTENTS = ("samples", "lidarseg", "gts", "maps")
+"""The folders that a data set consists of, besides the one of its tables."""
+
+
+class SynthConfig(Config):
+    """A synthetic data set. The same configuration gives the same bytes."""
+
+    num_scenes: int = Field(default=10, ge=1)
+    """Scenes in all, validation included. Each has a street of its own."""
+    num_val_scenes: int = Field(default=2, ge=0)
+    """How many of them, the last ones, are for validation."""
+    frames_per_scene: int = Field(default=10, ge=1, le=80)
+    """Key frames of each scene, half a second apart."""
+    image_size: tuple[int, int] = (450, 800)
+    """Height and width of the images, pixels."""
+    seed: int = Field(default=0, ge=0)
+    """Everything is drawn from it."""
+    version: str = Field(default="v1.0-mini", pattern=r"^[\w.\-]+$")
+    """The folder of the tables."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SynthConfig:
+        if self.num_val_scenes > self.num_scenes:
+            raise ValueError(f"num_val_scenes: {self.num_val_scenes}, but there are only {self.num_scenes} scenes in all")
+        if min(self.image_size) < 16:
+            raise ValueError(f"image_size: {self.image_size} is too small; give height and width of at least 16 pixels")
+        return self
+
+    def splits(self) -> dict[str, list[str]]:
+        """Return the names of the training and of the validation scenes."""
+        names = [scene_name(number) for number in range(self.num_scenes)]
+        num_train = self.num_scenes - self.num_val_scenes
+        return {"train": names[:num_train], "val": names[num_train:]}
+
+
+def is_complete(out: Path, config: SynthConfig) -> bool:
+    """Say whether `out` holds the finished data set of this configuration, written by this version of the generator."""
+    return _manifest(out) == _manifest_of(config, finished=True)
+
+
+def write_dataset(config: SynthConfig, out: Path, *, progress: bool = True, fresh: bool = False) -> None:
+    """Write the data set of a configuration to `out`; one that is there already and finished is left as it is.
+
+    A folder that holds another synthetic data set is refused, unless `fresh` says to replace it; one that holds anything else always is.
+    """
+    if is_complete(out, config) and not fresh:
+        return
+    _clear(config, out, fresh=fresh)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / MANIFEST, _manifest_of(config, finished=False))
+    tables = common_tables()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not progress) as bar:
+        task = bar.add_task("synthetic key frames", total=config.num_scenes * config.frames_per_scene)
+        for number in range(config.num_scenes):
+            scene = SceneWriter(
+                tables, out, version=config.version, seed=config.seed, number=number, num_frames=config.frames_per_scene,
+                image_size=config.image_size,
+            )  # fmt: skip
+            for frame in range(config.frames_per_scene):
+                scene.write_frame(frame)
+                bar.advance(task)
+            scene.finish()
+    logs = [row["token"] for row in tables.rows["log"]]
+    tables.add(
+        "map", {"token": token(config.seed, "map"), "log_tokens": logs, "category": "semantic_prior", "filename": "maps/synthetic.png"}
+    )
+    (out / "maps").mkdir(exist_ok=True)
+    # nuScenes' tools ask for a map; an empty one says nothing about where streets are.
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(out / "maps/synthetic.png")
+    tables.write(out / config.version)
+    write_json(out / config.version / "splits.json", config.splits())
+    write_json(out / MANIFEST, _manifest_of(config, finished=True))
+
+
+def _manifest_of(config: SynthConfig, *, finished: bool) -> dict:
+    return {"generator_version": GENERATOR_VERSION, "config": config.model_dump(mode="json"), "finished": finished}
+
+
+def _manifest(out: Path) -> dict | None:
+    path = out / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); delete the folder to write the data set anew") from error
+
+
+def _clear(config: SynthConfig, out: Path, *, fresh: bool) -> None:
+    """Remove what an unfinished run of the same data set left, or any synthetic one if `fresh`."""
+    manifest = _manifest(out)
+    if manifest is None:
+        if out.exists() and any(out.iterdir()):
+            raise ValueError(f"{out}: holds files but no synthetic data set ({MANIFEST} is missing); give an empty or new folder")
+        return
+    if not fresh and {**manifest, "finished": False} != _manifest_of(config, finished=False):
+        raise ValueError(
+            f"{out}: holds another synthetic data set ({MANIFEST} says {manifest.get('config')}); give another folder or ask for a fresh one"
+        )
+    (out / MANIFEST).unlink()
+    for name in (*CONTENTS, manifest.get("config", {}).get("version", config.version)):
+        shutil.rmtree(out / name, ignore_errors=True)
