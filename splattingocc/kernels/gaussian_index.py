@@ -1,11 +1,13 @@
 # Warp needs float(0.0) and int(0) where a loop changes the value: a bare literal is a constant to it.
 # ruff: noqa: UP018, RUF046
-# Annotations are Warp's, which a type checker cannot read.
+# Annotations of structs and kernels are Warp's, which a type checker cannot read.
 # type: ignore
 
 """Describe Gaussians for the ray walk: which cell holds each, how far it reaches, and compact records in cell order."""
 
 from __future__ import annotations
+
+from typing import no_type_check
 
 import warp as wp
 
@@ -26,6 +28,7 @@ _UNIT_TOLERANCE = wp.constant(UNIT_TOLERANCE)
 
 
 @wp.struct
+@no_type_check
 class GridSpec:
     """A `VoxelGrid` as kernels see it."""
 
@@ -35,6 +38,7 @@ class GridSpec:
 
 
 @wp.func
+@no_type_check
 def support_radius(scale: wp.vec3, opacity: float) -> float:
     """Metres from the centre beyond which alpha is below MIN_ALPHA in every direction."""
     # The relative slack covers rounding: culling must never drop what the exact test would keep.
@@ -42,6 +46,7 @@ def support_radius(scale: wp.vec3, opacity: float) -> float:
 
 
 @wp.func
+@no_type_check
 def cell_of(grid: GridSpec, point: wp.vec3) -> int:
     """Index of the cell that holds a finite point, -1 outside of the grid."""
     x = wp.floor((point[0] - grid.lower[0]) / grid.cell_size)
@@ -54,6 +59,7 @@ def cell_of(grid: GridSpec, point: wp.vec3) -> int:
 
 
 @wp.func
+@no_type_check
 def rotation_of(quat: wp.vec4) -> wp.mat33:
     """Rotation matrix of a unit quaternion (w, x, y, z)."""
     w = quat[0]
@@ -68,6 +74,7 @@ def rotation_of(quat: wp.vec4) -> wp.mat33:
 
 
 @wp.kernel
+@no_type_check
 def describe(
     first: int,
     means: wp.array(dtype=wp.vec3),
@@ -111,6 +118,7 @@ def describe(
 
 
 @wp.kernel
+@no_type_check
 def pack(
     first: int,
     ids: wp.array(dtype=int),
@@ -135,6 +143,7 @@ def pack(
 
 
 @wp.kernel
+@no_type_check
 def lateral_cells(
     first: int,
     records: wp.array(dtype=wp.vec4),

@@ -1,6 +1,6 @@
 # Warp needs float(0.0) where a loop changes the value: a bare literal is a constant to it.
 # ruff: noqa: UP018
-# Annotations are Warp's, which a type checker cannot read.
+# Annotations of structs and kernels are Warp's, which a type checker cannot read.
 # type: ignore
 
 """Evaluate Gaussians at the cells of a grid, one thread a cell. `splatting/reference.py` says what is computed."""
@@ -8,6 +8,7 @@
 # Annotations are evaluated here: they name the vector type of the channel count, which is a local variable.
 import math
 from functools import cache
+from typing import no_type_check
 
 import torch
 import warp as wp
@@ -23,6 +24,7 @@ _MIN_ALPHA = wp.constant(MIN_ALPHA)
 
 
 @wp.struct
+@no_type_check
 class CellScene:
     """Gaussians in cell order, with covariances widened by the extent of a cell."""
 
@@ -41,6 +43,7 @@ class CellScene:
 
 
 @wp.kernel
+@no_type_check
 def widen(
     first: int,
     whitenings: wp.array(dtype=wp.mat33),
@@ -59,6 +62,7 @@ def widen(
 
 
 @cache
+@no_type_check
 def read_out_kernel(channels: int) -> wp.Kernel:
     """Return the kernel for a number of channels; each number is a Warp module of its own, compiled at first use."""
     vector = wp.types.vector(length=channels, dtype=wp.float32)

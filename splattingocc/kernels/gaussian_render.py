@@ -1,6 +1,6 @@
 # Warp needs float(0.0) and int(0) where a loop changes the value: a bare literal is a constant to it.
 # ruff: noqa: UP018
-# Annotations are Warp's, which a type checker cannot read.
+# Annotations of structs and kernels are Warp's, which a type checker cannot read.
 # type: ignore
 
 """Composite Gaussians along rays, forward and backward, one thread a ray. The mathematics is written out in `splatting/reference.py`."""
@@ -8,7 +8,7 @@
 # Annotations are evaluated here: they name the vector type of the channel count, which is a local variable.
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, no_type_check
 
 import warp as wp
 
@@ -37,6 +37,7 @@ _TINY = wp.constant(1.0e-12)
 
 
 @wp.struct
+@no_type_check
 class RayInputs:
     order: wp.array(dtype=int)
     """In which the rays are worked on."""
@@ -48,6 +49,7 @@ class RayInputs:
 
 
 @wp.struct
+@no_type_check
 class RayOutputs:
     """Results of the forward kernel beside the features; the backward kernel reads them again."""
 
@@ -58,6 +60,7 @@ class RayOutputs:
 
 
 @wp.struct
+@no_type_check
 class GeometryGradients:
     """Where the backward kernel adds, in cell order. Gradients to quats and scales are made from those to W afterwards."""
 
@@ -67,6 +70,7 @@ class GeometryGradients:
 
 
 @wp.func
+@no_type_check
 def scatter_geometry(
     gradients: GeometryGradients,
     scene: Scene,
@@ -98,6 +102,7 @@ class RenderKernels:
 
 
 @cache
+@no_type_check
 def render_kernels(channels: int) -> RenderKernels:
     """Return the kernels for a number of channels; each number is a Warp module of its own, compiled at first use."""
     module: Any = wp.get_module(f"{__name__}_{channels}_channels")
@@ -208,6 +213,7 @@ def render_kernels(channels: int) -> RenderKernels:
 
 
 @wp.kernel
+@no_type_check
 def collect_geometry(
     first: int,
     scene: Scene,

@@ -1,6 +1,6 @@
 # Warp needs float(0.0) and int(0) where a loop changes the value: a bare literal is a constant to it.
 # ruff: noqa: UP018, RUF046
-# Annotations are Warp's, which a type checker cannot read.
+# Annotations of structs and kernels are Warp's, which a type checker cannot read.
 # type: ignore
 
 """Walk one ray through the grid slab by slab and meet its Gaussians in order of t_c, the distance of their centres along the ray.
@@ -13,6 +13,8 @@ its own height of the slab is at most ρ·√(1 + slope²) along each of the two
 """
 
 from __future__ import annotations
+
+from typing import no_type_check
 
 import warp as wp
 
@@ -29,6 +31,7 @@ _FAR_AWAY = wp.constant(1.0e30)
 
 
 @wp.struct
+@no_type_check
 class Scene:
     """The Gaussians in cell order, as `gaussian_index` packs them."""
 
@@ -49,6 +52,7 @@ class Scene:
 
 
 @wp.struct
+@no_type_check
 class Path:
     """One ray, and what the slabs it crosses have in common. Axes: 0, 1, 2 for x, y, z."""
 
@@ -72,6 +76,7 @@ class Path:
 
 
 @wp.struct
+@no_type_check
 class Response:
     """How a Gaussian responds to a ray."""
 
@@ -88,6 +93,7 @@ class Response:
 
 
 @wp.func
+@no_type_check
 def respond(scene: Scene, path: Path, index: int, center_distance: float) -> Response:
     """Evaluate a Gaussian on a ray from the foot of its centre, which is well conditioned however far the origin is."""
     record = scene.records[index]
@@ -105,6 +111,7 @@ def respond(scene: Scene, path: Path, index: int, center_distance: float) -> Res
 
 
 @wp.func
+@no_type_check
 def crossing(origin: float, direction: float, low: float, high: float) -> wp.vec2:
     """Stretch of the ray, in metres, between two planes of one axis."""
     if wp.abs(direction) < 1.0e-9:
@@ -117,6 +124,7 @@ def crossing(origin: float, direction: float, low: float, high: float) -> wp.vec
 
 
 @wp.func
+@no_type_check
 def slab_of(scene: Scene, axis: int, coordinate: float) -> int:
     """Layer of cells that a coordinate falls into, clamped to the grid."""
     position = wp.floor((coordinate - scene.grid.lower[axis]) / scene.grid.cell_size)
@@ -124,6 +132,7 @@ def slab_of(scene: Scene, axis: int, coordinate: float) -> int:
 
 
 @wp.func
+@no_type_check
 def plan(scene: Scene, origin: wp.vec3, direction: wp.vec3) -> Path:
     """Choose the main axis and the slabs that can hold a Gaussian of this ray with t_c in [near, far]."""
     path = Path()
@@ -172,6 +181,7 @@ def plan(scene: Scene, origin: wp.vec3, direction: wp.vec3) -> Path:
 
 
 @wp.func
+@no_type_check
 def slab_stretch(scene: Scene, path: Path, slab: int) -> wp.vec2:
     """Stretch of the ray, in metres, inside a slab (counted from the ray's first)."""
     low = scene.grid.lower[path.main] + float(path.first + slab * path.step) * scene.grid.cell_size - path.origin[path.main]
@@ -181,6 +191,7 @@ def slab_stretch(scene: Scene, path: Path, slab: int) -> wp.vec2:
 
 
 @wp.func
+@no_type_check
 def leap(scene: Scene, path: Path, slab: int, stretch: wp.vec2) -> int:
     """Number of slabs, from this one on, that hold nothing for the ray."""
     middle = 0.5 * (stretch[0] + stretch[1])
@@ -201,6 +212,7 @@ def leap(scene: Scene, path: Path, slab: int, stretch: wp.vec2) -> int:
 
 
 @wp.func
+@no_type_check
 def insert(keys: wp.array(dtype=float), indices: wp.array(dtype=int), count: int, key: float, index: int) -> int:
     """Insert into the sorted buffer, ties by index, and return the new count. When it is full, the last one gives way."""
     hole = wp.min(count, _PENDING - 1)
@@ -215,44 +227,13 @@ def insert(keys: wp.array(dtype=float), indices: wp.array(dtype=int), count: int
     return wp.min(count + 1, _PENDING)
 
 
-_GATHER_CELLS = """
-const float* const mean = reinterpret_cast<const float*>(records.data);
-float* const key_of = keys.data;
-int* const index_of = indices.data;
-int number = count < PENDING ? count : PENDING;
-bool lost = count > PENDING;
-for (int index = begin; index < end; ++index) {
-    const float x = mean[4 * index] - origin[0], y = mean[4 * index + 1] - origin[1], z = mean[4 * index + 2] - origin[2];
-    const float key = x * direction[0] + y * direction[1] + z * direction[2];
-    const float across_x = x - key * direction[0], across_y = y - key * direction[1], across_z = z - key * direction[2];
-    if (across_x * across_x + across_y * across_y + across_z * across_z > mean[4 * index + 3]) continue;
-    if (key < near || key > far || key < last_key || (key == last_key && index <= last_index)) continue;
-    if (number == PENDING) {
-        lost = true;
-        if (key_of[number - 1] < key || (key_of[number - 1] == key && index_of[number - 1] < index)) continue;
-        --number;
-    }
-    int hole = number++;
-    for (; hole > 0 && (key_of[hole - 1] > key || (key_of[hole - 1] == key && index_of[hole - 1] > index)); --hole) {
-        key_of[hole] = key_of[hole - 1];
-        index_of[hole] = index_of[hole - 1];
-    }
-    key_of[hole] = key;
-    index_of[hole] = index;
-}
-return lost ? PENDING + 1 : number;
-"""
-
-
-@wp.func_native(_GATHER_CELLS.replace("PENDING", str(PENDING)))
+@wp.func
+@no_type_check
 def gather_cells(
-    records: wp.array(dtype=wp.vec4),
+    scene: Scene,
+    path: Path,
     begin: int,
     end: int,
-    origin: wp.vec3,
-    direction: wp.vec3,
-    near: float,
-    far: float,
     last_key: float,
     last_index: int,
     keys: wp.array(dtype=float),
@@ -260,10 +241,24 @@ def gather_cells(
     count: int,
 ) -> int:
     """Add the Gaussians of a run of cells that the ray may meet after the last; return the count, PENDING + 1 if some were lost."""
-    ...
+    number = wp.min(count, _PENDING)
+    lost = bool(count > _PENDING)
+    for index in range(begin, end):
+        record = scene.records[index]
+        to_center = wp.vec3(record[0], record[1], record[2]) - path.origin
+        key = wp.dot(to_center, path.direction)
+        across = to_center - key * path.direction
+        if wp.dot(across, across) <= record[3] and key >= scene.near and key <= scene.far:  # noqa: SIM102 (Warp evaluates both sides of `and`)
+            if key > last_key or (key == last_key and index > last_index):
+                lost = lost or number == _PENDING
+                number = insert(keys, indices, number, key, index)
+    if lost:
+        return _PENDING + 1
+    return number
 
 
 @wp.func
+@no_type_check
 def gather_slab(
     scene: Scene,
     path: Path,
@@ -293,13 +288,12 @@ def gather_slab(
             column = (x * scene.grid.shape[1] + y) * scene.grid.shape[2]
             begin = scene.starts[column + low[2]]
             end = scene.starts[column + high[2] + 1]
-            count = gather_cells(
-                scene.records, begin, end, path.origin, path.direction, scene.near, scene.far, last_key, last_index, keys, indices, count
-            )
+            count = gather_cells(scene, path, begin, end, last_key, last_index, keys, indices, count)
     return count
 
 
 @wp.struct
+@no_type_check
 class Cursor:
     """Where a walk stands."""
 
@@ -323,6 +317,7 @@ class Cursor:
 
 
 @wp.func
+@no_type_check
 def begin_walk() -> Cursor:
     """Stand before the first slab."""
     cursor = Cursor()
@@ -335,6 +330,7 @@ def begin_walk() -> Cursor:
 
 
 @wp.func
+@no_type_check
 def leave_slab(path: Path, cursor: Cursor, keys: wp.array(dtype=float), indices: wp.array(dtype=int)) -> Cursor:
     """Make room in the buffer, and choose the slabs to gather next."""
     if cursor.waiting > _PENDING:
@@ -356,6 +352,7 @@ def leave_slab(path: Path, cursor: Cursor, keys: wp.array(dtype=float), indices:
 
 
 @wp.func
+@no_type_check
 def enter_slab(scene: Scene, path: Path, cursor: Cursor, keys: wp.array(dtype=float), indices: wp.array(dtype=int)) -> Cursor:
     """Leap over empty slabs and gather the next; behind the last, everything that waits can be met."""
     cursor.limit = _FAR_AWAY
@@ -379,6 +376,7 @@ def enter_slab(scene: Scene, path: Path, cursor: Cursor, keys: wp.array(dtype=fl
 
 
 @wp.func
+@no_type_check
 def meet_next(scene: Scene, path: Path, cursor: Cursor, keys: wp.array(dtype=float), indices: wp.array(dtype=int)) -> Cursor:
     """Advance to the next Gaussian in order of (t_c, index): `cursor.index`, until `cursor.ended`."""
     found = bool(False)

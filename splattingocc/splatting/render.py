@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float
@@ -96,6 +96,7 @@ def _check_values(features: Tensor, rays: Rays) -> None:
 
 
 @torch.library.custom_op("splattingocc::index_gaussians", mutates_args=())
+@no_type_check  # torch reads the annotations, which a checking wrapper would hide
 def _index_op(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, lower: list[float], upper: list[float], cell_size: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -120,6 +121,7 @@ def _(means, quats, scales, opacities, lower, upper, cell_size):
 
 
 @torch.library.custom_op("splattingocc::render_gaussians", mutates_args=())
+@no_type_check  # torch reads the annotations, which a checking wrapper would hide
 def _render_op(
     means: Tensor,
     quats: Tensor,
@@ -155,6 +157,7 @@ def _(means, quats, scales, opacities, features, origins, *unused):
 
 
 @torch.library.custom_op("splattingocc::render_gaussians_backward", mutates_args=())
+@no_type_check  # torch reads the annotations, which a checking wrapper would hide
 def _backward_op(
     tensors: list[Tensor],
     outputs: list[Tensor],
