@@ -1,0 +1,156 @@
+"""Time rendering in the Occ3D grid: Gaussians of a trained-like and of an untrained volume, and NeRF sampling of the same rays."""
+
+from __future__ import annotations
+
+import math
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import warp as wp
+from torch import Tensor
+
+from splattingocc.geometry.rays import Rays
+from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.splatting.nerf import render_nerf
+from splattingocc.splatting.render import render
+
+NUM_CHANNELS = 18
+NUM_NERF_SAMPLES = 400
+NEAR, FAR = 0.3, 60.0
+"""Metres."""
+NERF_RAYS_AT_ONCE = 2000
+"""Sampling all rays at once would take 0.7 GB for the features alone, several times that with gradients."""
+
+
+def bench_render(*, num_rays: int = 24000, repeats: int = 5, device: torch.device | str = "cpu") -> list[dict[str, Any]]:
+    """Return one flat record for each case: what, sizes, seconds (p50, p95) forward and backward, peak memory, device, versions, commit."""
+    device = torch.device(device)
+    generator = torch.Generator().manual_seed(0)
+    rays = _surround_rays(num_rays, generator).to(device)
+    labels = (3 + 30 * torch.rand(num_rays, generator=generator)).to(device)
+    records = []
+    for name, volume in (("trained-like", _trained_like_volume(generator)), ("untrained", _untrained_volume(generator))):
+        gaussians = volume.to(device).map(lambda tensor: tensor.requires_grad_())
+        leaves = [gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.features]
+
+        def gaussian_rendering(gaussians: Gaussians = gaussians) -> Rendering:
+            return render(gaussians, rays, near=NEAR, far=FAR, label_distances=labels)
+
+        sizes = {"num_rays": num_rays, "num_gaussians": len(gaussians.means), "num_channels": NUM_CHANNELS}
+        records.append({"what": f"gaussians, {name}", **sizes, **_time([gaussian_rendering], leaves, repeats, device)})
+    densities = (gaussians.opacities.detach() / OCC3D_GRID.cell_size).reshape(OCC3D_GRID.shape).requires_grad_()
+    features = gaussians.features.detach().reshape(*OCC3D_GRID.shape, NUM_CHANNELS).requires_grad_()
+    parts = [slice(start, start + NERF_RAYS_AT_ONCE) for start in range(0, num_rays, NERF_RAYS_AT_ONCE)]
+
+    def nerf_rendering(part: slice) -> Rendering:
+        options = {"near": NEAR, "far": FAR, "num_samples": NUM_NERF_SAMPLES}
+        return render_nerf(densities, features, OCC3D_GRID, rays[part], label_distances=labels[part], **options)
+
+    sizes = {"num_rays": num_rays, "num_samples": NUM_NERF_SAMPLES, "num_channels": NUM_CHANNELS}
+    renderings = [lambda part=part: nerf_rendering(part) for part in parts]
+    records.append({"what": "nerf sampling", **sizes, **_time(renderings, [densities, features], max(1, repeats // 2), device)})
+    circumstances = _circumstances(device)
+    return [record | circumstances for record in records]
+
+
+def _surround_rays(count: int, generator: torch.Generator) -> Rays:
+    """Rays as a roof LiDAR sees the world: all around, from 25° below to 3° above the horizon."""
+    azimuths = 2 * math.pi * torch.rand(count, generator=generator)
+    elevations = torch.deg2rad(-25 + 28 * torch.rand(count, generator=generator))
+    level = elevations.cos()
+    directions = torch.stack([level * azimuths.cos(), level * azimuths.sin(), elevations.sin()], dim=-1)
+    return Rays(torch.tensor([0.9, 0.0, 1.6]).repeat(count, 1), directions)
+
+
+def _volume(opacities: Tensor, scales: Tensor, generator: torch.Generator) -> Gaussians:
+    """One Gaussian in each cell, anywhere in it, turned at random."""
+    centers = OCC3D_GRID.centers().reshape(-1, 3)
+    count = len(centers)
+    means = centers + OCC3D_GRID.cell_size * (torch.rand(count, 3, generator=generator) - 0.5)
+    # A mean rounded onto the upper border would lie outside of the grid.
+    means = means.minimum(torch.tensor(OCC3D_GRID.upper) - 1e-4)
+    quats = torch.nn.functional.normalize(torch.randn(count, 4, generator=generator), dim=-1)
+    features = torch.randn(count, NUM_CHANNELS, generator=generator).softmax(-1)
+    return Gaussians(means, quats, scales, opacities, features, OCC3D_GRID)
+
+
+def _untrained_volume(generator: torch.Generator) -> Gaussians:
+    """Fog: opacity 0.1 everywhere, scales 0.1 to 0.15 m."""
+    count = OCC3D_GRID.num_cells
+    return _volume(torch.full((count,), 0.1), 0.1 + 0.05 * torch.rand(count, 3, generator=generator), generator)
+
+
+def _trained_like_volume(generator: torch.Generator) -> Gaussians:
+    """Opaque ground, walls and posts in empty space, scales 0.05 to 0.25 m."""
+    x, y, z = OCC3D_GRID.centers().reshape(-1, 3).unbind(-1)
+    count = OCC3D_GRID.num_cells
+    ground = z < -0.3
+    walls = ((torch.maximum(x.abs(), y.abs()) - 22).abs() < 0.5) & (z < 4)
+    posts = (torch.sin(0.7 * x) * torch.sin(0.6 * y) > 0.85) & (z < 1.2)
+    solid = 0.6 + 0.39 * torch.rand(count, generator=generator)
+    # Below 1/255, as emptiness ends up after training
+    empty = 0.003 * torch.rand(count, generator=generator)
+    opacities = torch.where(ground | walls | posts, solid, empty)
+    return _volume(opacities, 0.05 + 0.2 * torch.rand(count, 3, generator=generator), generator)
+
+
+def _time(renderings: list[Callable[[], Rendering]], leaves: list[Tensor], repeats: int, device: torch.device) -> dict[str, float]:
+    """Time forward and backward over all of `renderings`, after one round that compiles kernels and warms caches."""
+    forward, backward = [], []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    for _ in range(repeats + 1):
+        forward.append(0.0)
+        backward.append(0.0)
+        for rendering_of in renderings:
+            start = _now(device)
+            rendering = rendering_of()
+            rendered = _now(device)
+            assert rendering.in_front is not None
+            assert rendering.at_hit is not None
+            loss = rendering.features.square().sum() + rendering.distances.sum() + rendering.in_front.sum() - rendering.at_hit.sum()
+            before_backward = _now(device)
+            loss.backward()
+            backward[-1] += _now(device) - before_backward
+            forward[-1] += rendered - start
+        for leaf in leaves:
+            leaf.grad = None
+    seconds = {}
+    for name, values in (("forward", forward[1:]), ("backward", backward[1:])):
+        p50, p95 = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
+        seconds |= {f"{name}_p50_s": round(p50, 5), f"{name}_p95_s": round(p95, 5)}
+    return {**seconds, "repeats": repeats, "peak_memory_mb": round(_peak_memory_bytes(device) / 2**20)}
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    """Peak of this case on CUDA; on a CPU that of the process so far, all the system tells."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _circumstances(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else (platform.processor() or platform.machine())
+    revision = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "device": f"{device.type} ({name})",
+        "num_threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "warp": wp.__version__,
+        "commit": revision or None,
+    }
