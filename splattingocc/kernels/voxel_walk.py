@@ -68,25 +68,33 @@ def cell_at(point: wp.vec3d, lower: wp.vec3d, cell_size: wp.float64, shape: wp.v
 
 @wp.func
 @no_type_check
-def exit_distances(origin: wp.vec3d, direction: wp.vec3d, cell: wp.vec3i, lower: wp.vec3d, cell_size: wp.float64) -> wp.vec3d:
-    """Return the metres along the ray to the boundary through which it would leave the cell on each axis."""
-    distances = wp.vec3d(NEVER, NEVER, NEVER)
-    for axis in range(3):
-        if direction[axis] != wp.float64(0.0):
-            ahead = wp.where(direction[axis] > wp.float64(0.0), 1, 0)
-            boundary = lower[axis] + wp.float64(cell[axis] + ahead) * cell_size
-            distances[axis] = (boundary - origin[axis]) / direction[axis]
-    return distances
+def exit_distance(origin: wp.vec3d, direction: wp.vec3d, cell: wp.vec3i, axis: int, lower: wp.vec3d, cell_size: wp.float64) -> wp.float64:
+    """Return the metres along the ray to the boundary through which it would leave the cell on one axis."""
+    if direction[axis] == wp.float64(0.0):
+        return NEVER
+    ahead = wp.where(direction[axis] > wp.float64(0.0), 1, 0)
+    boundary = lower[axis] + wp.float64(cell[axis] + ahead) * cell_size
+    return (boundary - origin[axis]) / direction[axis]
 
 
 @wp.func
 @no_type_check
-def next_cell(cell: wp.vec3i, direction: wp.vec3d, distances: wp.vec3d) -> wp.vec3i:
-    """Return the neighbour behind the nearest of the `exit_distances`; it may lie outside the grid."""
-    nearest = wp.min(distances)
-    axis = wp.where(distances[0] == nearest, 0, wp.where(distances[1] == nearest, 1, 2))
-    cell[axis] = cell[axis] + wp.where(direction[axis] > wp.float64(0.0), 1, -1)
-    return cell
+def exit_distances(origin: wp.vec3d, direction: wp.vec3d, cell: wp.vec3i, lower: wp.vec3d, cell_size: wp.float64) -> wp.vec3d:
+    """Return `exit_distance` of every axis."""
+    return wp.vec3d(
+        exit_distance(origin, direction, cell, 0, lower, cell_size),
+        exit_distance(origin, direction, cell, 1, lower, cell_size),
+        exit_distance(origin, direction, cell, 2, lower, cell_size),
+    )
+
+
+@wp.func
+@no_type_check
+def nearest_axis(exits: wp.vec3d) -> int:
+    """Return the axis across which the ray leaves its cell."""
+    if exits[0] <= exits[1]:
+        return wp.where(exits[0] <= exits[2], 0, 2)
+    return wp.where(exits[1] <= exits[2], 1, 2)
 
 
 @wp.func
@@ -120,15 +128,17 @@ def _first_hit(
         return
     cell = cell_at(origin + span[0] * direction, lower, cell_size, shape)
     enter = span[0]
+    exits = exit_distances(origin, direction, cell, lower, cell_size)
     while is_inside(cell, shape):
-        exits = exit_distances(origin, direction, cell, lower, cell_size)
-        leave = wp.max(enter, wp.min(exits))
+        axis = nearest_axis(exits)
+        leave = wp.max(enter, exits[axis])
         if occupied[cell[0], cell[1], cell[2]] != wp.uint8(0):
             cells[ray] = wp.int64((cell[0] * shape[1] + cell[1]) * shape[2] + cell[2])
             enter_distances[ray] = enter
             leave_distances[ray] = leave
             return
-        cell = next_cell(cell, direction, exits)
+        cell[axis] = cell[axis] + wp.where(direction[axis] > wp.float64(0.0), 1, -1)
+        exits[axis] = exit_distance(origin, direction, cell, axis, lower, cell_size)
         enter = leave
 
 
@@ -151,12 +161,15 @@ def _mark_visited(
     if span[0] >= span[1]:
         return
     cell = cell_at(origin + span[0] * direction, lower, cell_size, shape)
+    exits = exit_distances(origin, direction, cell, lower, cell_size)
     while is_inside(cell, shape):
         # Rays only ever write 1, so the order in which they write does not matter.
         visited[cell[0], cell[1], cell[2]] = wp.uint8(1)
         if occupied[cell[0], cell[1], cell[2]] != wp.uint8(0):
             return
-        cell = next_cell(cell, direction, exit_distances(origin, direction, cell, lower, cell_size))
+        axis = nearest_axis(exits)
+        cell[axis] = cell[axis] + wp.where(direction[axis] > wp.float64(0.0), 1, -1)
+        exits[axis] = exit_distance(origin, direction, cell, axis, lower, cell_size)
 
 
 def cast_first_hit(occupied: UInt8[Tensor, "x y z"], grid: VoxelGrid, rays: Rays) -> VoxelHits:

@@ -28,13 +28,12 @@ SHADOW_OFFSET = 0.02
 def pixel_rays(K: ndarray, world_from_cam: ndarray, image_size: tuple[int, int], step: int = 1) -> Rays:
     """Return the rays, row by row, through the centres of every `step`-th pixel of an image."""
     height, width = image_size
-    u, v = np.meshgrid(np.arange(step / 2, width, step), np.arange(step / 2, height, step))
-    x, y = (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
-    directions_cam = np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3)
-    directions_cam /= np.linalg.norm(directions_cam, axis=-1, keepdims=True)
-    directions = torch.from_numpy((directions_cam @ world_from_cam[:3, :3].T).astype(np.float32))
-    origins = torch.from_numpy(world_from_cam[:3, 3].astype(np.float32)).expand_as(directions).contiguous()
-    return Rays(origins, directions)
+    x = torch.arange(step / 2, width, step, dtype=torch.float64).sub(K[0, 2]).div(K[0, 0]).float()
+    y = torch.arange(step / 2, height, step, dtype=torch.float64).sub(K[1, 2]).div(K[1, 1]).float()
+    right, down, ahead, origin = torch.from_numpy(world_from_cam[:3].astype(np.float32)).unbind(dim=-1)
+    directions = (ahead + y[:, None, None] * down + x[:, None] * right).reshape(-1, 3)
+    directions = directions / directions.norm(dim=-1, keepdim=True)
+    return Rays(origin.expand_as(directions).contiguous(), directions)
 
 
 @wp.kernel

@@ -35,10 +35,10 @@ def tree(rng: Generator, leaves: Color) -> Mesh:
     bark = _varied(rng, (0.14, 0.1, 0.07))
     trunk = cylinder(radius, trunk_height + ROOTED + 1.0, (0, 0, -ROOTED), Material.BARK, bark, top_radius=radius * 0.6, sides=7)
     if rng.random() < 0.2:
-        tiers = [
-            cylinder(height * 0.2 * (1 - 0.25 * i), height * 0.35, (0, 0, trunk_height * 0.6 + i * height * 0.2), Material.FOLIAGE, leaves, top_radius=0.05)
-            for i in range(3)
-        ]  # fmt: skip
+        tiers = []
+        for i in range(3):
+            foot = (0.0, 0.0, trunk_height * 0.6 + i * height * 0.2)
+            tiers.append(cylinder(height * 0.2 * (1 - 0.25 * i), height * 0.35, foot, Material.FOLIAGE, leaves, top_radius=0.05))
         return join([trunk, *tiers])
     crown = height - trunk_height
     blobs = []
@@ -54,7 +54,8 @@ def tree(rng: Generator, leaves: Color) -> Mesh:
 def bush(rng: Generator, leaves: Color) -> Mesh:
     """A bush."""
     size = rng.uniform(0.4, 1.0)
-    return blob((size, size * rng.uniform(0.7, 1.3), size), (0, 0, size * 0.7), Material.FOLIAGE, _varied(rng, leaves), bumps=0.15, phase=rng.uniform(0, 6), detail=1)  # fmt: skip
+    radii = (size, size * rng.uniform(0.7, 1.3), size)
+    return blob(radii, (0, 0, size * 0.7), Material.FOLIAGE, _varied(rng, leaves), bumps=0.15, phase=rng.uniform(0, 6))
 
 
 def hedge(rng: Generator, length: float, height: float, leaves: Color) -> Mesh:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class Sweep:
     """Number of the annotated thing that was hit, or −1."""
 
 
+@cache
 def beam_directions() -> Float[ndarray, "ray 3"]:
     """Return the unit directions of all beams of a turn in the sensor frame, azimuth by azimuth, the lowest beam first."""
     azimuths = np.arange(NUM_AZIMUTHS) * (2 * np.pi / NUM_AZIMUTHS)
@@ -51,9 +53,10 @@ def beam_directions() -> Float[ndarray, "ray 3"]:
     return np.stack([x * np.cos(elevation), y * np.cos(elevation), np.sin(elevation)], axis=-1).reshape(-1, 3)
 
 
-def lidar_rays(world_from_lidar: Float[ndarray, "4 4"]) -> Rays:
-    """Return the rays of a turn in the world frame."""
-    directions = torch.from_numpy((beam_directions() @ world_from_lidar[:3, :3].T).astype(np.float32))
+def lidar_rays(world_from_lidar: Float[ndarray, "4 4"], *, azimuths: slice = slice(None)) -> Rays:
+    """Return the rays of a turn in the world frame, or those of some of its azimuths."""
+    directions_lidar = beam_directions().reshape(NUM_AZIMUTHS, NUM_BEAMS, 3)[azimuths].reshape(-1, 3)
+    directions = torch.from_numpy((directions_lidar @ world_from_lidar[:3, :3].T).astype(np.float32))
     return Rays(torch.from_numpy(world_from_lidar[:3, 3].astype(np.float32)).expand_as(directions).contiguous(), directions)
 
 

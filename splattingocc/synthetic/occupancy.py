@@ -13,21 +13,29 @@ from numpy import ndarray
 from torch import Tensor
 
 from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, FREE, NUM_CLASSES
+from splattingocc.geometry.cameras import NEAR_PLANE
 from splattingocc.geometry.rays import Rays
+from splattingocc.geometry.transforms import transform_directions, transform_points
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.kernels.launch import launch
 from splattingocc.kernels.voxel_walk import mark_visited
 from splattingocc.synthetic.camera_images import pixel_rays
 from splattingocc.synthetic.lidar_sweeps import lidar_rays
-from splattingocc.synthetic.rig import Sensor
+from splattingocc.synthetic.rig import EgoMotion, Sensor
 from splattingocc.synthetic.scene_mesh import SceneMesh
 
 SAMPLE_SPACING = 0.12
 """Greatest distance between neighbouring samples of a triangle, metres; a third of a cell."""
 AREA_UNIT = 1e-4
 """What a count of one stands for, square metres. Counts are whole numbers, so that their sum does not depend on the order."""
-CAMERA_RAYS_ACROSS = 200
-"""Rays over the width of an image: about 0.3° apart, less than a cell at 70 m."""
+CAMERA_RAYS_ACROSS = 160
+"""Rays over the width of an image: about 0.4° apart, less than a cell at 55 m."""
+SWEEP_INTERVAL = 0.1
+"""Seconds between the turns of the LiDAR whose rays make `mask_lidar`."""
+SWEEP_THINNING = 8
+"""Of each such turn, every this many azimuths count, each turn with others."""
+SWEEP_MARGIN = 1.0
+"""How long before the first and after the last key frame the LiDAR sees already, seconds."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,41 @@ class VoxelTruth:
     mask_lidar: UInt8[ndarray, "x y z"]
     mask_camera: UInt8[ndarray, "x y z"]
     """Lies within `mask_lidar`."""
+
+
+def concatenate(rays: list[Rays]) -> Rays:
+    """Put (ray, 3) batches of rays behind each other."""
+    return Rays(torch.cat([part.origins for part in rays]), torch.cat([part.directions for part in rays]))
+
+
+def rays_of_drive(ego: EgoMotion, ego_from_lidar: Float[ndarray, "4 4"], duration: float) -> Rays:
+    """Return the LiDAR rays of a whole scene in the world frame, thinned out."""
+    times = np.arange(-SWEEP_MARGIN, duration + SWEEP_MARGIN, SWEEP_INTERVAL)
+    turns = [
+        lidar_rays(ego.world_from_ego(float(time)) @ ego_from_lidar, azimuths=slice(turn % SWEEP_THINNING, None, SWEEP_THINNING))
+        for turn, time in enumerate(times)
+    ]
+    return concatenate(turns)
+
+
+def _rays_to(
+    centers_world: Float[Tensor, "cell 3"],
+    sensor: Sensor,
+    world_from_cam: Float[ndarray, "4 4"],
+    image_size: tuple[int, int],
+    cell_size: float,
+) -> Rays:
+    """Return the rays from a camera to the near sides of the cells that lie in its image. Rays through pixels alone would miss cells of
+    the ground, which from afar are much thinner than a pixel."""
+    origin = torch.from_numpy(world_from_cam[:3, 3]).to(centers_world.device)
+    reach = 0.45 * cell_size
+    directions = centers_world + (origin - centers_world).clamp(-reach, reach) - origin
+    x, y, z = transform_directions(torch.from_numpy(world_from_cam.T.copy()).to(centers_world.device), directions).unbind(dim=-1)
+    assert sensor.K is not None
+    u, v = sensor.K[0, 0] * x / z + sensor.K[0, 2], sensor.K[1, 1] * y / z + sensor.K[1, 2]
+    seen = (z > NEAR_PLANE) & (u >= 0) & (u < image_size[1]) & (v >= 0) & (v < image_size[0])
+    kept = directions[seen].float()
+    return Rays(origin.float().expand_as(kept), kept / kept.norm(dim=-1, keepdim=True))
 
 
 @wp.kernel
@@ -106,22 +149,25 @@ def voxelize(scene: SceneMesh, ego_from_world: Float[ndarray, "4 4"], grid: Voxe
 def observed_truth(
     semantics: UInt8[Tensor, "x y z"],
     world_from_ego: Float[ndarray, "4 4"],
-    lidar_poses: list[Float[ndarray, "4 4"]],
+    lidar_rays: Rays,
     cameras: list[tuple[Sensor, Float[ndarray, "4 4"]]],
     image_size: tuple[int, int],
     grid: VoxelGrid = OCC3D_GRID,
 ) -> VoxelTruth:
-    """Mark what could be seen: by the LiDAR from any of `lidar_poses` (world_from_lidar, all key frames of the scene), and of that, by one
-    of the key frame's own cameras (with their world_from_cam)."""
-    ego_from_world = torch.from_numpy(np.linalg.inv(world_from_ego))
+    """Mark what could be seen: by the LiDAR, whose rays (world frame) come from the whole drive as in Occ3D, and of that, by one of the key
+    frame's own cameras, given with their world_from_cam."""
+    ego_from_world = torch.from_numpy(np.linalg.inv(world_from_ego)).to(semantics.device)
     occupied = (semantics != FREE).to(torch.uint8)
 
-    def visited(rays: list[Rays]) -> Tensor:
-        origins, directions = torch.cat([r.origins for r in rays]), torch.cat([r.directions for r in rays])
-        moved = Rays(origins.double(), directions.double()).transform(ego_from_world)
-        return mark_visited(occupied, grid, moved.to(occupied.device))
+    def visited(rays: Rays) -> Tensor:
+        moved = Rays(rays.origins.double(), rays.directions.double()).transform(ego_from_world)
+        return mark_visited(occupied, grid, moved)
 
-    mask_lidar = visited([lidar_rays(pose) for pose in lidar_poses])
     step = max(1, image_size[1] // CAMERA_RAYS_ACROSS)
-    mask_camera = visited([pixel_rays(sensor.K, pose, image_size, step) for sensor, pose in cameras if sensor.K is not None]) & mask_lidar
+    mask_lidar = visited(lidar_rays)
+    surfaces = grid.centers(semantics.device)[(occupied & mask_lidar).bool()].double()
+    surfaces_world = transform_points(torch.from_numpy(world_from_ego).to(semantics.device), surfaces)
+    camera_rays = [pixel_rays(sensor.K, pose, image_size, step).to(semantics.device) for sensor, pose in cameras if sensor.K is not None]
+    camera_rays += [_rays_to(surfaces_world, sensor, pose, image_size, grid.cell_size) for sensor, pose in cameras]
+    mask_camera = visited(concatenate(camera_rays)) & mask_lidar
     return VoxelTruth(*(tensor.cpu().numpy() for tensor in (semantics, mask_lidar, mask_camera)))

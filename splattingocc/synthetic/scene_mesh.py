@@ -27,7 +27,7 @@ class SceneMesh:
     def __init__(self, world: World, device: torch.device) -> None:
         self._world = world
         self._moving_things = world.moving_things
-        moving = moving_mesh(self._moving_things, world.ground)
+        moving = moving_mesh(self._moving_things, world.ground.layout.course)
         mesh = join([world.static, moving])
         self.num_static = len(world.static)
         self.corners = torch.from_numpy(mesh.corners).to(device)
@@ -47,7 +47,7 @@ class SceneMesh:
         """Move what moves to where it is at a time in seconds since the start of the scene."""
         if self._moving_index is None:
             return
-        corners: ndarray = moving_corners(self._moving_things, self._world.ground, time)
+        corners: ndarray = moving_corners(self._moving_things, self._world.ground.layout.course, time)
         self.corners[self.num_static :] = torch.from_numpy(np.ascontiguousarray(corners)).to(self.device)
         self._moving_index.move(self.corners[self.num_static :].reshape(-1, 3))
 

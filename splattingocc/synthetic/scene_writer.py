@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy import ndarray
 from numpy.random import Generator
 from PIL import Image
 
 from splattingocc.synthetic.camera_images import render_image
 from splattingocc.synthetic.lidar_sweeps import Lidar, Sweep
-from splattingocc.synthetic.occupancy import observed_truth, voxelize
+from splattingocc.synthetic.occupancy import VoxelTruth, observed_truth, rays_of_drive, voxelize
 from splattingocc.synthetic.rig import Sensor, draw_rig, rigid_matrix
 from splattingocc.synthetic.scene_mesh import SceneMesh
 from splattingocc.synthetic.tables import Row, Tables, calibration_row, chain, pose_columns, token
@@ -48,7 +48,12 @@ class SceneWriter:
         self._map_from_world = rigid_matrix(np.eye(3), np.array([*rng.uniform(300, 1800, 2), 0.0]))
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._scene_mesh = SceneMesh(self._world, self._device)
-        self._lidar = Lidar(self._sensors[-1].ego_from_sensor, self._device)
+        ego_from_lidar = self._sensors[-1].ego_from_sensor
+        self._lidar = Lidar(ego_from_lidar, self._device)
+        self._rays_of_drive = rays_of_drive(self._world.ego, ego_from_lidar, num_frames * FRAME_INTERVAL).to(self._device)
+        # Compressing is left to a thread of its own while the next picture is rendered.
+        self._compressor = ThreadPoolExecutor(1, thread_name_prefix="compress")
+        self._compressions: list[Future[None]] = []
         self._data_rows: dict[str, list[Row]] = defaultdict(list)
         self._annotation_rows: dict[int, list[Row]] = defaultdict(list)
         self._sample_rows: list[Row] = []
@@ -71,6 +76,9 @@ class SceneWriter:
 
     def finish(self) -> None:
         """Add the rows of the whole scene to the tables, once its key frames are written."""
+        for compression in self._compressions:
+            compression.result()
+        self._compressor.shutdown()
         first, last = self._sample_rows[0], self._sample_rows[-1]
         scene_token, log_token = token(self._key, "scene"), token(self._key, "log")
         description = "Procedural street"
@@ -100,17 +108,12 @@ class SceneWriter:
         words = [int.from_bytes(part.encode()) if isinstance(part, str) else part for part in key]
         return np.random.default_rng([self._seed, self._number, *words])
 
-    def _lidar_pose(self, frame: int) -> Float[ndarray, "4 4"]:
-        return self._world.ego.world_from_ego(frame * FRAME_INTERVAL) @ self._sensors[-1].ego_from_sensor
-
     def _write_image(self, sensor: Sensor, time: float, world_from_cam: ndarray, filename: str, seed: int) -> None:
         assert sensor.K is not None
         self._scene_mesh.set_time(time)
         noise_seed = int(self._rng("noise", seed).integers(1 << 30))
         image = render_image(self._scene_mesh, self._world.light, sensor.K, world_from_cam, self._image_size, noise_seed)
-        path = self._out / filename
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path, quality=JPEG_QUALITY)
+        self._compressions.append(self._compressor.submit(_write_jpeg, self._out / filename, image))
 
     def _write_lidar_and_truth(self, frame: int, timestamp: int, sample_token: str, cameras: list[tuple[Sensor, ndarray]]) -> None:
         time = frame * FRAME_INTERVAL
@@ -126,11 +129,9 @@ class SceneWriter:
         self._tables.add("lidarseg", {"token": data_token, "sample_data_token": data_token, "filename": label_file})
         self._annotate(frame, time, sample_token, sweep)
         semantics = voxelize(self._scene_mesh, np.linalg.inv(pose))
-        lidar_poses = [self._lidar_pose(other) for other in range(self._num_frames)]
-        truth = observed_truth(semantics, pose, lidar_poses, cameras, self._image_size)
-        folder = self._out / "gts" / self.name / sample_token
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(folder / "labels.npz", semantics=truth.semantics, mask_lidar=truth.mask_lidar, mask_camera=truth.mask_camera)
+        truth = observed_truth(semantics, pose, self._rays_of_drive, cameras, self._image_size)
+        path = self._out / "gts" / self.name / sample_token / "labels.npz"
+        self._compressions.append(self._compressor.submit(_write_truth, path, truth))
 
     def _add_data_row(self, sample_token: str, sensor: Sensor, frame: int, timestamp: int, world_from_ego: ndarray, filename: str) -> str:
         data_token = token(self._key, "sample_data", sensor.channel, frame)
@@ -140,7 +141,8 @@ class SceneWriter:
         self._data_rows[sensor.channel].append({
             "token": data_token, "sample_token": sample_token, "ego_pose_token": pose_token,
             "calibrated_sensor_token": token(self._key, "calibrated_sensor", sensor.channel), "timestamp": timestamp,
-            "fileformat": "pcd" if sensor.K is None else "jpg", "is_key_frame": True, "height": height, "width": width, "filename": filename,
+            "fileformat": "pcd" if sensor.K is None else "jpg", "is_key_frame": True,
+            "height": height, "width": width, "filename": filename,
         })  # fmt: skip
         return data_token
 
@@ -154,7 +156,7 @@ class SceneWriter:
 
     def _annotation_row(self, frame: int, time: float, thing: Thing, sample_token: str) -> Row:
         center, (length, width, height) = thing.box()
-        pose = self._map_from_world @ thing.world_from_thing(self._world.ground, time)
+        pose = self._map_from_world @ thing.world_from_thing(self._world.ground.layout.course, time)
         box_pose = rigid_matrix(pose[:3, :3], (pose @ [*center, 1.0])[:3])
         return {
             "token": token(self._key, "sample_annotation", thing.number, frame), "sample_token": sample_token,
@@ -162,6 +164,16 @@ class SceneWriter:
             "attribute_tokens": [token("attribute", thing.attribute)] if thing.attribute else [],
             "size": [float(width), float(length), float(height)], **pose_columns(box_pose),
         }  # fmt: skip
+
+
+def _write_jpeg(path: Path, image: ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, quality=JPEG_QUALITY)
+
+
+def _write_truth(path: Path, truth: VoxelTruth) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, semantics=truth.semantics, mask_lidar=truth.mask_lidar, mask_camera=truth.mask_camera)
 
 
 def scene_name(number: int) -> str:

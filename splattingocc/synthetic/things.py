@@ -12,11 +12,13 @@ from numpy.random import Generator
 
 from splattingocc.data.taxonomy import LIDARSEG_CATEGORIES
 from splattingocc.synthetic.ground import Ground
-from splattingocc.synthetic.layout import Layout, street_pose
+from splattingocc.synthetic.layout import Course, Layout, street_pose
 from splattingocc.synthetic.mesh import EMPTY, Mesh, join
 
 CATEGORY_INDEX = {name: index for index, (name, _) in enumerate(LIDARSEG_CATEGORIES)}
 """nuScenes-lidarseg index of each category name."""
+HEIGHT_INTERVAL = 0.1
+"""How often the ground under something that moves is looked up, seconds."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,13 @@ class Thing:
     """Heading, radians left of the course."""
     speed: float
     """Metres per second along the course, negative against it."""
+    heights: tuple[tuple[float, float], ...]
+    """How high above the road it stands, metres, from each time (seconds, ascending) on: walkers step down where they cross a road."""
 
-    def s_at(self, time: float) -> float:
-        return self.s + self.speed * time
-
-    def world_from_thing(self, ground: Ground, time: float) -> Float[ndarray, "4 4"]:
+    def world_from_thing(self, course: Course, time: float) -> Float[ndarray, "4 4"]:
         """Return its pose at a time in seconds since the start of the scene."""
-        s = self.s_at(time)
-        return street_pose(ground.layout.course, s, self.l, ground.height_at(s, self.l), self.yaw)
+        height = [height for start, height in self.heights if start <= max(time, 0.0)][-1]
+        return street_pose(course, self.s + self.speed * time, self.l, height, self.yaw)
 
     def box(self) -> tuple[Float[ndarray, " 3"], Float[ndarray, " 3"]]:
         """Return the centre and the size (x, y, z) of its bounding box in its own frame, metres."""
@@ -83,7 +84,16 @@ class SceneBuilder:
             return
         number = len(self.things)
         labelled = shape.labelled(CATEGORY_INDEX[category], number)
-        self.things.append(Thing(number, category, attribute or default_attribute(category, speed), labelled, s, l, yaw, speed))
+        attribute = attribute or default_attribute(category, speed)
+        self.things.append(Thing(number, category, attribute, labelled, s, l, yaw, speed, self._heights(s, l, speed)))
+
+    def _heights(self, s: float, l: float, speed: float) -> tuple[tuple[float, float], ...]:
+        times = np.arange(0.0, self.duration + HEIGHT_INTERVAL, HEIGHT_INTERVAL) if speed else np.zeros(1)
+        heights = np.array([surface.height for surface in self.ground.surfaces])[
+            self.ground.kinds_at(s + speed * times, np.full(len(times), l))
+        ]
+        changes = np.flatnonzero(np.diff(heights, prepend=np.nan) != 0.0)
+        return tuple((float(times[i]), float(heights[i])) for i in changes)
 
     def is_on_side_road(self, s: float, l: float, margin: float = 1.0) -> bool:
         """Say whether a place beside the street lies in the mouth of a side road or within `margin` metres of it."""
@@ -91,7 +101,7 @@ class SceneBuilder:
 
     def static_mesh(self) -> Mesh:
         """Return everything that stands still, annotated things included."""
-        standing = [thing.shape.moved(thing.world_from_thing(self.ground, 0.0)) for thing in self.things if thing.speed == 0.0]
+        standing = [thing.shape.moved(thing.world_from_thing(self.layout.course, 0.0)) for thing in self.things if thing.speed == 0.0]
         return join([EMPTY, *self._parts, *standing])
 
 
@@ -106,13 +116,13 @@ def default_attribute(category: str, speed: float) -> str:
     return ""
 
 
-def moving_corners(things: list[Thing], ground: Ground, time: float) -> Float[ndarray, "triangle 3 3"]:
+def moving_corners(things: list[Thing], course: Course, time: float) -> Float[ndarray, "triangle 3 3"]:
     """Return the corners of the moving things at a time, in the order of `moving_mesh`."""
-    corners = [thing.shape.moved(thing.world_from_thing(ground, time)).corners for thing in things]
+    corners = [thing.shape.moved(thing.world_from_thing(course, time)).corners for thing in things]
     return np.concatenate([EMPTY.corners, *corners])
 
 
-def moving_mesh(things: list[Thing], ground: Ground) -> Mesh:
+def moving_mesh(things: list[Thing], course: Course) -> Mesh:
     """Return the moving things at time 0."""
     shapes = join([EMPTY, *(thing.shape for thing in things)])
-    return dataclasses.replace(shapes, corners=moving_corners(things, ground, 0.0))
+    return dataclasses.replace(shapes, corners=moving_corners(things, course, 0.0))

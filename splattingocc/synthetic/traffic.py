@@ -15,8 +15,8 @@ from splattingocc.synthetic.things import SceneBuilder
 Maker = Callable[[Generator], Mesh]
 
 _TRAFFIC: tuple[tuple[str, Maker, float], ...] = (
-    ("vehicle.car", vehicles.car, 0.50),
-    ("vehicle.truck", vehicles.truck, 0.13),
+    ("vehicle.car", vehicles.car, 0.53),
+    ("vehicle.truck", vehicles.truck, 0.10),
     ("vehicle.bus.rigid", vehicles.bus, 0.09),
     ("vehicle.bus.bendy", vehicles.bendy_bus, 0.03),
     ("vehicle.motorcycle", people.motorcyclist, 0.08),

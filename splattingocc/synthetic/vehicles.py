@@ -99,7 +99,8 @@ def truck(rng: Generator) -> Mesh:
         return _pickup(rng, color)
     length, width, height = rng.uniform(6.0, 9.5), rng.uniform(2.2, 2.6), rng.uniform(2.7, 3.7)
     cab_length, cab_height = rng.uniform(1.7, 2.3), min(height - 0.2, rng.uniform(2.2, 2.8))
-    cab = box((cab_length, width * 0.95, cab_height - 0.5), (length / 2 - cab_length / 2, 0, cab_height / 2 + 0.25), Material.PAINT, color, taper=(0.85, 0.95), lean=-0.12)  # fmt: skip
+    cab_size, cab_center = (cab_length, width * 0.95, cab_height - 0.5), (length / 2 - cab_length / 2, 0, cab_height / 2 + 0.25)
+    cab = box(cab_size, cab_center, Material.PAINT, color, taper=(0.85, 0.95), lean=-0.12)
     shield = box(
         (0.5, width * 0.86, cab_height * 0.32),
         (length / 2 - 0.32, 0, cab_height * 0.74),

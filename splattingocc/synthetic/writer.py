@@ -116,7 +116,7 @@ def _clear(config: SynthConfig, out: Path, *, fresh: bool) -> None:
         return
     if not fresh and {**manifest, "finished": False} != _manifest_of(config, finished=False):
         raise ValueError(
-            f"{out}: holds another synthetic data set ({MANIFEST} says {manifest.get('config')}); give another folder or ask for a fresh one"
+            f"{out}: holds another synthetic data set ({MANIFEST} says {manifest.get('config')}); choose another folder or a fresh start"
         )
     (out / MANIFEST).unlink()
     for name in (*CONTENTS, manifest.get("config", {}).get("version", config.version)):
