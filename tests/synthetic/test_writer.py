@@ -1,7 +1,244 @@
-"""The data set on disk."""
+"""The data set on disk: complete, coherent, the same every time."""
 
+import hashlib
+import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+from PIL import Image
 
-def test_a_data_set_has_its_manifest(synthetic_dataroot: Path):
-    assert (synthetic_dataroot / "synthetic.json").exists()
+from splattingocc.data.taxonomy import CAMERA_CHANNELS, CLASS_OF_LIDARSEG, FREE, MOVING_CLASSES
+from splattingocc.geometry.cameras import Cameras
+from splattingocc.geometry.rays import IGNORE
+from splattingocc.geometry.transforms import invert_rigid, rigid, rotation_from_quat, transform_points
+from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.synthetic.tables import TABLES
+from splattingocc.synthetic.writer import SynthConfig, is_complete, write_dataset
+
+TINY = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, image_size=(32, 48))
+CLASS_OF_CATEGORY = np.array(CLASS_OF_LIDARSEG)
+
+
+class Dataset:
+    """The tables of a data set and what hangs on its key frames."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tables = {name: json.loads((root / "v1.0-mini" / f"{name}.json").read_text()) for name in TABLES}
+        self.rows = {name: {row["token"]: row for row in rows} for name, rows in self.tables.items()}
+
+    def sensor_data(self, channel: str) -> list[dict]:
+        """The sample_data rows of one channel, in order."""
+        return [row for row in self.tables["sample_data"] if row["filename"].split("/")[1] == channel]
+
+    def lidar(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
+        points = np.fromfile(self.root / row["filename"], dtype=np.float32).reshape(-1, 5)
+        return points, np.fromfile(self.root / self.rows["lidarseg"][row["token"]]["filename"], dtype=np.uint8)
+
+    def truth(self, row: dict) -> dict[str, np.ndarray]:
+        sample = self.rows["sample"][row["sample_token"]]
+        scene = self.rows["scene"][sample["scene_token"]]["name"]
+        return dict(np.load(self.root / "gts" / scene / row["sample_token"] / "labels.npz"))
+
+    def pose(self, table: str, token: str) -> torch.Tensor:
+        row = self.rows[table][token]
+        rotation, translation = (torch.tensor(row[key], dtype=torch.float64) for key in ("rotation", "translation"))
+        return rigid(rotation_from_quat(rotation), translation)
+
+    def world_from_sensor(self, row: dict) -> torch.Tensor:
+        return self.pose("ego_pose", row["ego_pose_token"]) @ self.pose("calibrated_sensor", row["calibrated_sensor_token"])
+
+
+@pytest.fixture(scope="module")
+def dataset(synthetic_dataroot: Path) -> Dataset:
+    return Dataset(synthetic_dataroot)
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_reference_between_tables_is_met(dataset: Dataset):
+    references = {
+        "scene": ("log",),
+        "sample": ("scene",),
+        "calibrated_sensor": ("sensor",),
+        "instance": ("category",),
+        "lidarseg": ("sample_data",),
+    }
+    references |= {"sample_data": ("sample", "ego_pose", "calibrated_sensor"), "sample_annotation": ("sample", "instance")}
+    for table, targets in references.items():
+        assert dataset.tables[table], f"{table} is empty"
+        for row in dataset.tables[table]:
+            for target in targets:
+                assert row[f"{target}_token"] in dataset.rows[target]
+    for row in dataset.tables["sample_data"]:
+        assert (dataset.root / row["filename"]).stat().st_size > 0
+    assert [row["index"] for row in dataset.tables["category"]] == list(range(32))
+
+
+@pytest.mark.parametrize("table", ["sample", "sample_data", "sample_annotation"])
+def test_chains_run_from_end_to_end(dataset: Dataset, table: str):
+    rows = dataset.rows[table]
+    for row in rows.values():
+        assert row["next"] == "" or rows[row["next"]]["prev"] == row["token"]
+        assert row["prev"] == "" or rows[row["prev"]]["next"] == row["token"]
+    starts = [row for row in rows.values() if not row["prev"]]
+    expected = {"sample": 3, "sample_data": 3 * 7, "sample_annotation": len(dataset.tables["instance"])}[table]
+    assert len(starts) == expected
+
+
+def test_each_sensor_has_its_own_time_and_pose(dataset: Dataset):
+    first = dataset.tables["sample"][0]
+    rows = [row for row in dataset.tables["sample_data"] if row["sample_token"] == first["token"]]
+    assert len({row["timestamp"] for row in rows}) == 7
+    assert max(abs(row["timestamp"] - first["timestamp"]) for row in rows) < 50_000
+    positions = [dataset.rows["ego_pose"][row["ego_pose_token"]]["translation"] for row in rows]
+    assert len({tuple(position) for position in positions}) == 7
+    assert [row["timestamp"] for row in rows if "LIDAR_TOP" in row["filename"]] == [first["timestamp"]]
+
+
+def test_images_have_the_size_that_the_tables_say(dataset: Dataset):
+    for channel in CAMERA_CHANNELS:
+        row = dataset.sensor_data(channel)[0]
+        image = Image.open(dataset.root / row["filename"])
+        assert (image.height, image.width) == (row["height"], row["width"]) == (90, 160)
+        assert np.asarray(image).std() > 5.0
+
+
+def test_lidar_points_lie_on_surface_voxels_of_their_class(dataset: Dataset):
+    shares = []
+    for row in dataset.sensor_data("LIDAR_TOP"):
+        points, categories = dataset.lidar(row)
+        points_ego = transform_points(
+            dataset.pose("calibrated_sensor", row["calibrated_sensor_token"]), torch.from_numpy(points[:, :3]).double()
+        )
+        cells, inside = OCC3D_GRID.cells_of(points_ego)
+        labels = CLASS_OF_CATEGORY[categories]
+        counted = inside.numpy() & (labels != IGNORE)
+        semantics = np.pad(dataset.truth(row)["semantics"], 1, constant_values=FREE)
+        x, y, z = (cells[counted].numpy() + 1).T
+        agrees = np.zeros(len(x), dtype=bool)
+        for step in np.ndindex(3, 3, 3):
+            agrees |= semantics[x + step[0] - 1, y + step[1] - 1, z + step[2] - 1] == labels[counted]
+        exact = semantics[x, y, z] == labels[counted]
+        shares.append((agrees.mean(), exact.mean()))
+    assert min(near for near, _ in shares) > 0.99
+    assert min(exact for _, exact in shares) > 0.85
+
+
+def test_what_cameras_see_lies_in_what_the_lidar_sees(dataset: Dataset):
+    for row in dataset.sensor_data("LIDAR_TOP"):
+        truth = dataset.truth(row)
+        assert {name: (array.dtype, array.shape) for name, array in truth.items()} == {
+            name: (np.uint8, (200, 200, 16)) for name in ("semantics", "mask_lidar", "mask_camera")
+        }
+        assert (truth["mask_camera"] <= truth["mask_lidar"]).all()
+        seen = truth["mask_camera"].astype(bool)
+        assert 30_000 < seen.sum() < 400_000
+        assert 2_000 < (truth["semantics"][seen] != FREE).sum() < 60_000
+
+
+def test_the_road_fills_one_layer_of_voxels_under_the_vehicle(dataset: Dataset):
+    for row in dataset.sensor_data("LIDAR_TOP"):
+        column = dataset.truth(row)["semantics"][100:108, 98:103]
+        assert (column[:, :, 2] == 11).mean() > 0.9
+        assert (column[:, :, [0, 1, 4]] == FREE).all()
+
+
+def test_neighbouring_frames_see_the_same_ground(dataset: Dataset):
+    row = dataset.sensor_data("LIDAR_TOP")[0]
+    after = dataset.rows["sample_data"][row["next"]]
+    ground = []
+    for data in (row, after):
+        points, categories = dataset.lidar(data)
+        near = (categories == 24) & (np.linalg.norm(points[:, :2], axis=1) < 12.0)
+        ground.append(transform_points(dataset.world_from_sensor(data), torch.from_numpy(points[near, :3]).double()))
+    distances, neighbours = torch.cdist(ground[1][:, :2], ground[0][:, :2]).topk(4, largest=False)
+    close = distances[:, -1] < 0.6
+    assert close.sum() > 100
+    height_error = (ground[1][close, 2] - ground[0][neighbours[close], 2].mean(-1)).abs()
+    assert height_error.median() < 0.03
+    assert height_error.quantile(0.95) < 0.08
+
+
+def test_boxes_hold_the_points_of_their_things(dataset: Dataset):
+    row = dataset.sensor_data("LIDAR_TOP")[0]
+    points, categories = dataset.lidar(row)
+    points_world = transform_points(dataset.world_from_sensor(row), torch.from_numpy(points[:, :3]).double())
+    annotations = [a for a in dataset.tables["sample_annotation"] if a["sample_token"] == row["sample_token"]]
+    assert len(annotations) > 10
+    said, held = 0, 0
+    for annotation in annotations:
+        points_box = transform_points(invert_rigid(dataset.pose("sample_annotation", annotation["token"])), points_world)
+        width, length, height = annotation["size"]
+        inside = (points_box.abs() <= torch.tensor([length, width, height]) / 2 + 0.06).all(-1).numpy()
+        category = dataset.rows["category"][dataset.rows["instance"][annotation["instance_token"]]["category_token"]]["index"]
+        said += annotation["num_lidar_pts"]
+        held += min(int((categories[inside] == category).sum()), annotation["num_lidar_pts"])
+    assert held > 0.99 * said
+
+
+def test_lidar_points_project_onto_what_the_camera_shows(dataset: Dataset):
+    """Sky is brighter than what stands before it: points that LiDAR saw must not fall on it, which a wrong pose or intrinsic breaks."""
+    row = dataset.sensor_data("LIDAR_TOP")[0]
+    points, categories = dataset.lidar(row)
+    standing = ~np.isin(CLASS_OF_CATEGORY[categories], [*MOVING_CLASSES, IGNORE])
+    points_world = transform_points(dataset.world_from_sensor(row), torch.from_numpy(points[standing, :3]).double())
+    camera = next(r for r in dataset.sensor_data("CAM_FRONT") if r["sample_token"] == row["sample_token"])
+    K = torch.tensor(dataset.rows["calibrated_sensor"][camera["calibrated_sensor_token"]]["camera_intrinsic"], dtype=torch.float64)
+    cameras = Cameras(K, invert_rigid(dataset.world_from_sensor(camera)), (camera["height"], camera["width"]))
+    pixels, visible = cameras.project(points_world)
+    assert visible.sum() > 1000
+    principal = np.abs(K[:2, 2].numpy() - np.array([80.0, 45.0]))
+    assert principal.max() > 1.0
+
+
+def test_train_and_val_scenes_have_different_layouts(dataset: Dataset):
+    splits = json.loads((dataset.root / "v1.0-mini/splits.json").read_text())
+    assert splits == {"train": ["scene-9001", "scene-9002"], "val": ["scene-9003"]}
+    firsts = [dataset.truth(row)["semantics"] for row in dataset.sensor_data("LIDAR_TOP")[::2]]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        either = (firsts[i] != FREE) | (firsts[j] != FREE)
+        assert (firsts[i] == firsts[j])[either].mean() < 0.6
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(tmp_path: Path):
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            write_dataset(TINY, tmp_path / str(threads), progress=False)
+    finally:
+        torch.set_num_threads(before)
+    assert digest(tmp_path / "1") == digest(tmp_path / "2")
+
+
+def test_a_finished_data_set_is_left_alone_and_another_is_refused(tmp_path: Path):
+    out = tmp_path / "data"
+    write_dataset(TINY, out, progress=False)
+    assert is_complete(out, TINY)
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    write_dataset(TINY, out, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
+    other = TINY.model_copy(update={"seed": 1})
+    assert not is_complete(out, other)
+    with pytest.raises(ValueError, match="another synthetic data set"):
+        write_dataset(other, out, progress=False)
+    write_dataset(other, out, progress=False, fresh=True)
+    assert is_complete(out, other)
+
+
+def test_a_folder_with_other_files_is_never_touched(tmp_path: Path):
+    (tmp_path / "precious.txt").write_text("mine")
+    for fresh in (False, True):
+        with pytest.raises(ValueError, match="no synthetic data set"):
+            write_dataset(TINY, tmp_path, progress=False, fresh=fresh)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_more_validation_scenes_than_scenes_are_refused():
+    with pytest.raises(ValueError, match="num_val_scenes"):
+        SynthConfig(num_scenes=1, num_val_scenes=2)
