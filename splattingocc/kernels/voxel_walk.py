@@ -68,33 +68,47 @@ def cell_at(point: wp.vec3d, lower: wp.vec3d, cell_size: wp.float64, shape: wp.v
 
 @wp.func
 @no_type_check
-def exit_distance(origin: wp.vec3d, direction: wp.vec3d, cell: wp.vec3i, axis: int, lower: wp.vec3d, cell_size: wp.float64) -> wp.float64:
-    """Return the metres along the ray to the boundary through which it would leave the cell on one axis."""
-    if direction[axis] == wp.float64(0.0):
-        return NEVER
-    ahead = wp.where(direction[axis] > wp.float64(0.0), 1, 0)
-    boundary = lower[axis] + wp.float64(cell[axis] + ahead) * cell_size
-    return (boundary - origin[axis]) / direction[axis]
+def exit_spacing(direction: wp.vec3d, cell_size: wp.float64) -> wp.vec3d:
+    """Return the metres along the ray from one boundary to the next on each axis, negative against the axis, 0 if it never crosses one."""
+    spacing = wp.vec3d()
+    for axis in range(3):
+        if direction[axis] != wp.float64(0.0):
+            spacing[axis] = cell_size / direction[axis]
+    return spacing
 
 
 @wp.func
 @no_type_check
-def exit_distances(origin: wp.vec3d, direction: wp.vec3d, cell: wp.vec3i, lower: wp.vec3d, cell_size: wp.float64) -> wp.vec3d:
-    """Return `exit_distance` of every axis."""
-    return wp.vec3d(
-        exit_distance(origin, direction, cell, 0, lower, cell_size),
-        exit_distance(origin, direction, cell, 1, lower, cell_size),
-        exit_distance(origin, direction, cell, 2, lower, cell_size),
-    )
+def exits_of_first_cell(origin: wp.vec3d, direction: wp.vec3d, lower: wp.vec3d, cell_size: wp.float64) -> wp.vec3d:
+    """Return the metres along the ray to the boundary through which it would leave the cell (0, 0, 0) on each axis.
+
+    For another cell, `exit_spacing` · index comes on top.
+    """
+    exits = wp.vec3d(NEVER, NEVER, NEVER)
+    for axis in range(3):
+        if direction[axis] > wp.float64(0.0):
+            exits[axis] = (lower[axis] + cell_size - origin[axis]) / direction[axis]
+        elif direction[axis] < wp.float64(0.0):
+            exits[axis] = (lower[axis] - origin[axis]) / direction[axis]
+    return exits
 
 
 @wp.func
 @no_type_check
-def nearest_axis(exits: wp.vec3d) -> int:
-    """Return the axis across which the ray leaves its cell."""
-    if exits[0] <= exits[1]:
-        return wp.where(exits[0] <= exits[2], 0, 2)
-    return wp.where(exits[1] <= exits[2], 1, 2)
+def exits_of_cell(first_exits: wp.vec3d, spacing: wp.vec3d, cell: wp.vec3i) -> wp.vec3d:
+    """Return the metres along the ray to the boundary through which it would leave a cell on each axis."""
+    return first_exits + wp.cw_mul(spacing, wp.vec3d(wp.float64(cell[0]), wp.float64(cell[1]), wp.float64(cell[2])))
+
+
+@wp.func
+@no_type_check
+def next_cell(cell: wp.vec3i, exits: wp.vec3d, spacing: wp.vec3d) -> wp.vec3i:
+    """Return the neighbour behind the nearest of a cell's exits; it may lie outside the grid."""
+    if exits[0] <= exits[1] and exits[0] <= exits[2]:
+        return wp.vec3i(cell[0] + wp.where(spacing[0] > wp.float64(0.0), 1, -1), cell[1], cell[2])
+    if exits[1] <= exits[2]:
+        return wp.vec3i(cell[0], cell[1] + wp.where(spacing[1] > wp.float64(0.0), 1, -1), cell[2])
+    return wp.vec3i(cell[0], cell[1], cell[2] + wp.where(spacing[2] > wp.float64(0.0), 1, -1))
 
 
 @wp.func
@@ -128,17 +142,17 @@ def _first_hit(
         return
     cell = cell_at(origin + span[0] * direction, lower, cell_size, shape)
     enter = span[0]
-    exits = exit_distances(origin, direction, cell, lower, cell_size)
+    spacing = exit_spacing(direction, cell_size)
+    first_exits = exits_of_first_cell(origin, direction, lower, cell_size)
     while is_inside(cell, shape):
-        axis = nearest_axis(exits)
-        leave = wp.max(enter, exits[axis])
+        exits = exits_of_cell(first_exits, spacing, cell)
+        leave = wp.max(enter, wp.min(exits))
         if occupied[cell[0], cell[1], cell[2]] != wp.uint8(0):
             cells[ray] = wp.int64((cell[0] * shape[1] + cell[1]) * shape[2] + cell[2])
             enter_distances[ray] = enter
             leave_distances[ray] = leave
             return
-        cell[axis] = cell[axis] + wp.where(direction[axis] > wp.float64(0.0), 1, -1)
-        exits[axis] = exit_distance(origin, direction, cell, axis, lower, cell_size)
+        cell = next_cell(cell, exits, spacing)
         enter = leave
 
 
@@ -161,15 +175,14 @@ def _mark_visited(
     if span[0] >= span[1]:
         return
     cell = cell_at(origin + span[0] * direction, lower, cell_size, shape)
-    exits = exit_distances(origin, direction, cell, lower, cell_size)
+    spacing = exit_spacing(direction, cell_size)
+    first_exits = exits_of_first_cell(origin, direction, lower, cell_size)
     while is_inside(cell, shape):
         # Rays only ever write 1, so the order in which they write does not matter.
         visited[cell[0], cell[1], cell[2]] = wp.uint8(1)
         if occupied[cell[0], cell[1], cell[2]] != wp.uint8(0):
             return
-        axis = nearest_axis(exits)
-        cell[axis] = cell[axis] + wp.where(direction[axis] > wp.float64(0.0), 1, -1)
-        exits[axis] = exit_distance(origin, direction, cell, axis, lower, cell_size)
+        cell = next_cell(cell, exits_of_cell(first_exits, spacing, cell), spacing)
 
 
 def cast_first_hit(occupied: UInt8[Tensor, "x y z"], grid: VoxelGrid, rays: Rays) -> VoxelHits:

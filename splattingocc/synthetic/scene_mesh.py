@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy import ndarray
 from torch import Tensor
 
 from splattingocc.geometry.rays import Rays
 from splattingocc.kernels.mesh_cast import MeshHits, MeshIndex, cast_at_mesh, is_blocked
 from splattingocc.synthetic.mesh import join
-from splattingocc.synthetic.things import moving_corners, moving_mesh
+from splattingocc.synthetic.things import MovingThings
 from splattingocc.synthetic.world import World
 
 
@@ -25,9 +23,8 @@ class SceneMesh:
     """All triangles of a world: first those that stand still, then those that move, in one numbering."""
 
     def __init__(self, world: World, device: torch.device) -> None:
-        self._world = world
-        self._moving_things = world.moving_things
-        moving = moving_mesh(self._moving_things, world.ground.layout.course)
+        self._moving_things = MovingThings(world.moving_things, world.ground.layout.course)
+        moving = self._moving_things.mesh()
         mesh = join([world.static, moving])
         self.num_static = len(world.static)
         self.corners = torch.from_numpy(mesh.corners).to(device)
@@ -47,8 +44,7 @@ class SceneMesh:
         """Move what moves to where it is at a time in seconds since the start of the scene."""
         if self._moving_index is None:
             return
-        corners: ndarray = moving_corners(self._moving_things, self._world.ground.layout.course, time)
-        self.corners[self.num_static :] = torch.from_numpy(np.ascontiguousarray(corners)).to(self.device)
+        self.corners[self.num_static :] = torch.from_numpy(self._moving_things.corners_at(time)).to(self.device)
         self._moving_index.move(self.corners[self.num_static :].reshape(-1, 3))
 
     def cast(self, rays: Rays, max_distance: float) -> MeshHits:

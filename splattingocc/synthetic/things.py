@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from numpy import ndarray
 from numpy.random import Generator
 
@@ -44,8 +44,11 @@ class Thing:
 
     def world_from_thing(self, course: Course, time: float) -> Float[ndarray, "4 4"]:
         """Return its pose at a time in seconds since the start of the scene."""
-        height = [height for start, height in self.heights if start <= max(time, 0.0)][-1]
-        return street_pose(course, self.s + self.speed * time, self.l, height, self.yaw)
+        return street_pose(course, self.s + self.speed * time, self.l, self.height_at(time), self.yaw)
+
+    def height_at(self, time: float) -> float:
+        """Return how high above the road it stands, metres."""
+        return [height for start, height in self.heights if start <= max(time, 0.0)][-1]
 
     def box(self) -> tuple[Float[ndarray, " 3"], Float[ndarray, " 3"]]:
         """Return the centre and the size (x, y, z) of its bounding box in its own frame, metres."""
@@ -116,13 +119,28 @@ def default_attribute(category: str, speed: float) -> str:
     return ""
 
 
-def moving_corners(things: list[Thing], course: Course, time: float) -> Float[ndarray, "triangle 3 3"]:
-    """Return the corners of the moving things at a time, in the order of `moving_mesh`."""
-    corners = [thing.shape.moved(thing.world_from_thing(course, time)).corners for thing in things]
-    return np.concatenate([EMPTY.corners, *corners])
+class MovingThings:
+    """The things of a scene that move, all at once."""
 
+    def __init__(self, things: list[Thing], course: Course) -> None:
+        self._things, self._course = things, course
+        self._shapes = join([EMPTY, *(thing.shape for thing in things)])
+        self._thing_of_triangle = np.repeat(np.arange(len(things)), [len(thing.shape) for thing in things])
+        self._s, self._l, self._yaw, self._speed = (
+            np.array([getattr(thing, name) for thing in things]) for name in ("s", "l", "yaw", "speed")
+        )
 
-def moving_mesh(things: list[Thing], course: Course) -> Mesh:
-    """Return the moving things at time 0."""
-    shapes = join([EMPTY, *(thing.shape for thing in things)])
-    return dataclasses.replace(shapes, corners=moving_corners(things, course, 0.0))
+    def mesh(self) -> Mesh:
+        """Return them at time 0."""
+        return dataclasses.replace(self._shapes, corners=self.corners_at(0.0))
+
+    def corners_at(self, time: float) -> Float32[ndarray, "triangle 3 3"]:
+        """Return their corners at a time in seconds, in the order of the mesh, moved as `Thing.world_from_thing` says."""
+        s = self._s + self._speed * time
+        xy = self._course.xy(s, self._l)
+        z = self._course.hill(xy) + np.array([thing.height_at(time) for thing in self._things])
+        angle = self._course.heading(s) + self._yaw
+        cos, sin = (values.astype(np.float32)[self._thing_of_triangle, None] for values in (np.cos(angle), np.sin(angle)))
+        shift = np.concatenate([xy, z[:, None]], axis=-1).astype(np.float32)[self._thing_of_triangle, None]
+        x, y, up = np.moveaxis(self._shapes.corners, -1, 0)
+        return np.stack([cos * x - sin * y, sin * x + cos * y, up], axis=-1) + shift

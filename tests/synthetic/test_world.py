@@ -6,7 +6,7 @@ from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, MOVING_CLASSES, NUM_CL
 from splattingocc.geometry.rays import IGNORE
 from splattingocc.synthetic.layout import HALF_WIDTH, MIN_CURVE_RADIUS
 from splattingocc.synthetic.rig import quat_from_rotation, rotation_from_euler
-from splattingocc.synthetic.things import moving_corners
+from splattingocc.synthetic.things import MovingThings
 from splattingocc.synthetic.world import World, draw_world
 
 DURATION = 4.0
@@ -57,8 +57,11 @@ def test_moving_things_move_and_stay_upright_on_the_street():
     for world in WORLDS:
         course = world.ground.layout.course
         assert world.moving_things
-        before, after = (moving_corners(world.moving_things, course, time) for time in (0.0, 1.0))
+        moving = MovingThings(world.moving_things, course)
+        before, after = moving.corners_at(0.0), moving.corners_at(1.0)
         assert (np.linalg.norm(after - before, axis=-1) > 0.3).all()
+        one_by_one = [thing.shape.moved(thing.world_from_thing(course, 1.0)).corners for thing in world.moving_things]
+        np.testing.assert_allclose(after, np.concatenate(one_by_one), atol=1e-4)
         for thing in world.moving_things:
             pose = thing.world_from_thing(course, 1.0)
             assert pose[2, 2] == 1.0
