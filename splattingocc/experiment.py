@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightning import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from pydantic import ValidationError
 from torch.utils.data import DataLoader
@@ -18,6 +18,7 @@ from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet
 from splattingocc.data.nuscenes import Index, read_index
 from splattingocc.engine.batches import TrainingBatches, prediction_loader
+from splattingocc.engine.callbacks import StepProgress
 from splattingocc.engine.checkpoint import RememberNetwork
 from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig
 from splattingocc.evaluation.calibrate import CalibrationConfig
@@ -151,7 +152,7 @@ def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bo
         precision=trainer.precision,
         gradient_clip_val=config.optimization.gradient_clip,
         logger=CSVLogger(work_dir, name=None, version="logs"),
-        callbacks=[checkpoints, RememberNetwork(config.network), LearningRateMonitor("step")],
+        callbacks=[checkpoints, RememberNetwork(config.network), *([StepProgress()] if show_progress else [])],
         enable_progress_bar=show_progress,
         enable_model_summary=False,
         log_every_n_steps=10,

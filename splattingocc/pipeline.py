@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import warnings
 from pathlib import Path
 
 from lightning import seed_everything
@@ -45,6 +47,7 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     work_dir.mkdir(parents=True, exist_ok=True)
     write_json(work_dir / "config.json", config.model_dump(mode="json"))
     write_json(work_dir / "environment.json", environment())
+    quiet_lightning()
     seed_everything(config.seed, workers=True, verbose=False)
     index = build_index(config.data, work_dir)
     module = build_module(config)
@@ -61,6 +64,15 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     }
     save_network(module.network, config.network, path, metadata)
     return path
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's tips, its device report and its advice on loaders out of the console; its errors stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    advice = ("isinstance.treespec, LeafSpec", "The number of training batches", "The '.*_dataloader' does not have many", "Checkpoint directory")
+    for message in advice:
+        warnings.filterwarnings("ignore", message=f".*{message}")
 
 
 def newest_checkpoint(work_dir: Path) -> Path | None:
@@ -86,7 +98,7 @@ def calibrate(config: ExperimentConfig, network: OccupancyNetwork, index: Index)
     positions = positions[::step][:CALIBRATION_FRAMES]
     loader = build_prediction_loader(config, index, positions)
     samples = predict_gaussians(network, loader)
-    for position, (_, gaussians) in zip(positions, track(samples, "calibrating", total=len(positions))):
+    for (_, gaussians), position in zip(track(samples, "calibrating", total=len(positions)), positions):
         rays, labels = labelled_rays(index[position], store, part="held_out", held_out_fraction=config.data.loader.held_out_fraction)
         occupancy = read_out(gaussians, OCC3D_GRID, threshold=0.5)
         calibration.update(occupancy.probabilities.cpu(), rays, labels)
@@ -111,7 +123,7 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
     frames = {position: CachedFrame(index[position].scene, index[position].index_in_scene, index[position].token) for position in positions}
     missing = [position for position in positions if not writer.has(frames[position])]
     samples = predict_gaussians(network, build_prediction_loader(config, index, missing))
-    for position, (_, gaussians) in zip(missing, track(samples, f"predicting {split}", total=len(missing))):
+    for (_, gaussians), position in zip(track(samples, f"predicting {split}", total=len(missing)), missing):
         occupancy = read_out(gaussians, OCC3D_GRID, threshold=threshold)
         writer.write(frames[position], occupancy.semantics.cpu(), occupancy.probabilities.cpu())
     return writer.finish(list(frames.values()))
@@ -124,7 +136,7 @@ def score_rendering(config: ExperimentConfig, checkpoint: Path, *, split: str, p
     positions = index.of_split(split)
     scores = RenderingScores()
     samples = predict_gaussians(network, build_prediction_loader(config, index, positions))
-    for position, (_, gaussians) in zip(positions, track(samples, f"rendering {split}", total=len(positions))):
+    for (_, gaussians), position in zip(track(samples, f"rendering {split}", total=len(positions)), positions):
         rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=config.data.loader.held_out_fraction)
         rays, labels = inside(rays, labels, OCC3D_GRID)
         device = gaussians.means.device

@@ -7,6 +7,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from splattingocc.data.loaders import EpochSampler, TrainingSet
+from splattingocc.data.samples import TrainingSample
 from splattingocc.struct import stack
 
 
@@ -24,6 +25,9 @@ class TrainingBatches(LightningDataModule):
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         sampler = EpochSampler(len(self.dataset), seed=self.dataset.seed, rank=rank, world_size=world_size)
         return _loader(self.dataset, batch_size=self.batch_size, num_workers=self.num_workers, sampler=sampler)
+
+    def transfer_batch_to_device(self, batch: TrainingSample, device: torch.device, dataloader_idx: int) -> TrainingSample:
+        return batch.to(device, non_blocking=True)
 
 
 def prediction_loader(dataset: Dataset, *, num_workers: int) -> DataLoader:

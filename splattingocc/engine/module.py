@@ -9,7 +9,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from splattingocc.config import Config
-from splattingocc.data.samples import PredictionSample, TrainingSample
+from splattingocc.data.samples import TrainingSample
 from splattingocc.losses.objective import Objective
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.splatting.render import render
@@ -65,9 +65,6 @@ class OccupancyModule(LightningModule):
         self.log("loss", total, prog_bar=True, batch_size=len(sample.token))
         self.log_dict({f"loss/{name}": value for name, value in losses.parts.items()}, batch_size=len(sample.token))
         return total
-
-    def transfer_batch_to_device(self, batch: TrainingSample | PredictionSample, device: torch.device, dataloader_idx: int):
-        return batch.to(device, non_blocking=True)
 
     def configure_optimizers(self) -> dict:
         config = self.optimization
