@@ -34,7 +34,16 @@ class SceneWriter:
     """Writes the key frames of one scene. Everything is drawn from `seed` and the scene's number."""
 
     def __init__(
-        self, tables: Tables, out: Path, *, version: str, seed: int, number: int, num_frames: int, image_size: tuple[int, int]
+        self,
+        tables: Tables,
+        out: Path,
+        *,
+        version: str,
+        seed: int,
+        number: int,
+        num_frames: int,
+        image_size: tuple[int, int],
+        device: torch.device,
     ) -> None:
         self._tables, self._out, self._version = tables, out, version
         self._seed, self._number, self._num_frames, self._image_size = seed, number, num_frames, image_size
@@ -46,7 +55,7 @@ class SceneWriter:
         self._jitter = rng.uniform(-0.002, 0.002, (num_frames, len(self._sensors)))
         # As in nuScenes, the map's origin is far away: poses must be handled in double precision.
         self._map_from_world = rigid_matrix(np.eye(3), np.array([*rng.uniform(300, 1800, 2), 0.0]))
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = device
         self._scene_mesh = SceneMesh(self._world, self._device)
         ego_from_lidar = self._sensors[-1].ego_from_sensor
         self._lidar = Lidar(ego_from_lidar, self._device)

@@ -56,8 +56,8 @@ def modulo(x: float, period: float) -> float:
 @no_type_check
 def asphalt(color: wp.vec3, uv: wp.vec2, footprint: float) -> wp.vec3:
     grain = 0.35 * wave(uv, 25.0, 1) * fade(0.04, footprint) + 0.3 * wave(uv, 1.5, 2) + 0.25 * wave(uv, 0.17, 3)
-    # Wheels darken and polish two tracks; tar fills the cracks.
-    crack = wp.where(wp.abs(wave(uv, 0.45, 4)) < 0.012, 0.55, 1.0)
+    # Tar fills the cracks.
+    crack = wp.where(wp.abs(wave(uv, 0.45, 4)) < 0.012 and wave(uv, 0.3, 23) > 0.08, 0.6, 1.0)
     crack = 1.0 + (crack - 1.0) * fade(0.1, footprint)
     patch = wp.where(wave(uv, 0.09, 5) > 0.33, 0.72, 1.0)
     return color * (1.0 + grain) * crack * patch

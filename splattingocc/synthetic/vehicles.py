@@ -19,8 +19,8 @@ def paint(rng: Generator) -> Color:
     if rng.random() < 0.6:
         gray = float(rng.choice([0.02, 0.06, 0.15, 0.3, 0.5, 0.65]))
         return (gray, gray, gray * float(rng.uniform(0.95, 1.05)))
-    hue = rng.dirichlet([0.5, 0.5, 0.5])
-    return tuple(float(value) for value in 0.02 + hue * rng.uniform(0.2, 0.6))  # type: ignore[return-value]
+    hue, strength = rng.dirichlet([0.5, 0.5, 0.5]), rng.uniform(0.15, 0.45)
+    return tuple(float(value) for value in strength * (0.15 + 0.85 * hue))  # type: ignore[return-value]
 
 
 def _wheels(radius: float, width: float, track: float, axles: list[float]) -> list[Mesh]:
@@ -144,7 +144,9 @@ def trailer(rng: Generator) -> Mesh:
     parts = [deck]
     if rng.random() < 0.6:
         height = rng.uniform(2.2, 2.7)
-        parts.append(box((length, width, height), (0, 0, 1.3 + height / 2), Material.PAINT, paint(rng)))
+        body = paint(rng) if rng.random() < 0.3 else (0.58, 0.58, 0.56)
+        parts.append(box((length, width, height), (0, 0, 1.3 + height / 2), Material.PAINT, body))
+        parts.append(box((length * 0.5, width * 1.004, height * 0.3), (0, 0, 1.3 + height * 0.6), Material.PAINT, paint(rng)))
     else:
         for x in np.linspace(-length * 0.35, length * 0.35, 3):
             load = rng.uniform(0.6, 1.5)

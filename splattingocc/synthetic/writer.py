@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from pydantic import Field, model_validator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -58,10 +59,11 @@ def is_complete(out: Path, config: SynthConfig) -> bool:
     return _manifest(out) == _manifest_of(config, finished=True)
 
 
-def write_dataset(config: SynthConfig, out: Path, *, progress: bool = True, fresh: bool = False) -> None:
+def write_dataset(config: SynthConfig, out: Path, *, progress: bool = True, fresh: bool = False, device: str = "cpu") -> None:
     """Write the data set of a configuration to `out`; one that is there already and finished is left as it is.
 
     A folder that holds another synthetic data set is refused, unless `fresh` says to replace it; one that holds anything else always is.
+    The bytes are the same for any number of threads; another kind of device or processor may round differently.
     """
     if is_complete(out, config) and not fresh:
         return
@@ -75,7 +77,7 @@ def write_dataset(config: SynthConfig, out: Path, *, progress: bool = True, fres
         for number in range(config.num_scenes):
             scene = SceneWriter(
                 tables, out, version=config.version, seed=config.seed, number=number, num_frames=config.frames_per_scene,
-                image_size=config.image_size,
+                image_size=config.image_size, device=torch.device(device),
             )  # fmt: skip
             for frame in range(config.frames_per_scene):
                 scene.write_frame(frame)
