@@ -16,6 +16,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     os.close(handle)
     try:
         write(Path(name))
+        with open(name, "rb") as file:
+            os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     finally:

@@ -7,7 +7,6 @@ is off by at most 1/64 px; distances in steps of 2 mm up to 131 m, so a distance
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from splattingocc.data.nuscenes import Index, KeyFrame
+from splattingocc.files import write_atomically
 
 FORMAT_NAME = "splattingocc-labels"
 FORMAT_VERSION = 1
@@ -123,16 +123,6 @@ def scene_fingerprint(key_frames: Sequence[KeyFrame], source: str) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is either whole or not there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def write_scene(folder: Path, name: str, tables: Mapping[str, RayTable], *, steps: int, source_sha256: str) -> SceneRecord:
     """Write the rays of a scene's key frames and return its entry in the manifest."""
     packed = {token: pack_rays(table, steps) for token, table in tables.items()}
@@ -141,7 +131,7 @@ def write_scene(folder: Path, name: str, tables: Mapping[str, RayTable], *, step
         {token: records.view(np.uint8).reshape(-1, RAY_DTYPE.itemsize) for token, records in packed.items()},
         metadata={"format": f"{FORMAT_NAME}-{FORMAT_VERSION}"},
     )
-    write_atomically(folder / f"{name}.safetensors", content)
+    write_atomically(folder / f"{name}.safetensors", lambda temporary: temporary.write_bytes(content))
     return SceneRecord(
         file=f"{name}.safetensors",
         sha256=hashlib.sha256(content).hexdigest(),
@@ -154,7 +144,8 @@ def write_scene(folder: Path, name: str, tables: Mapping[str, RayTable], *, step
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, scenes in order of name."""
     ordered = msgspec.structs.replace(manifest, scenes=dict(sorted(manifest.scenes.items())))
-    write_atomically(folder / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(ordered), indent=1) + b"\n")
+    content = msgspec.json.format(msgspec.json.encode(ordered), indent=1) + b"\n"
+    write_atomically(folder / MANIFEST_NAME, lambda temporary: temporary.write_bytes(content))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -6,7 +6,6 @@ The tables are decoded once, cut to key frames and to the sensors used here, and
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from torch import Tensor
 from splattingocc.data.nuscenes_columns import CHANNELS, LIDAR_CHANNEL, build_columns
 from splattingocc.data.nuscenes_splits import read_splits
 from splattingocc.data.nuscenes_tables import TABLES
+from splattingocc.files import write_atomically
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.transforms import invert_rigid
 
@@ -233,12 +233,10 @@ def _tables_key(folder: Path) -> str:
 
 
 def _save_columns(cache: Path, key: str, columns: dict[str, Any]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: (value.dtype.str, value.shape, value.tobytes()) for name, value in columns.items() if isinstance(value, np.ndarray)}
     plain = {name: value for name, value in columns.items() if name not in arrays}
-    partial = cache.with_suffix(f".{os.getpid()}.part")
-    partial.write_bytes(msgspec.msgpack.encode({"key": key, "plain": plain, "arrays": arrays}))
-    os.replace(partial, cache)
+    content = msgspec.msgpack.encode({"key": key, "plain": plain, "arrays": arrays})
+    write_atomically(cache, lambda temporary: temporary.write_bytes(content))
 
 
 def _load_columns(cache: Path, key: str) -> dict[str, Any] | None:

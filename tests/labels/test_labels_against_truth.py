@@ -42,7 +42,7 @@ def test_labelled_points_lie_in_occupied_cells_of_their_class(index: Index, stor
     for position in range(len(index)):
         key_frame = index[position]
         occupied, same_class = agreement(labelled_rays(key_frame, store), key_frame, synthetic_dataroot)
-        assert occupied > 0.97
+        assert occupied > 0.95
         assert same_class > 0.93
 
 
@@ -55,7 +55,7 @@ def test_points_of_the_next_key_frame_do_so_too_once_moved_by_the_poses(index: I
         key_frame = index[position]
         moved = auxiliary_rays(index[neighbour], key_frame, store, weight=0.3, part="all", held_out_fraction=0.0)
         occupied, same_class = agreement(moved, key_frame, synthetic_dataroot)
-        assert occupied > 0.97
+        assert occupied > 0.95
         assert same_class > 0.93
         num_checked += 1
     assert num_checked == 3
