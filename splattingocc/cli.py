@@ -1,4 +1,7 @@
-"""The command line: `splattingocc demo | synth | prepare | train | test | visualize | bench`."""
+"""The command line: `splattingocc demo | synth | prepare | train | test | visualize | bench`.
+
+What a command needs is imported when it runs, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import ValidationError
 from rich.console import Console
+from rich.table import Table
 
 from splattingocc.experiment import ExperimentConfig, describe_validation, load_config
 
@@ -112,7 +116,92 @@ class Prepare:
         print(f"{out}: {rays:,} labelled rays in {len(index)} key frames of {len(manifest.scenes)} scenes")
 
 
-COMMANDS: dict[str, type] = {"train": Train, "test": Test, "prepare": Prepare}
+@dataclass
+class Synth:
+    """Write a synthetic data set: streets, cameras, LiDAR and truth in the layout of nuScenes and Occ3D."""
+
+    out: Path
+    """Folder to write to."""
+    scenes: int = 10
+    """Scenes in all, validation included."""
+    val_scenes: int = 2
+    """How many of them are for validation."""
+    frames: int = 10
+    """Key frames of each scene, half a second apart."""
+    seed: int = 0
+    """The same options and seed give the same bytes."""
+    image_size: tuple[int, int] = (450, 800)
+    """Height and width of the images, pixels."""
+    version: str = "v1.0-mini"
+    """Folder of the tables."""
+    fresh: bool = False
+    """Replace another synthetic data set that is in the folder."""
+
+    def run(self) -> None:
+        from splattingocc.synthetic.writer import SynthConfig, write_dataset
+
+        config = SynthConfig(
+            num_scenes=self.scenes,
+            num_val_scenes=self.val_scenes,
+            frames_per_scene=self.frames,
+            image_size=self.image_size,
+            seed=self.seed,
+            version=self.version,
+        )
+        write_dataset(config, self.out, fresh=self.fresh)
+        print(f"{self.out}: {self.scenes} scenes of {self.frames} key frames")
+
+
+@dataclass
+class Demo:
+    """Build synthetic streets, train on their 2D labels, score and draw: the whole path on one machine. Safe to run again."""
+
+    out: Path = Path("work_dirs/demo")
+    """Folder of the data, the model, the numbers and the pictures."""
+    seed: int = 0
+    """Seeds the training; the streets stay the same."""
+    fresh: bool = False
+    """Redo what an earlier run finished."""
+
+    def run(self) -> None:
+        from splattingocc.demo import run_demo
+
+        run_demo(self.out, seed=self.seed, fresh=self.fresh)
+
+
+@dataclass
+class Bench:
+    """Measure on this machine; prints p50 and p95 of several runs."""
+
+    what: tyro.conf.Positional[Literal["render"]]
+    """`render`: Gaussians beside NeRF sampling, on the same rays."""
+    rays: int = 24_000
+    """Rays of one run."""
+    repeats: int = 5
+    """Timed runs, after one that is not."""
+    json: bool = False
+    """Print one JSON line for each case instead of a table."""
+
+    def run(self) -> None:
+        import torch
+
+        from splattingocc.splatting.bench import bench_render
+
+        devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+        rows = [row for device in devices for row in bench_render(num_rays=self.rays, repeats=self.repeats, device=device)]
+        if self.json:
+            print("\n".join(json.dumps(row) for row in rows))
+            return
+        table = Table(title=f"{self.rays:,} rays; seconds, median of {self.repeats} (95th percentile)")
+        for column in ("", "device", "forward", "backward", "peak memory"):
+            table.add_column(column)
+        for row in rows:
+            times = (f"{row[f'{step}_p50_s']:.3f} ({row[f'{step}_p95_s']:.3f})" for step in ("forward", "backward"))
+            table.add_row(row["what"], row["device"], *times, f"{row['peak_memory_mb']:,.0f} MB")
+        Console().print(table)
+
+
+COMMANDS: dict[str, type] = {"demo": Demo, "synth": Synth, "prepare": Prepare, "train": Train, "test": Test, "bench": Bench}
 CONFIGURED = ("train", "test")
 """Commands whose first argument is a configuration file that sets the defaults of their options."""
 
@@ -141,7 +230,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValidationError as error:
         sys.exit(f"splattingocc: {describe_validation(error)}")
     except ValueError as error:
-        sys.exit(f"splattingocc: {error}")
+        # An error in a loader's worker comes wrapped in its traceback, of which the last line is the error
+        last = str(error).strip().splitlines()[-1] if str(error) else type(error).__name__
+        sys.exit(f"splattingocc: {last.removeprefix('ValueError: ')}")
+    except KeyboardInterrupt:
+        sys.exit("splattingocc: interrupted")
 
 
 if __name__ == "__main__":

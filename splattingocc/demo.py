@@ -17,22 +17,25 @@ from rich.table import Table
 from splattingocc.config import Config
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import inside, labelled_rays
-from splattingocc.data.nuscenes import read_index
-from splattingocc.engine.provenance import commit, environment
 from splattingocc.evaluation.grid_rendering import render_grid
-from splattingocc.evaluation.miou import ScoredOccupancy, score_cache
+from splattingocc.evaluation.miou import score_cache
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.prior import better_of
 from splattingocc.evaluation.rendering import RenderingScores
-from splattingocc.evaluation.report import class_table, metrics_of, rendering_table, summary_table, write_metrics
-from splattingocc.experiment import ExperimentConfig, build_index
+from splattingocc.evaluation.report import metrics_of, write_metrics
+from splattingocc.experiment import ExperimentConfig, build_index, load_config
 from splattingocc.files import write_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels
 from splattingocc.pictures import draw_key_frame
 from splattingocc.pipeline import NETWORK_FILE, newest_checkpoint, predict, prior_predictions, score_rendering, train
+from splattingocc.provenance import commit, environment
 from splattingocc.synthetic.writer import SynthConfig, write_dataset
 
+CONFIG = Path(__file__).parent.parent / "configs" / "splattingocc" / "splattingocc-synth.py"
+"""What the demo trains."""
+WORLD = SynthConfig(num_scenes=28, num_val_scenes=6, frames_per_scene=3, image_size=(180, 320))
+"""What it trains on: many streets with few frames each, because neighbouring frames teach little."""
 NUM_PICTURES = 2
 """Key frames of the val split that are drawn."""
 
@@ -147,4 +150,14 @@ class Demo:
             shares = [100 * rays["median_relative_error"], 100 * rays["class_accuracy"]]
             table.add_row(name, *(f"{value:.2f}" for value in percents), *(f"{value:.1f} %" for value in shares))
         console.print(table)
-        console.print(f"{sum(stages.seconds.values()):.0f} s; numbers in {self.folder / 'metrics.json'}, pictures in {self.folder / 'pictures'}")
+        places = f"numbers in {self.folder / 'metrics.json'}, pictures in {self.folder / 'pictures'}"
+        console.print(f"{sum(stages.seconds.values()):.0f} s; {places}")
+
+
+def run_demo(folder: Path, *, seed: int, fresh: bool) -> None:
+    """Run the demo in a folder: streets that are always the same, a training seeded with `seed`."""
+    config = load_config(CONFIG)
+    dataroot = folder / "data"
+    data = config.data.model_copy(update={"dataroot": dataroot})
+    experiment = config.model_copy(update={"name": "demo", "seed": seed, "data": data})
+    Demo(folder, WORLD, experiment).run(fresh=fresh)

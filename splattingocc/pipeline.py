@@ -18,7 +18,6 @@ from splattingocc.data.nuscenes import Index
 from splattingocc.data.occ3d import read_truth
 from splattingocc.engine.checkpoint import load_network, save_network
 from splattingocc.engine.inference import predict_gaussians, render_labelled
-from splattingocc.engine.provenance import commit, environment
 from splattingocc.evaluation.calibrate import Calibration, ThresholdCalibration
 from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, PredictionWriter, Provenance
 from splattingocc.evaluation.prior import TrainingPrior, all_free
@@ -35,6 +34,7 @@ from splattingocc.experiment import (
 from splattingocc.files import write_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.models.network import OccupancyNetwork
+from splattingocc.provenance import commit, environment
 from splattingocc.splatting.read_out import read_out
 
 NETWORK_FILE = "network.safetensors"
@@ -70,8 +70,7 @@ def quiet_lightning() -> None:
     """Keep Lightning's tips, its device report and its advice on loaders out of the console; its errors stay."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    advice = ("isinstance.treespec, LeafSpec", "The number of training batches", "The '.*_dataloader' does not have many", "Checkpoint directory")
-    for message in advice:
+    for message in ("isinstance.treespec", "The number of training batches", "The '.*_dataloader' does not have", "Checkpoint directory"):
         warnings.filterwarnings("ignore", message=f".*{message}")
 
 

@@ -1,4 +1,4 @@
-"""What the tests of several rooms share. Its being here also puts this folder on the import path, so that all rooms can use `tiny_nuscenes`."""
+"""What the tests of several rooms share. Being here, it also puts this folder on the import path: all rooms can use `tiny_nuscenes`."""
 
 from __future__ import annotations
 

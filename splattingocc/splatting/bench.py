@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import platform
 import resource
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-import warp as wp
 from torch import Tensor
 
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.provenance import environment
 from splattingocc.splatting.gaussians import Gaussians, Rendering
 from splattingocc.splatting.nerf import render_nerf
 from splattingocc.splatting.render import render
@@ -56,7 +53,7 @@ def bench_render(*, num_rays: int = 24000, repeats: int = 5, device: torch.devic
     sizes = {"num_rays": num_rays, "num_samples": NUM_NERF_SAMPLES, "num_channels": NUM_CHANNELS}
     renderings = [lambda part=part: nerf_rendering(part) for part in parts]
     records.append({"what": "nerf sampling", **sizes, **_time(renderings, [densities, features], max(1, repeats // 2), device)})
-    circumstances = _circumstances(device)
+    circumstances = environment(device)
     return [record | circumstances for record in records]
 
 
@@ -140,17 +137,3 @@ def _peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _circumstances(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else (platform.processor() or platform.machine())
-    revision = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {
-        "device": f"{device.type} ({name})",
-        "num_threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "warp": wp.__version__,
-        "commit": revision or None,
-    }

@@ -78,5 +78,5 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
 
     path = tmp_path / "evil.ckpt"
     torch.save({"state_dict": {}, "payload": Evil(), CONFIG_KEY: json.dumps({})}, path)
-    with pytest.raises(ValueError, match="evil.ckpt: damaged or not a checkpoint"):
+    with pytest.raises(ValueError, match=r"evil\.ckpt: damaged or not a checkpoint"):
         load_network(build(LinearConfig()), LinearConfig(), path)

@@ -14,9 +14,7 @@ GRID = VoxelGrid((-6.4, -6.4, -0.8), (6.4, 6.4, 2.4), 0.4)
 
 def small_network() -> OccupancyNetwork:
     torch.manual_seed(0)
-    config = NetworkConfig(
-        lift=SamplingLiftConfig(channels=8, coarsening=2), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1))
-    )
+    config = NetworkConfig(lift=SamplingLiftConfig(channels=8, coarsening=2), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1)))
     return OccupancyNetwork(config, GRID)
 
 

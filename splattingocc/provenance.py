@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -21,15 +22,17 @@ def commit() -> str:
         return "unknown"
 
 
-def environment() -> dict[str, str]:
-    """Return the versions and hardware that numbers depend on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+def environment(device: torch.device | None = None) -> dict[str, str]:
+    """Return the versions and hardware that numbers depend on; the device is the one that would be used by default."""
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
     return {
         "splattingocc": splattingocc.__version__,
         "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": device,
+        "warp": version("warp-lang"),
+        "device": f"{device.type} ({name})",
     }
 
 
