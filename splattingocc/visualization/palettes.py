@@ -20,9 +20,11 @@ CLASS_COLORS: Final = (
 )  # fmt: skip
 """RGB of the 17 classes by index: the colours that pictures of Occ3D-nuScenes commonly use, but for others, whose black
 would hide all shading. Free space has no colour."""
-SKY_COLOR: Final = (226, 232, 240)
+SKY_COLOR: Final = (190, 220, 245)
 """What is seen where nothing is hit."""
 IGNORE_COLOR: Final = (255, 255, 255)
+EMPTY_COLOR: Final = (243, 245, 248)
+"""Behind the voxels of a drawn grid."""
 EGO_COLOR: Final = (250, 250, 250)
 """The vehicle that carries the cameras; it is drawn for orientation and is no class."""
 NEAREST_METRES: Final = 1.0
@@ -46,7 +48,7 @@ def distance_colormap() -> Colormap:
 def distance_colors(distances: Float[Tensor, "*cell"]) -> UInt8[Tensor, "*cell 3"]:
     """Colour metres on the logarithmic scale; where there is none (nan) it looks like the sky."""
     position = torch.log(distances.clamp(min=NEAREST_METRES) / NEAREST_METRES) / np.log(FARTHEST_METRES / NEAREST_METRES)
-    colors = distance_colormap()(position.nan_to_num(0.0).clamp(0, 1).cpu().numpy())[..., :3]
+    colors = np.asarray(distance_colormap()(position.nan_to_num(0.0).clamp(0, 1).cpu().numpy()))[..., :3]
     colors = torch.from_numpy((colors * 255).round().astype(np.uint8))
     colors[distances.isnan().cpu()] = torch.tensor(SKY_COLOR, dtype=torch.uint8)
     return colors

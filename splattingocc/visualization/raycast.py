@@ -16,7 +16,7 @@ from splattingocc.data.taxonomy import NUM_CLASSES
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.voxel_walk import cast_first_hit
-from splattingocc.visualization.palettes import EGO_COLOR, class_colors
+from splattingocc.visualization.palettes import EGO_COLOR, EMPTY_COLOR, class_colors
 
 EGO = 254
 """Label of the cells that the drawn ego vehicle fills."""
@@ -75,7 +75,7 @@ class _Scene:
 
 
 def picture_from_above(semantics: UInt8[Tensor, "x y z"], grid: VoxelGrid, config: PictureConfig | None = None) -> UInt8[Tensor, "h w 3"]:
-    """Draw the highest voxel of each column; forward (x) is up, left (y) is left, and empty columns are white."""
+    """Draw the highest voxel of each column; forward (x) is up, left (y) is left, and empty columns are pale."""
     config = config or PictureConfig()
     scene = _prepare(semantics, grid, config)
     step = grid.cell_size / config.pixels_per_cell
@@ -92,7 +92,7 @@ def picture_from_above(semantics: UInt8[Tensor, "x y z"], grid: VoxelGrid, confi
 def picture_in_perspective(
     semantics: UInt8[Tensor, "x y z"], grid: VoxelGrid, config: PictureConfig | None = None
 ) -> UInt8[Tensor, "h w 3"]:
-    """Draw the grid as a virtual camera behind and above the vehicle sees it; what is empty is white."""
+    """Draw the grid as a virtual camera behind and above the vehicle sees it; what is empty is pale."""
     config = config or PictureConfig()
     scene = _prepare(semantics, grid, config)
     colors = _draw(scene, _virtual_camera_rays(config), edges=True)
@@ -125,13 +125,14 @@ def _prepare(semantics: UInt8[Tensor, "x y z"], grid: VoxelGrid, config: Picture
         inside = ((centers > torch.tensor(EGO_LOWER)) & (centers < torch.tensor(EGO_UPPER))).all(dim=-1)
         labels[inside & (labels >= NUM_CLASSES)] = EGO
     occupied = (labels < NUM_CLASSES) | (labels == EGO)
-    fill = functional.avg_pool3d(occupied.float()[None, None], OCCLUSION_CELLS, stride=1, padding=OCCLUSION_CELLS // 2)
+    padded = functional.pad(occupied.float()[None, None], (OCCLUSION_CELLS // 2,) * 6)
+    fill = functional.avg_pool3d(padded, OCCLUSION_CELLS, stride=1)
     return _Scene(labels, occupied.to(torch.uint8), fill, grid, functional.normalize(torch.tensor(config.sun), dim=0))
 
 
 def _draw(scene: _Scene, rays: Rays, *, edges: bool) -> Float[Tensor, "ray 3"]:
-    """Return the colour, in [0, 1], that each ray sees; white where it meets nothing."""
-    colors = torch.ones_like(rays.origins)
+    """Return the colour, in [0, 1], that each ray sees; EMPTY_COLOR where it meets nothing."""
+    colors = (torch.tensor(EMPTY_COLOR) / 255).repeat(len(rays.origins), 1)
     for start in range(0, len(colors), RAYS_PER_BAND):
         band = rays[start : start + RAYS_PER_BAND]
         hits = cast_first_hit(scene.occupied, scene.grid, band)

@@ -1,0 +1,125 @@
+"""Pictures of a key frame: what the cameras see, what the network renders for them, and the occupancy beside the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from splattingocc.data.augment import choose_window
+from splattingocc.data.label_store import LabelStore, sha256_of
+from splattingocc.data.labelled_rays import labelled_rays
+from splattingocc.data.loaders import LoaderConfig, read_views
+from splattingocc.data.nuscenes import KeyFrame, cameras_of
+from splattingocc.data.occ3d import read_truth, truth_path
+from splattingocc.data.samples import PredictionSample
+from splattingocc.data.taxonomy import CAMERA_CHANNELS
+from splattingocc.engine.inference import predict_gaussians
+from splattingocc.engine.module import RenderConfig
+from splattingocc.evaluation.predictions import CachedFrame, PredictionCache
+from splattingocc.experiment import ExperimentConfig
+from splattingocc.geometry.cameras import Cameras, Views
+from splattingocc.geometry.rays import SKY
+from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.models.network import OccupancyNetwork
+from splattingocc.pipeline import open_network
+from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.splatting.read_out import read_out
+from splattingocc.splatting.render import render
+from splattingocc.visualization.panels import CameraMaps, draw_grid, save_cameras, save_occupancies, save_overview, save_renderings
+
+IMAGE_WIDTH = 640
+"""Pixels of the camera images in the pictures; the network may see smaller ones."""
+MAP_WIDTH = 224
+"""Pixels, and rays, of a rendered map's row."""
+HIT_ALPHA = 0.5
+"""A ray that is stopped to less than this share counts as hitting nothing."""
+FRONT = CAMERA_CHANNELS.index("CAM_FRONT")
+
+
+def draw_key_frame(config: ExperimentConfig, checkpoint: Path, cache: PredictionCache, key_frame: KeyFrame, out: Path) -> list[Path]:
+    """Draw a key frame whose prediction is in a cache of this checkpoint; return the paths of the pictures."""
+    if cache.manifest.provenance.checkpoint_hash != sha256_of(checkpoint):
+        raise ValueError(f"{cache.directory}: predictions of another checkpoint than {checkpoint}; predict again")
+    network, _ = open_network(config, checkpoint)
+    gaussians = _see(config, network, key_frame)
+    predicted = cache.read(CachedFrame(key_frame.scene, key_frame.index_in_scene, key_frame.token)).semantics
+    return _draw(config, gaussians, predicted, key_frame, out)
+
+
+def draw_key_frame_without_cache(config: ExperimentConfig, checkpoint: Path, key_frame: KeyFrame, out: Path) -> list[Path]:
+    """Draw a key frame, its occupancy read out with the checkpoint's own threshold; return the paths of the pictures."""
+    network, threshold = open_network(config, checkpoint)
+    if threshold is None:
+        raise ValueError(f"{checkpoint}: has no occupancy threshold; only the network file of a finished training has one")
+    gaussians = _see(config, network, key_frame)
+    predicted = read_out(gaussians, OCC3D_GRID, threshold=threshold).semantics.cpu()
+    return _draw(config, gaussians, predicted, key_frame, out)
+
+
+def _draw(
+    config: ExperimentConfig, gaussians: Gaussians, predicted: UInt8[Tensor, "200 200 16"], key_frame: KeyFrame, out: Path
+) -> list[Path]:
+    cameras = _camera_maps(config, gaussians, key_frame)
+    grids = [draw_grid("predicted occupancy", predicted, OCC3D_GRID)]
+    if truth_path(config.data.truth_folder, key_frame.scene, key_frame.token).is_file():
+        truth = read_truth(config.data.truth_folder, key_frame.scene, key_frame.token)
+        grids.append(draw_grid("true occupancy", truth.semantics, OCC3D_GRID))
+    stem = f"{key_frame.scene}_{key_frame.index_in_scene:03d}"
+    title = f"{key_frame.scene}, key frame {key_frame.index_in_scene}"
+    return [
+        save_cameras(out / f"{stem}_cameras.png", cameras, title),
+        save_renderings(out / f"{stem}_rendering.png", cameras, title),
+        save_occupancies(out / f"{stem}_occupancy.png", grids, title),
+        save_overview(out / f"{stem}_overview.png", cameras, FRONT, grids),
+    ]
+
+
+def _see(config: ExperimentConfig, network: OccupancyNetwork, key_frame: KeyFrame) -> Gaussians:
+    """Return what the network sees in a key frame."""
+    images, cameras = _views(config, key_frame, config.data.loader)
+    sample = PredictionSample((key_frame.token,), Views(images[None, None], cameras[None, None]))
+    return next(predict_gaussians(network, [sample]))[1]
+
+
+def _views(config: ExperimentConfig, key_frame: KeyFrame, loader: LoaderConfig) -> tuple[Float[Tensor, "view 3 h w"], Cameras]:
+    cameras = cameras_of(key_frame)
+    window = choose_window(cameras.image_size, loader.image_size, vertical_position=loader.vertical_position)
+    return read_views(key_frame, config.data.dataroot, loader, cameras=cameras, windows=[window] * len(key_frame.cameras))
+
+
+def _camera_maps(config: ExperimentConfig, gaussians: Gaussians, key_frame: KeyFrame) -> list[CameraMaps]:
+    """Return, for each camera, what the network input shows of it, sharper than the network sees it, with labels and renderings."""
+    height, width = config.data.loader.image_size
+    loader = config.data.loader.model_copy(update={"image_size": (round(IMAGE_WIDTH * height / width), IMAGE_WIDTH)})
+    images, cameras = _views(config, key_frame, loader)
+    semantics, distances = _render_maps(gaussians, cameras.resize((round(MAP_WIDTH * height / width), MAP_WIDTH)), config.render)
+    store = LabelStore.open(config.data.label_folder)
+    rays, labels = labelled_rays(key_frame, store)
+    camera_of_ray = torch.from_numpy(store.read(key_frame.token).camera_indices.astype("int64"))
+    maps = []
+    for view, sensor in enumerate(key_frame.cameras):
+        own = camera_of_ray == view
+        pixels, visible = cameras[view].project(rays[own].at(labels[own].distances))
+        shown = labels[own][visible]
+        image = (images[view].permute(1, 2, 0) * 255).round().to(torch.uint8)
+        maps.append(CameraMaps(sensor.channel, image, pixels[visible], shown.semantics, shown.distances, semantics[view], distances[view]))
+    return maps
+
+
+@torch.inference_mode()
+def _render_maps(
+    gaussians: Gaussians, cameras: Cameras, config: RenderConfig
+) -> tuple[Int64[Tensor, "view h w"], Float[Tensor, "view h w"]]:
+    """Render classes and distances through every pixel of the cameras; SKY and nan where a ray hits nothing."""
+    num_views, (height, width) = len(cameras.K), cameras.image_size
+    view, v, u = torch.meshgrid(torch.arange(num_views), torch.arange(height), torch.arange(width), indexing="ij")
+    pixels = torch.stack([u, v], dim=-1).reshape(-1, 2) + 0.5
+    rays = cameras.rays_through(view.reshape(-1), pixels).to(gaussians.means.device)
+    rendering = render(gaussians, rays, near=config.near, far=config.far)
+    hit = rendering.alphas > HIT_ALPHA
+    semantics = torch.where(hit, rendering.features.argmax(dim=-1), SKY).cpu()
+    distances = torch.where(hit, rendering.distances, torch.nan).cpu()
+    return semantics.reshape(num_views, height, width), distances.reshape(num_views, height, width)

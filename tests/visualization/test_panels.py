@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from splattingocc.data.taxonomy import CAMERA_CHANNELS, FREE
+from splattingocc.geometry.rays import SKY
+from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.visualization.palettes import CLASS_COLORS, class_colors, distance_colors
+from splattingocc.visualization.panels import (
+    CAMERA_WIDTH,
+    OCCUPANCY_WIDTH,
+    OVERVIEW_WIDTH,
+    CameraMaps,
+    DrawnGrid,
+    draw_dots,
+    draw_grid,
+    save_cameras,
+    save_occupancies,
+    save_overview,
+    save_renderings,
+)
+from splattingocc.visualization.raycast import PictureConfig
+from splattingocc.visualization.sheet import CAPTION_HEIGHT, GAP, MARGIN
+
+GRID = VoxelGrid((-4.0, -4.0, -1.0), (4.0, 4.0, 1.0), 0.5)
+CAR = 4
+
+
+def camera(name: str, level: int, size: tuple[int, int]) -> CameraMaps:
+    height, width = size
+    semantics = torch.full((height // 2, width // 2), CAR)
+    semantics[: height // 4] = SKY
+    distances = torch.full(semantics.shape, 10.0)
+    distances[: height // 4] = torch.nan
+    return CameraMaps(
+        name=name,
+        image=torch.full((height, width, 3), level, dtype=torch.uint8),
+        label_pixels=torch.tensor([[width / 2, height / 2]]),
+        label_semantics=torch.tensor([11]),
+        label_distances=torch.tensor([3.0]),
+        rendered_semantics=semantics,
+        rendered_distances=distances,
+    )
+
+
+def rig(size: tuple[int, int] = (72, 128)) -> list[CameraMaps]:
+    return [camera(name, 40 * i + 20, size) for i, name in enumerate(CAMERA_CHANNELS)]
+
+
+def grids() -> list[DrawnGrid]:
+    semantics = torch.full(GRID.shape, FREE, dtype=torch.uint8)
+    semantics[..., 0] = 11
+    config = PictureConfig(image_size=(36, 64), pixels_per_cell=2)
+    return [draw_grid(name, semantics, GRID, config) for name in ("predicted occupancy", "true occupancy")]
+
+
+def test_the_left_of_the_vehicle_is_on_the_left_in_both_rows(tmp_path: Path) -> None:
+    picture = Image.open(save_cameras(tmp_path / "cameras.png", rig(), "title"))
+    height = round(CAMERA_WIDTH * 72 / 128)
+    columns = [MARGIN + column * (CAMERA_WIDTH + GAP) + CAMERA_WIDTH // 2 for column in range(3)]
+    bottom_row = picture.height - MARGIN - height // 2
+    top_row = bottom_row - (CAPTION_HEIGHT + height + GAP)
+    levels = [picture.getpixel((x, y)) for y in (top_row, bottom_row) for x in columns]
+    order = ["FRONT_LEFT", "FRONT", "FRONT_RIGHT", "BACK_LEFT", "BACK", "BACK_RIGHT"]
+    assert levels == [(40 * CAMERA_CHANNELS.index(f"CAM_{name}") + 20,) * 3 for name in order]
+
+
+def test_a_row_of_renderings_shows_labels_and_maps_in_their_colours(tmp_path: Path) -> None:
+    picture = Image.open(save_renderings(tmp_path / "rendering.png", rig()[:1], "title"))
+    colors = {color for _, color in picture.getcolors(maxcolors=1 << 20)}
+    assert CLASS_COLORS[CAR] in colors
+    assert tuple(class_colors(torch.tensor(SKY)).tolist()) in colors
+    assert tuple(distance_colors(torch.tensor(10.0)).tolist()) in colors
+
+
+@pytest.mark.parametrize("size", [(128, 224), (256, 704), (90, 90)])
+def test_pictures_of_any_aspect_fit_on_the_overview(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = save_overview(tmp_path / "overview.png", rig(size), 1, grids())
+    picture = Image.open(path)
+    picture.load()
+    assert picture.width == OVERVIEW_WIDTH + 2 * MARGIN
+    border = [picture.getpixel((x, y)) for y in range(picture.height) for x in (2, picture.width - 3)]
+    assert set(border) == {(255, 255, 255)}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_grid_without_truth_is_drawn_alone(tmp_path: Path, count: int) -> None:
+    picture = Image.open(save_occupancies(tmp_path / "occupancy.png", grids()[:count], "title"))
+    assert picture.width == 2 * MARGIN + count * (OCCUPANCY_WIDTH + GAP) - GAP
+    assert Image.open(save_overview(tmp_path / "overview.png", rig(), 1, grids()[:count])).width == OVERVIEW_WIDTH + 2 * MARGIN
+
+
+def test_a_dot_covers_its_pixel_and_its_neighbours_only() -> None:
+    blank = torch.zeros(9, 9, 3, dtype=torch.uint8)
+    drawn = draw_dots(blank, torch.tensor([[4.5, 2.5]]), torch.tensor([5.0]), torch.tensor([[1, 2, 3]], dtype=torch.uint8))
+    rows, columns = torch.nonzero((drawn > 0).any(dim=-1)).unbind(-1)
+    assert drawn[2, 4].tolist() == [1, 2, 3]
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (1, 3, 3, 5)
+    assert not blank.any()
+
+
+def test_near_dots_are_drawn_over_far_ones() -> None:
+    colors = torch.tensor([[9, 0, 0], [0, 9, 0], [0, 0, 9]], dtype=torch.uint8)
+    drawn = draw_dots(torch.zeros(5, 5, 3, dtype=torch.uint8), torch.full((3, 2), 2.5), torch.tensor([7.0, 2.0, 30.0]), colors)
+    assert (drawn[(drawn > 0).any(dim=-1)] == torch.tensor([0, 9, 0])).all()
+
+
+def test_dots_at_the_border_do_not_wrap_around() -> None:
+    drawn = draw_dots(torch.zeros(5, 5, 3, dtype=torch.uint8), torch.tensor([[0.0, 0.0]]), torch.ones(1), torch.full((1, 3), 8).byte())
+    assert drawn[0, 0].tolist() == [8, 8, 8]
+    assert not drawn[3:].any()
+    assert not drawn[:, 3:].any()
