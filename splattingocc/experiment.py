@@ -151,10 +151,10 @@ def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bo
         num_nodes=trainer.num_nodes,
         precision=trainer.precision,
         gradient_clip_val=config.optimization.gradient_clip,
-        logger=CSVLogger(work_dir, name=None, version="logs"),
+        logger=CSVLogger(work_dir, name="", version="logs", flush_logs_every_n_steps=20),
         callbacks=[checkpoints, RememberNetwork(config.network), *([StepProgress()] if show_progress else [])],
         enable_progress_bar=show_progress,
         enable_model_summary=False,
-        log_every_n_steps=10,
+        log_every_n_steps=1,
         use_distributed_sampler=False,
     )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from splattingocc.data.augment import AugmentConfig
 from splattingocc.data.loaders import LoaderConfig
 from splattingocc.engine.module import OptimizationConfig
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
@@ -16,7 +17,12 @@ def config() -> ExperimentConfig:
         data=DataConfig(
             dataroot=Path("data/synthetic"),
             version="v1.0-mini",
-            loader=LoaderConfig(image_size=(128, 224), num_rays=12_000, held_out_fraction=0.1),
+            loader=LoaderConfig(
+                image_size=(128, 224),
+                num_rays=12_000,
+                held_out_fraction=0.1,
+                augment=AugmentConfig(mirror_x_probability=0.5, mirror_y_probability=0.5, brightness=0.2, contrast=0.2),
+            ),
             batch_size=1,
             num_workers=1,
         ),
@@ -25,5 +31,5 @@ def config() -> ExperimentConfig:
             volume_encoder=UNet3dConfig(channels=(16, 48, 96), blocks=(1, 1, 2)),
         ),
         optimization=OptimizationConfig(learning_rate=1e-3, warmup_steps=20),
-        trainer=TrainerConfig(max_epochs=-1, max_steps=300, accelerator="auto"),
+        trainer=TrainerConfig(max_epochs=-1, max_steps=240, accelerator="auto"),
     )

@@ -49,11 +49,14 @@ class SamplingLiftConfig(Config):
 
 
 class SamplingLift(nn.Module):
-    """Lift image features by sampling. A cell that several cameras see gets the mean of what they say; an unseen cell gets zeros.
+    """Lift image features by sampling. A cell that several cameras see gets the mean of what they say; an unseen one only knows its height.
 
     Without the depth distribution every cell along a pixel's ray would read the same features. Each camera says, of each cell: the
     feature, the feature times the density of the surface at this depth, that density, and the probability that the surface lies behind
     it (so that the cell is free).
+
+    The depth distribution starts from geometry: next to the image features it reads at which depth the pixel's ray meets level ground,
+    which a network would otherwise have to learn for each camera from the row alone.
     """
 
     centers: Tensor
@@ -63,9 +66,14 @@ class SamplingLift(nn.Module):
         self.config = config
         self.grid = grid.coarsen(config.coarsening)
         self.register_buffer("centers", self.grid.centers().reshape(-1, 3), persistent=False)
-        self.depth_head = nn.Conv2d(in_channels, config.depth_bins.count, 1)
+        self.depth_head = nn.Conv2d(in_channels + config.depth_bins.count, config.depth_bins.count, 1)
+        with torch.no_grad():
+            # Before it has seen anything, the network believes in level ground
+            self.depth_head.weight[:, in_channels:, 0, 0] = GROUND_LOGIT * torch.eye(config.depth_bins.count)
         self.context_head = nn.Conv2d(in_channels, config.channels, 1)
         self.mix = nn.Linear(2 * config.channels + NUM_GEOMETRY, config.channels)
+        self.height_embedding = nn.Parameter(torch.zeros(config.channels, self.grid.shape[2]))
+        nn.init.normal_(self.height_embedding)
 
     def forward(
         self, features: Float[Tensor, "batch view in_channel height width"], cameras: Cameras
@@ -73,10 +81,12 @@ class SamplingLift(nn.Module):
         """Return the volume and the depth logits of each feature pixel."""
         batch, views = features.shape[:2]
         flat = features.flatten(0, 1)
-        depth_logits = self.depth_head(flat).unflatten(0, (batch, views))
+        with torch.no_grad():
+            ground = ground_encoding(cameras, self.config.depth_bins, (features.shape[-2], features.shape[-1])).flatten(0, 1)
+        depth_logits = self.depth_head(torch.cat([flat, ground.to(flat.dtype)], dim=1)).unflatten(0, (batch, views))
         context = self.context_head(flat).unflatten(0, (batch, views))
         volumes = [self._lift_one(context[sample], depth_logits[sample], cameras[sample]) for sample in range(batch)]
-        return torch.stack(volumes), depth_logits
+        return torch.stack(volumes) + self.height_embedding[:, None, None, :], depth_logits
 
     def _lift_one(self, context: Tensor, depth_logits: Tensor, cameras: Cameras) -> Tensor:
         bins = self.config.depth_bins
@@ -110,8 +120,29 @@ class SamplingLift(nn.Module):
         return seen, positions
 
 
+GROUND_LOGIT = 3.0
+"""By how much a fresh network prefers the depth of level ground over any other."""
 NUM_GEOMETRY = 2
 """Channels a camera says of a cell besides features: surface density, and the probability that the surface lies behind."""
+
+
+def ground_encoding(cameras: Cameras, bins: DepthBins, size: tuple[int, int]) -> Float[Tensor, "*batch bin height width"]:
+    """Say, for each feature pixel, at which depth its ray meets the plane z = 0 of the ego frame.
+
+    The depth is spread over the two nearest bins so that it varies smoothly; rays that meet the plane nowhere in front give zeros.
+    """
+    height, width = size
+    v = (torch.arange(height, device=cameras.K.device) + 0.5) * (cameras.image_size[0] / height)
+    u = (torch.arange(width, device=cameras.K.device) + 0.5) * (cameras.image_size[1] / width)
+    pixels = torch.stack([u.expand(height, width), v[:, None].expand(height, width), torch.ones(height, width, device=u.device)], dim=-1)
+    # Per metre of depth the ray climbs by this much; only the z row of ego_from_cam is needed.
+    up_from_cam = cameras.cam_from_ego[..., :3, 2]
+    climb = torch.einsum("...i,...ij,hwj->...hw", up_from_cam, torch.linalg.inv(cameras.K), pixels)
+    camera_height = cameras.optical_centers[..., 2][..., None, None]
+    depths = -camera_height / climb.where(climb < 0, torch.full_like(climb, -1e-6))
+    position = bins.position(depths.clamp(min=0.0))[..., None] - 0.5
+    spread = (1 - (position - torch.arange(bins.count, device=position.device)).abs()).clamp(min=0)
+    return (spread * (climb < 0)[..., None]).movedim(-1, -3)
 
 
 def _sample(image: Float[Tensor, "channel *space"], positions: Float[Tensor, "point axis"]) -> Float[Tensor, "point channel"]:

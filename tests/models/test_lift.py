@@ -1,8 +1,11 @@
+import dataclasses
+import math
+
 import torch
 from rigs import surround_cameras
 
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.models.lift import DepthBins, SamplingLift, SamplingLiftConfig
+from splattingocc.models.lift import DepthBins, SamplingLift, SamplingLiftConfig, ground_encoding
 from splattingocc.struct import stack
 
 GRID = VoxelGrid((-8.0, -8.0, -0.8), (8.0, 8.0, 2.4), 0.4)
@@ -27,7 +30,35 @@ def test_a_cell_reads_the_pixel_it_projects_to_and_the_depth_it_stands_at():
     assert torch.allclose((positions[:, 2] + 1) / 2 * bins.count, bins.position(depths), atol=1e-4)
 
 
-def test_cells_no_camera_sees_stay_zero_and_the_others_do_not():
+def test_level_ground_is_expected_where_it_is():
+    cameras = surround_cameras(1, (32, 48), focal=20.0)
+    bins = DepthBins(nearest=1.5, farthest=60.0, count=16)
+    encoding = ground_encoding(cameras, bins, (32, 48))[0]
+    above, below = encoding[:, :16], encoding[:, 17:]
+    assert above.abs().max() == 0
+    assert torch.allclose(below.sum(dim=0), torch.ones(()), atol=1e-5)
+    # Row 25, centre 25.5: 9.5 pixels under the horizon at focal length 20, from a height of 1.5 m
+    depth = torch.tensor(1.5 * 20 / 9.5)
+    expected = (encoding[:, 25, 10] * (torch.arange(16) + 0.5)).sum()
+    assert torch.allclose(expected, bins.position(depth), atol=1e-4)
+
+
+def test_a_rolled_camera_sees_the_ground_where_its_points_project():
+    cameras = surround_cameras(2, (32, 48), focal=20.0)
+    roll = torch.eye(4)
+    roll[:2, :2] = torch.tensor([[math.cos(0.3), -math.sin(0.3)], [math.sin(0.3), math.cos(0.3)]])
+    cameras = dataclasses.replace(cameras, cam_from_ego=roll @ cameras.cam_from_ego)
+    bins = DepthBins(nearest=1.0, farthest=60.0, count=64)
+    encoding = ground_encoding(cameras, bins, (32, 48))
+    points = torch.tensor([[6.0, 0.5, 0.0], [4.0, -1.0, 0.0], [9.0, 2.0, 0.0]])
+    pixels, visible = cameras[0].project(points)
+    assert visible.all()
+    for point, (u, v) in zip(points, pixels):
+        found = (encoding[0, :, int(v), int(u)] * (torch.arange(64) + 0.5)).sum()
+        assert (found - bins.position(point[:1])).abs() < 3  # the camera looks along x; a pixel is up to three bins wide
+
+
+def test_cells_no_camera_sees_know_only_their_height_and_the_others_more():
     cameras = stack([surround_cameras(2, (32, 48), focal=20.0)])
     lift = SamplingLift(SamplingLiftConfig(channels=8, coarsening=2), 4, GRID)
     volume, depth_logits = lift(torch.randn(1, 2, 4, 4, 6), cameras)
@@ -35,7 +66,7 @@ def test_cells_no_camera_sees_stay_zero_and_the_others_do_not():
     seen = torch.zeros(len(lift.centers), dtype=torch.bool)
     for view in range(2):
         seen |= cameras[0, view].project(lift.centers)[1]
-    filled = volume[0].flatten(1).abs().sum(dim=0) > 0
+    filled = (volume[0] - lift.height_embedding[:, None, None, :]).flatten(1).abs().sum(dim=0) > 0
     assert torch.equal(filled, seen)
     assert seen.any()
     assert not seen.all()
