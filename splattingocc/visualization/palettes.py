@@ -25,7 +25,7 @@ SKY_COLOR: Final = (190, 220, 245)
 IGNORE_COLOR: Final = (255, 255, 255)
 EMPTY_COLOR: Final = (243, 245, 248)
 """Behind the voxels of a drawn grid."""
-EGO_COLOR: Final = (250, 250, 250)
+EGO_COLOR: Final = (28, 48, 122)
 """The vehicle that carries the cameras; it is drawn for orientation and is no class."""
 NEAREST_METRES: Final = 1.0
 FARTHEST_METRES: Final = 50.0

@@ -1,0 +1,111 @@
+"""Pictures of a key frame by a network of random weights: what is drawn, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_nuscenes
+import torch
+from PIL import Image
+
+from splattingocc.data.label_store import LabelStore
+from splattingocc.data.loaders import LoaderConfig
+from splattingocc.data.nuscenes import KeyFrame, read_index
+from splattingocc.data.taxonomy import CAMERA_CHANNELS
+from splattingocc.engine.checkpoint import save_network
+from splattingocc.evaluation.predictions import Manifest, PredictionCache, Provenance
+from splattingocc.experiment import DataConfig, ExperimentConfig, build_network
+from splattingocc.geometry.rays import SKY
+from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.labels.generate import generate_labels
+from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.network import NetworkConfig
+from splattingocc.models.volume_encoder import UNet3dConfig
+from splattingocc.pictures import _camera_maps, draw_key_frame, draw_key_frame_without_cache
+from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.visualization.panels import OCCUPANCY_WIDTH
+from splattingocc.visualization.sheet import MARGIN
+
+CAR = 4
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+    dataroot = tiny_nuscenes.write(tmp_path_factory.mktemp("pictures") / "data", scenes={"scene-0001": 1, "scene-0002": 1})
+    generate_labels(read_index(dataroot, tiny_nuscenes.VERSION), dataroot, dataroot / "labels_2d", show_progress=False)
+    return ExperimentConfig(
+        name="pictures",
+        data=DataConfig(dataroot=dataroot, version=tiny_nuscenes.VERSION, loader=LoaderConfig(image_size=(32, 64)), num_workers=0),
+        network=NetworkConfig(
+            lift=SamplingLiftConfig(channels=8, coarsening=4), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1))
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def key_frame(experiment: ExperimentConfig) -> KeyFrame:
+    return read_index(experiment.data.dataroot, experiment.data.version)[0]
+
+
+def save_random_network(experiment: ExperimentConfig, path: Path, metadata: dict[str, str]) -> Path:
+    torch.manual_seed(0)
+    save_network(build_network(experiment), experiment.network, path, metadata)
+    return path
+
+
+def wall_ahead(distance: float) -> Gaussians:
+    """Return opaque Gaussians of class car that fill a plane `distance` metres ahead of the vehicle."""
+    y, z = torch.meshgrid(torch.arange(-20, 20, 0.2), torch.arange(-1, 5.4, 0.2), indexing="ij")
+    means = torch.stack([torch.full_like(y, distance), y, z], dim=-1).reshape(-1, 3)
+    features = torch.nn.functional.one_hot(torch.full((len(means),), CAR), 17).float()
+    quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(means), 1)
+    return Gaussians(means, quats, torch.full_like(means, 0.15), torch.full((len(means),), 0.95), features, OCC3D_GRID)
+
+
+def test_a_key_frame_without_truth_gets_four_whole_pictures(experiment: ExperimentConfig, key_frame: KeyFrame, tmp_path: Path) -> None:
+    checkpoint = save_random_network(experiment, tmp_path / "network.safetensors", {"threshold": "0.3"})
+    paths = draw_key_frame_without_cache(experiment, checkpoint, key_frame, tmp_path / "out")
+    assert [path.name for path in paths] == [f"scene-0001_000_{kind}.png" for kind in ("cameras", "rendering", "occupancy", "overview")]
+    assert sorted(paths) == sorted((tmp_path / "out").iterdir())
+    for path in paths:
+        Image.open(path).load()
+    assert Image.open(paths[2]).width == OCCUPANCY_WIDTH + 2 * MARGIN
+
+
+def test_rendered_maps_show_what_stands_before_the_camera(experiment: ExperimentConfig, key_frame: KeyFrame) -> None:
+    maps = {camera.name: camera for camera in _camera_maps(experiment, wall_ahead(10.3), key_frame)}
+    assert list(maps) == list(CAMERA_CHANNELS)
+    front, back = maps["CAM_FRONT"], maps["CAM_BACK"]
+    height, width = front.rendered_semantics.shape
+    assert front.rendered_semantics[height // 2, width // 2] == CAR
+    # The camera stands 0.5 m ahead of the ego origin at this key frame's own time
+    assert front.rendered_distances[height // 2, width // 2].item() == pytest.approx(9.8, abs=0.4)
+    assert (back.rendered_semantics == SKY).all()
+    assert back.rendered_distances.isnan().all()
+
+
+def test_labels_lie_on_the_picture_where_the_store_says(experiment: ExperimentConfig, key_frame: KeyFrame) -> None:
+    table = LabelStore.open(experiment.data.label_folder).read(key_frame.token)
+    for view, camera in enumerate(_camera_maps(experiment, wall_ahead(10.3), key_frame)):
+        stored = torch.from_numpy(table.pixels[table.camera_indices == view])
+        # Network input 32 × 64 of an image 180 × 320: the lowest 160 rows; the picture is twice as large
+        shown = (stored - torch.tensor([0.0, 20.0])) * 2
+        shown = shown[stored[:, 1] >= 20.01]
+        assert abs(len(shown) - len(camera.label_pixels)) <= 2
+        assert len(shown) > 50
+        if len(shown) == len(camera.label_pixels):
+            assert torch.allclose(shown, camera.label_pixels, atol=0.1)
+
+
+def test_a_checkpoint_without_threshold_is_refused(experiment: ExperimentConfig, key_frame: KeyFrame, tmp_path: Path) -> None:
+    checkpoint = save_random_network(experiment, tmp_path / "network.safetensors", {})
+    with pytest.raises(ValueError, match=r"network\.safetensors: has no occupancy threshold"):
+        draw_key_frame_without_cache(experiment, checkpoint, key_frame, tmp_path / "out")
+
+
+def test_predictions_of_another_checkpoint_are_refused(experiment: ExperimentConfig, key_frame: KeyFrame, tmp_path: Path) -> None:
+    checkpoint = save_random_network(experiment, tmp_path / "network.safetensors", {"threshold": "0.3"})
+    manifest = Manifest(1, "", Provenance("", "", "another", "", 0.3, "val"), ())
+    with pytest.raises(ValueError, match="another checkpoint"):
+        draw_key_frame(experiment, checkpoint, PredictionCache(tmp_path, manifest), key_frame, tmp_path / "out")
