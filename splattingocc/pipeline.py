@@ -8,6 +8,7 @@ import logging
 import warnings
 from pathlib import Path
 
+import torch
 from lightning import seed_everything
 from rich.progress import track
 from torch import Tensor

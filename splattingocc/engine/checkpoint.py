@@ -79,5 +79,8 @@ def load_network(network: nn.Module, config: Config, path: Path) -> dict[str, st
     except Exception as error:
         raise ValueError(f"{path}: damaged or not a checkpoint ({type(error).__name__}: {str(error).splitlines()[0]})") from error
     check_network(config.model_dump(mode="json"), metadata.get(CONFIG_KEY), path)
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: written by another version of the network ({str(error).splitlines()[-1].strip()})") from error
     return metadata
