@@ -101,7 +101,7 @@ def test_a_pair_of_whole_grids_takes_milliseconds():
         start = time.perf_counter()
         confusion(prediction, truth, mask)
         durations.append(time.perf_counter() - start)
-    assert min(durations) < 0.1  # a loaded machine; idle it is 3 ms
+    assert min(durations) < 0.5  # idle it is 3 to 5 ms, on a busy machine ten times that; loops take seconds
 
 
 def test_a_cache_is_scored_over_the_whole_split_beside_its_baselines(tmp_path):
