@@ -34,7 +34,7 @@ from splattingocc.synthetic.writer import SynthConfig, write_dataset
 
 CONFIG = Path(__file__).parent.parent / "configs" / "splattingocc" / "splattingocc-synth.py"
 """What the demo trains."""
-WORLD = SynthConfig(num_scenes=28, num_val_scenes=6, frames_per_scene=3, image_size=(180, 320))
+WORLD = SynthConfig(num_scenes=30, num_val_scenes=6, frames_per_scene=2, image_size=(180, 320))
 """What it trains on: many streets with few frames each, because neighbouring frames teach little."""
 NUM_PICTURES = 2
 """Key frames of the val split that are drawn."""

@@ -18,8 +18,8 @@ def config() -> ExperimentConfig:
             dataroot=Path("data/synthetic"),
             version="v1.0-mini",
             loader=LoaderConfig(
-                image_size=(128, 224),
-                num_rays=12_000,
+                image_size=(112, 200),
+                num_rays=8_000,
                 held_out_fraction=0.1,
                 augment=AugmentConfig(mirror_x_probability=0.5, mirror_y_probability=0.5, brightness=0.2, contrast=0.2),
             ),
@@ -28,8 +28,8 @@ def config() -> ExperimentConfig:
         ),
         network=NetworkConfig(
             lift=SamplingLiftConfig(channels=16, coarsening=2),
-            volume_encoder=UNet3dConfig(channels=(16, 48, 96), blocks=(1, 1, 2)),
+            volume_encoder=UNet3dConfig(channels=(16, 32, 64), blocks=(1, 1, 2)),
         ),
-        optimization=OptimizationConfig(learning_rate=1e-3, warmup_steps=20),
+        optimization=OptimizationConfig(learning_rate=2e-3, warmup_steps=20),
         trainer=TrainerConfig(max_epochs=-1, max_steps=240, accelerator="auto"),
     )
