@@ -29,7 +29,7 @@ from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels
 from splattingocc.pictures import draw_key_frame
 from splattingocc.pipeline import NETWORK_FILE, newest_checkpoint, predict, prior_predictions, score_rendering, train
-from splattingocc.provenance import commit, environment
+from splattingocc.provenance import environment, source_hash
 from splattingocc.synthetic.writer import SynthConfig, write_dataset
 
 CONFIG = Path(__file__).parent.parent / "configs" / "splattingocc" / "splattingocc-synth.py"
@@ -51,7 +51,7 @@ class Stages:
 
     def run(self, name: str, what: str, options: Config, action: Callable[[], object]) -> None:
         """Run a stage unless it finished with the same options, the same code and the same stages before it."""
-        text = f"{self.fingerprint} {name} {options.model_dump_json()} {commit()}"
+        text = f"{self.fingerprint} {name} {options.model_dump_json()} {source_hash()}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
         known = self.finished.get(name)
         if known is not None and known["fingerprint"] == self.fingerprint:

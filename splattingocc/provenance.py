@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +22,16 @@ def commit() -> str:
         return f"{head}-dirty" if _git(folder, "status", "--porcelain", "--untracked-files=no") else head
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+@cache
+def source_hash() -> str:
+    """Return a digest of the package's own code, which says more exactly than a commit whether two runs ran the same."""
+    folder = Path(splattingocc.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def environment(device: torch.device | None = None) -> dict[str, str]:

@@ -13,12 +13,13 @@ from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.transforms import transform_points
 from splattingocc.losses.depth import depth_bin_nll, log_distance_error, silog
+from splattingocc.losses.query import free_cost, free_points, gaussian_of_cell, hit_cost, query
 from splattingocc.losses.regularization import opacity_prior
 from splattingocc.losses.semantic import class_nll
 from splattingocc.losses.sight import line_of_sight
 from splattingocc.models.lift import DepthBins
 from splattingocc.models.network import NetworkOutput
-from splattingocc.splatting.gaussians import Rendering
+from splattingocc.splatting.gaussians import Gaussians, Rendering
 
 SAME_CENTER = 1e-2
 """Metres between a ray's origin and an optical centre within which the ray belongs to that camera."""
@@ -33,6 +34,12 @@ class ObjectiveConfig(Config):
     """Scale-invariant logarithmic error of the rendered distance."""
     line_of_sight: float = 0.5
     """Free space before the label, mass at the label."""
+    query: float = 0.5
+    """The same labels asked of the Gaussians directly: free on the way, the class at the end."""
+    num_query_points: int = 4
+    """Points on the way that are asked for each ray."""
+    query_margin: float = 0.4
+    """Metres before the label from which on nothing is asked."""
     depth_bins: float = 0.2
     """Cross-entropy of the lift's own depth distribution."""
     opacity_prior: float = 0.05
@@ -86,11 +93,31 @@ class Objective(nn.Module):
         if config.line_of_sight:
             sight = line_of_sight(rendering.in_front, rendering.at_hit, labels.distances)
             parts["line_of_sight"] = config.line_of_sight * _mean(sight, ranged)
+        if config.query:
+            parts["query"] = config.query * self._query(output.gaussians, rays, labels)
         if config.depth_bins:
             parts["depth_bins"] = config.depth_bins * self._depth_bins(output.depth_logits, rays, labels, cameras)
         if config.opacity_prior:
             parts["opacity_prior"] = config.opacity_prior * opacity_prior(output.gaussians.opacities).mean()
         return Losses(parts)
+
+    def _query(self, gaussians: Gaussians, rays: Rays, labels: RayLabels) -> Tensor:
+        """Return the mean cost of a ray: free points stand for all the cells on the way, the end for itself and its class."""
+        margin, count = self.config.query_margin, self.config.num_query_points
+        losses, weights = [], []
+        for sample in range(len(labels.distances)):
+            known = labels.distances[sample].isfinite() & (labels.weights[sample] > 0) & (labels.semantics[sample] < len(CLASSES))
+            rays_known, distances = rays[sample][known], labels.distances[sample][known]
+            one, table = gaussians[sample], gaussian_of_cell(gaussians[sample])
+            points = free_points(rays_known, distances, margin=margin, count=count)
+            on_way, _, valid = query(one, table, points.flatten(0, 1))
+            num_cells = (distances - margin).clamp(min=0) / gaussians.grid.cell_size
+            free = (free_cost(on_way) * valid).unflatten(0, (-1, count)).mean(dim=1) * num_cells
+            at_end, features, valid = query(one, table, rays_known.at(distances))
+            nll = class_nll(features, labels.semantics[sample][known], class_weights=self.class_weights)
+            losses.append(free + (hit_cost(at_end) + nll) * valid)
+            weights.append(labels.weights[sample][known])
+        return _mean(torch.cat(losses), torch.cat(weights))
 
     def _depth_bins(self, depth_logits: Tensor, rays: Rays, labels: RayLabels, cameras: Cameras) -> Tensor:
         """Supervise each view's depth distribution with the labelled points of the rays that start at its own optical centre."""

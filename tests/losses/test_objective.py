@@ -45,7 +45,7 @@ def scene() -> tuple[NetworkOutput, Rendering, Rays, RayLabels]:
 def test_the_total_is_the_sum_of_the_parts_and_weights_scale_them():
     output, rendering, rays, labels = scene()
     losses = Objective(ObjectiveConfig(), BINS)(output, rendering, rays, labels, cameras())
-    assert set(losses.parts) == {"semantic", "distance", "line_of_sight", "depth_bins", "opacity_prior"}
+    assert set(losses.parts) == {"semantic", "distance", "line_of_sight", "query", "depth_bins", "opacity_prior"}
     assert torch.allclose(losses.total, sum(losses.parts.values()))
     doubled = Objective(ObjectiveConfig(semantic=2.0), BINS)(output, rendering, rays, labels, cameras())
     assert torch.allclose(doubled.parts["semantic"], 2 * losses.parts["semantic"])
@@ -53,7 +53,7 @@ def test_the_total_is_the_sum_of_the_parts_and_weights_scale_them():
 
 def test_a_loss_of_weight_zero_is_left_out():
     output, rendering, rays, labels = scene()
-    losses = Objective(ObjectiveConfig(depth_bins=0.0, distance=0.0), BINS)(output, rendering, rays, labels, cameras())
+    losses = Objective(ObjectiveConfig(depth_bins=0.0, distance=0.0, query=0.0), BINS)(output, rendering, rays, labels, cameras())
     assert set(losses.parts) == {"semantic", "line_of_sight", "opacity_prior"}
 
 
