@@ -42,7 +42,7 @@ def environment(device: torch.device | None = None) -> dict[str, str]:
         "splattingocc": splattingocc.__version__,
         "commit": commit(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "warp": version("warp-lang"),
         "device": f"{device.type} ({name})",
     }

@@ -7,6 +7,7 @@ from splattingocc.data.loaders import LoaderConfig
 from splattingocc.engine.module import OptimizationConfig
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
 from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.neck import FPNConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
 
@@ -27,9 +28,10 @@ def config() -> ExperimentConfig:
             num_workers=1,
         ),
         network=NetworkConfig(
+            neck=FPNConfig(channels=64, stride=4),
             lift=SamplingLiftConfig(channels=16, coarsening=2),
             volume_encoder=UNet3dConfig(channels=(16, 32, 64), blocks=(1, 1, 2)),
         ),
-        optimization=OptimizationConfig(learning_rate=2e-3, warmup_steps=20),
-        trainer=TrainerConfig(max_epochs=-1, max_steps=240, accelerator="auto"),
+        optimization=OptimizationConfig(learning_rate=1.5e-3, warmup_steps=20, image_steps=200),
+        trainer=TrainerConfig(max_epochs=-1, max_steps=360, accelerator="auto"),
     )

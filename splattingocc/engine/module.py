@@ -10,7 +10,7 @@ from torch import Tensor
 
 from splattingocc.config import Config
 from splattingocc.data.samples import TrainingSample
-from splattingocc.losses.objective import Objective
+from splattingocc.losses.objective import Losses, Objective
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.splatting.render import render
 
@@ -33,6 +33,9 @@ class OptimizationConfig(Config):
     """Peak learning rate, for one process; it is not scaled by the number of processes."""
     weight_decay: float = 1e-2
     """Decay of matrices and convolution kernels; biases and normalisations have none."""
+    image_steps: int = 0
+    """First steps that train the image branch alone, on the depth and class of labelled pixels: they cost a fraction of the others.
+    For encoders without published weights."""
     warmup_steps: int = 50
     """Optimizer steps until the peak."""
     gradient_clip: float = 5.0
@@ -52,12 +55,7 @@ class OccupancyModule(LightningModule):
         self.optimization = optimization
 
     def training_step(self, sample: TrainingSample, batch_index: int) -> Tensor:
-        output = self.network(sample.views)
-        config = self.render_config
-        rendering = render(
-            output.gaussians, sample.rays, near=config.near, far=config.far, label_distances=sample.labels.distances, margin=config.margin
-        )
-        losses = self.objective(output, rendering, sample.rays, sample.labels, sample.views.cameras[:, 0])
+        losses = self._image_losses(sample) if self.global_step < self.optimization.image_steps else self._losses(sample)
         total = losses.total
         if not torch.isfinite(total):
             values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.parts.items())
@@ -65,6 +63,17 @@ class OccupancyModule(LightningModule):
         self.log("loss", total, prog_bar=True, batch_size=len(sample.token))
         self.log_dict({f"loss/{name}": value for name, value in losses.parts.items()}, batch_size=len(sample.token))
         return total
+
+    def _image_losses(self, sample: TrainingSample) -> Losses:
+        return self.objective.on_images(self.network.read_images(sample.views), sample.rays, sample.labels, sample.views.cameras[:, 0])
+
+    def _losses(self, sample: TrainingSample) -> Losses:
+        output = self.network(sample.views)
+        config = self.render_config
+        rendering = render(
+            output.gaussians, sample.rays, near=config.near, far=config.far, label_distances=sample.labels.distances, margin=config.margin
+        )
+        return self.objective(output, rendering, sample.rays, sample.labels, sample.views.cameras[:, 0])
 
     def configure_optimizers(self) -> dict:
         config = self.optimization

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 SHORTEST_DISTANCE = 0.1
 """Metres; keeps logarithms finite where a ray hit nothing."""
@@ -25,19 +24,3 @@ def silog(log_errors: Float[Tensor, "*batch ray"], weights: Float[Tensor, "*batc
     mean = (weights * log_errors).sum() / total
     mean_square = (weights * log_errors.square()).sum() / total
     return (mean_square - variance_focus * mean.square()).clamp(min=1e-8).sqrt()
-
-
-def depth_bin_nll(
-    depth_logits: Float[Tensor, "image bin height width"],
-    images: Int64[Tensor, " point"],
-    positions: Float[Tensor, "point 2"],
-    bins: Int64[Tensor, " point"],
-) -> Float[Tensor, " point"]:
-    """Return the negative log-likelihood of each labelled point's depth bin at the feature pixel that holds it.
-
-    `positions` are (u, v) in [0, 1] of the image's width and height.
-    """
-    height, width = depth_logits.shape[-2:]
-    columns = (positions[:, 0] * width).long().clamp(0, width - 1)
-    rows = (positions[:, 1] * height).long().clamp(0, height - 1)
-    return functional.cross_entropy(depth_logits[images, :, rows, columns], bins, reduction="none")

@@ -12,12 +12,13 @@ from splattingocc.data.taxonomy import CLASSES
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.transforms import transform_points
-from splattingocc.losses.depth import depth_bin_nll, log_distance_error, silog
+from splattingocc.losses.depth import log_distance_error, silog
+from splattingocc.losses.pixels import PixelLabels, pixel_nll
 from splattingocc.losses.query import free_cost, free_points, gaussian_of_cell, hit_cost, query
 from splattingocc.losses.regularization import opacity_prior
 from splattingocc.losses.semantic import class_nll
 from splattingocc.losses.sight import line_of_sight
-from splattingocc.models.lift import DepthBins
+from splattingocc.models.lift import DepthBins, ImageReading
 from splattingocc.models.network import NetworkOutput
 from splattingocc.splatting.gaussians import Gaussians, Rendering
 
@@ -40,8 +41,10 @@ class ObjectiveConfig(Config):
     """Points on the way that are asked for each ray."""
     query_margin: float = 0.4
     """Metres before the label from which on nothing is asked."""
-    depth_bins: float = 0.2
-    """Cross-entropy of the lift's own depth distribution."""
+    depth_bins: float = 0.5
+    """Cross-entropy of the image branch's depth distribution at labelled pixels."""
+    pixel_classes: float = 0.5
+    """Cross-entropy of the image branch's class at labelled pixels."""
     opacity_prior: float = 0.05
     """Cost of the mean opacity."""
     variance_focus: float = 0.85
@@ -95,8 +98,7 @@ class Objective(nn.Module):
             parts["line_of_sight"] = config.line_of_sight * _mean(sight, ranged)
         if config.query:
             parts["query"] = config.query * self._query(output.gaussians, rays, labels)
-        if config.depth_bins:
-            parts["depth_bins"] = config.depth_bins * self._depth_bins(output.depth_logits, rays, labels, cameras)
+        parts |= self.on_images(output.reading, rays, labels, cameras).parts
         if config.opacity_prior:
             parts["opacity_prior"] = config.opacity_prior * opacity_prior(output.gaussians.opacities).mean()
         return Losses(parts)
@@ -119,24 +121,34 @@ class Objective(nn.Module):
             weights.append(labels.weights[sample][known])
         return _mean(torch.cat(losses), torch.cat(weights))
 
-    def _depth_bins(self, depth_logits: Tensor, rays: Rays, labels: RayLabels, cameras: Cameras) -> Tensor:
-        """Supervise each view's depth distribution with the labelled points of the rays that start at its own optical centre."""
-        height, width = cameras.image_size
-        known = labels.distances.isfinite() & (labels.weights > 0)
-        points = rays.at(labels.distances.where(known, torch.ones_like(labels.distances)))
-        losses, weights = [], []
-        for sample in range(len(depth_logits)):
-            for view in range(depth_logits.shape[1]):
-                camera = cameras[sample, view]
-                own = known[sample] & ((rays.origins[sample] - camera.optical_centers).norm(dim=-1) < SAME_CENTER)
-                points_view = points[sample, own]
-                pixels, visible = camera.project(points_view)
-                depths = transform_points(camera.cam_from_ego, points_view[visible])[:, 2]
-                images = torch.full_like(depths, view, dtype=torch.int64)
-                positions = pixels[visible] / pixels.new_tensor([width, height])
-                losses.append(depth_bin_nll(depth_logits[sample], images, positions, self.depth_bins.index(depths)))
-                weights.append(labels.weights[sample, own][visible])
-        return _mean(torch.cat(losses), torch.cat(weights))
+    def on_images(self, reading: ImageReading, rays: Rays, labels: RayLabels, cameras: Cameras) -> Losses:
+        """Return the losses that need no volume: depth and class of the labelled pixels, read off the images."""
+        pixels = label_pixels(rays, labels, cameras)
+        depth_nll = pixel_nll(reading.depth_logits.flatten(0, 1), pixels, self.depth_bins.index(pixels.depths))
+        class_nll = pixel_nll(reading.class_logits.flatten(0, 1), pixels, pixels.semantics)
+        parts = {"depth_bins": (self.config.depth_bins, depth_nll), "pixel_classes": (self.config.pixel_classes, class_nll)}
+        return Losses({name: weight * _mean(nll, pixels.weights) for name, (weight, nll) in parts.items() if weight})
+
+
+def label_pixels(rays: Rays, labels: RayLabels, cameras: Cameras) -> PixelLabels:
+    """Return the labelled points of a batch in the images (batch, view) of the cameras that their rays start from."""
+    height, width = cameras.image_size
+    known = labels.distances.isfinite() & (labels.weights > 0)
+    points = rays.at(labels.distances.where(known, torch.ones_like(labels.distances)))
+    num_views = cameras.K.shape[1]
+    parts = []
+    for sample in range(len(points)):
+        for view in range(num_views):
+            camera = cameras[sample, view]
+            own = known[sample] & ((rays.origins[sample] - camera.optical_centers).norm(dim=-1) < SAME_CENTER)
+            points_view = points[sample, own]
+            pixels, visible = camera.project(points_view)
+            depths = transform_points(camera.cam_from_ego, points_view[visible])[:, 2]
+            images = torch.full_like(depths, sample * num_views + view, dtype=torch.int64)
+            positions = pixels[visible] / pixels.new_tensor([width, height])
+            seen = labels[sample][own][visible]
+            parts.append((images, positions, depths, seen.semantics, seen.weights))
+    return PixelLabels(*(torch.cat(tensors) for tensors in zip(*parts)))
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Asking the Gaussians directly, at points of which a label says what is there.
 
 A rendered loss reaches a Gaussian only through everything in front of it: in the fog of an untrained volume the surface gets next to
-no gradient. The same 2D label also says that its end point is occupied, by its class, and that the way there is free; asking the field at such
-points trains surfaces from the first step (compare QueryOcc, where queries beat rendering on the same labels).
+no gradient. The same 2D label also says that its end point is occupied, by its class, and that the way there is free; asking the field at
+such points trains surfaces from the first step (compare QueryOcc, where queries beat rendering on the same labels).
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ GOLDEN_RATIO = 0.6180339887
 """Its multiples, modulo one, fill the unit interval evenly; they place the free points without a random generator to resume."""
 
 
-def free_points(
-    rays: Rays, distances: Float[Tensor, "*batch ray"], *, margin: float, count: int
-) -> Float[Tensor, "*batch ray sample 3"]:
+def free_points(rays: Rays, distances: Float[Tensor, "*batch ray"], *, margin: float, count: int) -> Float[Tensor, "*batch ray sample 3"]:
     """Return `count` points on each ray up to `margin` before its label distance, evenly spread over the rays of a batch."""
     device = distances.device
     start = torch.arange(distances.shape[-1], device=device) * GOLDEN_RATIO

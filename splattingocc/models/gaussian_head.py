@@ -53,9 +53,7 @@ class GaussianHead(nn.Module):
         self.config, self.grid, self.coarsening = config, grid, coarsening
         self.geometry = nn.Linear(in_channels, coarsening**3 * sum(self.GEOMETRY_WIDTHS))
         self.classes = nn.Linear(in_channels, coarsening**3 * config.num_classes)
-        centers = rearrange(
-            grid.centers(), "(x fx) (y fy) (z fz) xyz -> (x y z fx fy fz) xyz", fx=coarsening, fy=coarsening, fz=coarsening
-        )
+        centers = rearrange(grid.centers(), "(x fx) (y fy) (z fz) xyz -> (x y z fx fy fz) xyz", fx=coarsening, fy=coarsening, fz=coarsening)
         self.register_buffer("centers", centers.contiguous(), persistent=False)
         self._initialise()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from splattingocc.config import Config
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.transforms import transform_points
 from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.struct import Struct
 
 
 class DepthBins(Config):
@@ -48,12 +50,23 @@ class SamplingLiftConfig(Config):
     """Bins of the depth distribution of each feature pixel."""
 
 
+@dataclass(frozen=True)
+class ImageReading(Struct):
+    """What the image branch says of each feature pixel, before anything is lifted."""
+
+    context: Float[Tensor, "batch view channel height width"]
+    depth_logits: Float[Tensor, "batch view bin height width"]
+    """Belief about the z-depth of the surface seen there."""
+    class_logits: Float[Tensor, "batch view class height width"]
+    """Belief about its class."""
+
+
 class SamplingLift(nn.Module):
     """Lift image features by sampling. A cell that several cameras see gets the mean of what they say; an unseen one only knows its height.
 
     Without the depth distribution every cell along a pixel's ray would read the same features. Each camera says, of each cell: the
-    feature, the feature times the density of the surface at this depth, that density, and the probability that the surface lies behind
-    it (so that the cell is free).
+    feature (and class), the same times the density of the surface at this depth, that density, and the probability that the surface lies
+    behind it (so that the cell is free).
 
     The depth distribution starts from geometry: next to the image features it reads at which depth the pixel's ray meets level ground,
     which a network would otherwise have to learn for each camera from the row alone.
@@ -61,7 +74,7 @@ class SamplingLift(nn.Module):
 
     centers: Tensor
 
-    def __init__(self, config: SamplingLiftConfig, in_channels: int, grid: VoxelGrid) -> None:
+    def __init__(self, config: SamplingLiftConfig, in_channels: int, num_classes: int, grid: VoxelGrid) -> None:
         super().__init__()
         self.config = config
         self.grid = grid.coarsen(config.coarsening)
@@ -71,22 +84,26 @@ class SamplingLift(nn.Module):
             # Before it has seen anything, the network believes in level ground
             self.depth_head.weight[:, in_channels:, 0, 0] = GROUND_LOGIT * torch.eye(config.depth_bins.count)
         self.context_head = nn.Conv2d(in_channels, config.channels, 1)
-        self.mix = nn.Linear(2 * config.channels + NUM_GEOMETRY, config.channels)
+        self.class_head = nn.Conv2d(in_channels, num_classes, 1)
+        self.mix = nn.Linear(2 * (config.channels + num_classes) + NUM_GEOMETRY, config.channels)
         self.height_embedding = nn.Parameter(torch.zeros(config.channels, self.grid.shape[2]))
         nn.init.normal_(self.height_embedding)
 
-    def forward(
-        self, features: Float[Tensor, "batch view in_channel height width"], cameras: Cameras
-    ) -> tuple[Float[Tensor, "batch channel x y z"], Float[Tensor, "batch view bin height width"]]:
-        """Return the volume and the depth logits of each feature pixel."""
+    def read(self, features: Float[Tensor, "batch view in_channel height width"], cameras: Cameras) -> ImageReading:
+        """Read the image features of each view by themselves."""
         batch, views = features.shape[:2]
         flat = features.flatten(0, 1)
         with torch.no_grad():
             ground = ground_encoding(cameras, self.config.depth_bins, (features.shape[-2], features.shape[-1])).flatten(0, 1)
         depth_logits = self.depth_head(torch.cat([flat, ground.to(flat.dtype)], dim=1)).unflatten(0, (batch, views))
         context = self.context_head(flat).unflatten(0, (batch, views))
-        volumes = [self._lift_one(context[sample], depth_logits[sample], cameras[sample]) for sample in range(batch)]
-        return torch.stack(volumes) + self.height_embedding[:, None, None, :], depth_logits
+        return ImageReading(context, depth_logits, self.class_head(flat).unflatten(0, (batch, views)))
+
+    def forward(self, reading: ImageReading, cameras: Cameras) -> Float[Tensor, "batch channel x y z"]:
+        """Return the volume."""
+        seen = torch.cat([reading.context, reading.class_logits.softmax(dim=2)], dim=2)
+        volumes = [self._lift_one(seen[sample], reading.depth_logits[sample], cameras[sample]) for sample in range(len(seen))]
+        return torch.stack(volumes) + self.height_embedding[:, None, None, :]
 
     def _lift_one(self, context: Tensor, depth_logits: Tensor, cameras: Cameras) -> Tensor:
         bins = self.config.depth_bins

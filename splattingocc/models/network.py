@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from einops import rearrange
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from splattingocc.config import Config
 from splattingocc.geometry.cameras import Views
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.backbone import ResNet, ResNetConfig
 from splattingocc.models.gaussian_head import GaussianHead, GaussianHeadConfig
-from splattingocc.models.lift import SamplingLift, SamplingLiftConfig
+from splattingocc.models.lift import ImageReading, SamplingLift, SamplingLiftConfig
 from splattingocc.models.neck import FPN, FPNConfig
 from splattingocc.models.volume_encoder import UNet3d, UNet3dConfig
 from splattingocc.splatting.gaussians import Gaussians
@@ -35,8 +34,8 @@ class NetworkOutput(Struct):
     """What the network makes of the views."""
 
     gaussians: Gaussians
-    depth_logits: Float[Tensor, "batch view bin height width"]
-    """The lift's own belief about the z-depth of each feature pixel of the newest frame."""
+    reading: ImageReading
+    """What the image branch said by itself of the newest frame."""
 
 
 class OccupancyNetwork(nn.Module):
@@ -47,14 +46,19 @@ class OccupancyNetwork(nn.Module):
         self.config = config
         self.backbone = ResNet(config.backbone)
         self.neck = FPN(config.neck, self.backbone.out_channels)
-        self.lift = SamplingLift(config.lift, config.neck.channels, grid)
+        self.lift = SamplingLift(config.lift, config.neck.channels, config.head.num_classes, grid)
         self.volume_encoder = UNet3d(config.volume_encoder, config.lift.channels)
         self.head = GaussianHead(config.head, self.volume_encoder.out_channels, grid, config.lift.coarsening)
 
-    def forward(self, views: Views) -> NetworkOutput:
-        """Encode the newest frame of `views` (batch, frame, view)."""
+    def read_images(self, views: Views) -> ImageReading:
+        """Read the newest frame of `views` (batch, frame, view), each image by itself."""
         images, cameras = views.images[:, 0], views.cameras[:, 0]
         features = self.neck(self.backbone(rearrange(images, "batch view c h w -> (batch view) c h w")))
         features = rearrange(features, "(batch view) c h w -> batch view c h w", batch=images.shape[0])
-        volume, depth_logits = self.lift(features, cameras)
-        return NetworkOutput(self.head(self.volume_encoder(volume)), depth_logits)
+        return self.lift.read(features, cameras)
+
+    def forward(self, views: Views) -> NetworkOutput:
+        """Predict the Gaussians around the newest frame of `views` (batch, frame, view)."""
+        reading = self.read_images(views)
+        volume = self.lift(reading, views.cameras[:, 0])
+        return NetworkOutput(self.head(self.volume_encoder(volume)), reading)

@@ -3,7 +3,7 @@ import math
 import torch
 from torch.autograd import gradcheck
 
-from splattingocc.losses.depth import depth_bin_nll, log_distance_error, silog
+from splattingocc.losses.depth import log_distance_error, silog
 
 
 def test_the_error_is_the_difference_of_logarithms_where_both_are_known():
@@ -34,11 +34,3 @@ def test_silog_has_right_gradients():
     errors = torch.randn(6, dtype=torch.float64, requires_grad=True)
     weights = torch.rand(6, dtype=torch.float64)
     assert gradcheck(lambda e: silog(e, weights, variance_focus=0.85), errors)
-
-
-def test_depth_bins_are_read_at_the_pixel_that_holds_the_point():
-    logits = torch.zeros(2, 4, 3, 5)
-    logits[1, 2, 1, 4] = 20.0
-    nll = depth_bin_nll(logits, torch.tensor([1, 0]), torch.tensor([[0.9, 0.5], [0.9, 0.5]]), torch.tensor([2, 2]))
-    assert nll[0] < 1e-6
-    assert math.isclose(nll[1].item(), math.log(4), rel_tol=1e-5)

@@ -8,7 +8,7 @@ from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import IGNORE, RayLabels, Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.losses.objective import Objective, ObjectiveConfig
-from splattingocc.models.lift import DepthBins
+from splattingocc.models.lift import DepthBins, ImageReading
 from splattingocc.models.network import NetworkOutput
 from splattingocc.splatting.gaussians import Gaussians, Rendering
 
@@ -39,13 +39,14 @@ def scene() -> tuple[NetworkOutput, Rendering, Rays, RayLabels]:
         torch.rand(1, 8, 3), torch.tensor([1.0, 0, 0, 0]).expand(1, 8, 4), torch.full((1, 8, 3), 0.1), torch.full((1, 8), 0.2),
         torch.rand(1, 8, 17), grid,
     )  # fmt: skip
-    return NetworkOutput(gaussians, torch.randn(1, 2, BINS.count, 4, 6)), rendering, rays, labels
+    reading = ImageReading(torch.randn(1, 2, 3, 4, 6), torch.randn(1, 2, BINS.count, 4, 6), torch.randn(1, 2, 17, 4, 6))
+    return NetworkOutput(gaussians, reading), rendering, rays, labels
 
 
 def test_the_total_is_the_sum_of_the_parts_and_weights_scale_them():
     output, rendering, rays, labels = scene()
     losses = Objective(ObjectiveConfig(), BINS)(output, rendering, rays, labels, cameras())
-    assert set(losses.parts) == {"semantic", "distance", "line_of_sight", "query", "depth_bins", "opacity_prior"}
+    assert set(losses.parts) == {"semantic", "distance", "line_of_sight", "query", "depth_bins", "pixel_classes", "opacity_prior"}
     assert torch.allclose(losses.total, sum(losses.parts.values()))
     doubled = Objective(ObjectiveConfig(semantic=2.0), BINS)(output, rendering, rays, labels, cameras())
     assert torch.allclose(doubled.parts["semantic"], 2 * losses.parts["semantic"])
@@ -53,7 +54,9 @@ def test_the_total_is_the_sum_of_the_parts_and_weights_scale_them():
 
 def test_a_loss_of_weight_zero_is_left_out():
     output, rendering, rays, labels = scene()
-    losses = Objective(ObjectiveConfig(depth_bins=0.0, distance=0.0, query=0.0), BINS)(output, rendering, rays, labels, cameras())
+    losses = Objective(ObjectiveConfig(depth_bins=0.0, pixel_classes=0.0, distance=0.0, query=0.0), BINS)(
+        output, rendering, rays, labels, cameras()
+    )
     assert set(losses.parts) == {"semantic", "line_of_sight", "opacity_prior"}
 
 
@@ -83,7 +86,7 @@ def test_the_depth_distribution_learns_z_depth_at_the_pixel_of_its_own_rays():
         view = ray % 2
         (u, v), _ = (tensor[0] for tensor in camera[view].project(points[ray : ray + 1]))
         logits[0, view, BINS.index(points[ray, :1]).item(), int(v / 8), int(u / 8)] = 30.0  # z-depth is x: both cameras look along it
-    perfect = dataclasses.replace(output, depth_logits=logits)
+    perfect = dataclasses.replace(output, reading=dataclasses.replace(output.reading, depth_logits=logits))
     loss = objective(perfect, rendering, rays, labels, cameras()).parts["depth_bins"]
     # Two points of one feature pixel may share the distribution; nothing costs more than ln 2 then.
     assert loss < math.log(2) * objective.config.depth_bins

@@ -20,7 +20,7 @@ def test_depth_bins_are_even_in_the_logarithm_and_clamped():
 
 def test_a_cell_reads_the_pixel_it_projects_to_and_the_depth_it_stands_at():
     cameras = surround_cameras(1, (32, 48), focal=20.0)
-    lift = SamplingLift(SamplingLiftConfig(channels=2, coarsening=2), 4, GRID)
+    lift = SamplingLift(SamplingLiftConfig(channels=2, coarsening=2), 4, 5, GRID)
     (cells,), (positions,) = lift._project(cameras)
     pixels, visible = cameras[0].project(lift.centers)
     assert torch.equal(cells, visible.nonzero().squeeze(1))
@@ -60,9 +60,11 @@ def test_a_rolled_camera_sees_the_ground_where_its_points_project():
 
 def test_cells_no_camera_sees_know_only_their_height_and_the_others_more():
     cameras = stack([surround_cameras(2, (32, 48), focal=20.0)])
-    lift = SamplingLift(SamplingLiftConfig(channels=8, coarsening=2), 4, GRID)
-    volume, depth_logits = lift(torch.randn(1, 2, 4, 4, 6), cameras)
-    assert depth_logits.shape == (1, 2, lift.config.depth_bins.count, 4, 6)
+    lift = SamplingLift(SamplingLiftConfig(channels=8, coarsening=2), 4, 5, GRID)
+    reading = lift.read(torch.randn(1, 2, 4, 4, 6), cameras)
+    assert reading.depth_logits.shape == (1, 2, lift.config.depth_bins.count, 4, 6)
+    assert reading.class_logits.shape == (1, 2, 5, 4, 6)
+    volume = lift(reading, cameras)
     seen = torch.zeros(len(lift.centers), dtype=torch.bool)
     for view in range(2):
         seen |= cameras[0, view].project(lift.centers)[1]
@@ -74,18 +76,18 @@ def test_cells_no_camera_sees_know_only_their_height_and_the_others_more():
 
 def test_mirroring_the_ego_frame_mirrors_the_volume():
     cameras = surround_cameras(3, (32, 48), focal=20.0)
-    lift = SamplingLift(SamplingLiftConfig(channels=8, coarsening=2), 4, GRID)
+    lift = SamplingLift(SamplingLiftConfig(channels=8, coarsening=2), 4, 5, GRID)
     features = torch.randn(1, 3, 4, 4, 6)
     mirror = torch.diag(torch.tensor([1.0, -1.0, 1.0, 1.0]))
-    volume, _ = lift(features, stack([cameras]))
-    mirrored, _ = lift(features, stack([cameras.transform_ego(mirror)]))
+    volume, mirrored = (lift(lift.read(features, rig), rig) for rig in (stack([cameras]), stack([cameras.transform_ego(mirror)])))
     assert torch.allclose(mirrored, volume.flip(3), atol=1e-4)
 
 
 def test_gradients_reach_depth_and_context():
-    lift = SamplingLift(SamplingLiftConfig(channels=8, coarsening=2), 4, GRID)
-    volume, _ = lift(torch.randn(1, 2, 4, 4, 6), stack([surround_cameras(2, (32, 48), focal=20.0)]))
+    lift = SamplingLift(SamplingLiftConfig(channels=8, coarsening=2), 4, 5, GRID)
+    cameras = stack([surround_cameras(2, (32, 48), focal=20.0)])
+    volume = lift(lift.read(torch.randn(1, 2, 4, 4, 6), cameras), cameras)
     volume.square().sum().backward()
-    for parameter in (lift.depth_head.weight, lift.context_head.weight, lift.mix.weight):
+    for parameter in (lift.depth_head.weight, lift.context_head.weight, lift.class_head.weight, lift.mix.weight):
         assert parameter.grad is not None
         assert parameter.grad.abs().sum() > 0

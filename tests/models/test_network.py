@@ -67,7 +67,7 @@ def test_every_parameter_gets_a_gradient():
     network = small_network()
     output = network(surround_views(1))
     gaussians = output.gaussians
-    fields = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.features, output.depth_logits)
+    fields = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.features, output.reading.depth_logits)
     sum((field * torch.randn_like(field)).sum() for field in fields).backward()
     missing = [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert missing == []
