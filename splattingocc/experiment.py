@@ -139,6 +139,8 @@ def build_prediction_loader(config: ExperimentConfig, index: Index, positions: S
 
 def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bool = True) -> Trainer:
     trainer = config.trainer
+    if config.optimization.image_steps and trainer.devices * trainer.num_nodes > 1:
+        raise ValueError("optimization.image_steps: leaves parameters without gradients, which several processes cannot share; set it to 0")
     # At the end of an epoch, where a resumed run meets the same batches as an uninterrupted one
     checkpoints = ModelCheckpoint(
         work_dir / "checkpoints", filename="last", enable_version_counter=False, every_n_epochs=trainer.checkpoint_epochs

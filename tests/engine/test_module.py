@@ -1,6 +1,56 @@
 import math
 
-from splattingocc.engine.module import learning_rate_factor
+import torch
+
+from splattingocc.data.samples import TrainingSample
+from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig, learning_rate_factor
+from splattingocc.geometry.cameras import Cameras, Views
+from splattingocc.geometry.rays import RayLabels
+from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.losses.objective import Objective, ObjectiveConfig
+from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.network import NetworkConfig, OccupancyNetwork
+from splattingocc.models.volume_encoder import UNet3dConfig
+from splattingocc.struct import stack
+
+GRID = VoxelGrid((-6.4, -6.4, -0.8), (6.4, 6.4, 2.4), 0.4)
+
+
+def small_module() -> OccupancyModule:
+    config = NetworkConfig(lift=SamplingLiftConfig(channels=8), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1)))
+    objective = Objective(ObjectiveConfig(), config.lift.depth_bins)
+    return OccupancyModule(OccupancyNetwork(config, GRID), objective, RenderConfig(), OptimizationConfig())
+
+
+def one_camera_sample() -> TrainingSample:
+    """A camera at 1.5 m that looks along x, with thirty labelled rays."""
+    cam_from_ego = torch.tensor([[0.0, -1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 1.5], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    K = torch.tensor([[30.0, 0.0, 32.0], [0.0, 30.0, 16.0], [0.0, 0.0, 1.0]])
+    cameras = Cameras(K[None], cam_from_ego[None], (32, 64))
+    rays = cameras.rays_through(torch.zeros(30, dtype=torch.int64), torch.rand(30, 2) * torch.tensor([64.0, 32.0]))
+    labels = RayLabels(torch.randint(0, 17, (30,)), 2 + 4 * torch.rand(30), torch.ones(30))
+    views = Views(torch.rand(1, 1, 3, 32, 64), cameras.map(lambda tensor: tensor[None]))
+    return stack([TrainingSample("a", views, rays, labels)])
+
+
+def parts_with_gradient(module: OccupancyModule) -> set[str]:
+    return {name.split(".")[0] for name, parameter in module.network.named_parameters() if parameter.grad is not None}
+
+
+def test_the_image_losses_train_the_image_branch_alone():
+    torch.manual_seed(0)
+    module = small_module()
+    module._image_losses(one_camera_sample()).total.backward()
+    assert parts_with_gradient(module) == {"backbone", "neck", "lift"}
+
+
+def test_the_losses_train_everything():
+    torch.manual_seed(0)
+    module = small_module()
+    losses = module._losses(one_camera_sample())
+    losses.total.backward()
+    assert set(losses.parts) == {"semantic", "distance", "line_of_sight", "query", "depth_bins", "pixel_classes", "opacity_prior"}
+    assert parts_with_gradient(module) == {"backbone", "neck", "lift", "volume_encoder", "head"}
 
 
 def test_the_learning_rate_rises_linearly_then_falls_along_a_cosine_to_zero():
