@@ -39,8 +39,8 @@ from splattingocc.provenance import commit, environment
 from splattingocc.splatting.read_out import read_out
 
 NETWORK_FILE = "network.safetensors"
-CALIBRATION_FRAMES = 24
-"""Training frames whose held-out rays choose the threshold; more change it by less than its spread between seeds."""
+CALIBRATION_FRAMES = 16
+"""Training frames, evenly spread over the split, whose held-out rays choose the threshold."""
 
 
 def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None = None, show_progress: bool = True) -> Path:

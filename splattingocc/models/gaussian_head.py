@@ -22,13 +22,21 @@ OFFSET_REACH = 0.499
 """Largest offset from the centre in cells: a saturated one stays in its own cell, rounding included."""
 
 
+EVIDENCE_CENTER = 0.02
+"""Probability of a surface at which the evidence neither raises nor lowers an opacity."""
+EVIDENCE_FLOOR = 0.003
+"""Added to that probability: what no camera sees starts nearly, not wholly, empty."""
+CLASS_FLOOR = 0.02
+"""Added to class probabilities before their logarithm."""
+
+
 class GaussianHeadConfig(Config):
     """One Gaussian per cell of the grid, bound to its cell."""
 
     num_classes: int = 17
     """Channels of the class probabilities."""
     initial_opacity: float = 0.03
-    """Opacity of every Gaussian before training."""
+    """Opacity before training of a Gaussian where the image branch believes in a surface by EVIDENCE_CENTER."""
     min_scale: float = 0.04
     """Smallest standard deviation, metres."""
     max_scale: float = 0.25
@@ -55,6 +63,8 @@ class GaussianHead(nn.Module):
         self.classes = nn.Linear(in_channels, coarsening**3 * config.num_classes)
         centers = rearrange(grid.centers(), "(x fx) (y fy) (z fz) xyz -> (x y z fx fy fz) xyz", fx=coarsening, fy=coarsening, fz=coarsening)
         self.register_buffer("centers", centers.contiguous(), persistent=False)
+        self.opacity_gain = nn.Parameter(torch.ones(()))
+        self.class_gain = nn.Parameter(torch.ones(()))
         self._initialise()
 
     def _initialise(self) -> None:
@@ -69,17 +79,26 @@ class GaussianHead(nn.Module):
         with torch.no_grad():
             self.geometry.bias.copy_(start.repeat(self.coarsening**3))
 
-    def forward(self, volume: Float[Tensor, "batch channel x y z"]) -> Gaussians:
+    def forward(
+        self,
+        volume: Float[Tensor, "batch channel x y z"],
+        hazards: Float[Tensor, "batch gaussian"],
+        classes: Float[Tensor, "batch gaussian class"],
+    ) -> Gaussians:
+        """Predict the Gaussians of a volume, starting from what the image branch alone says of each (`SamplingLift.evidence`)."""
         config = self.config
         cells = rearrange(volume, "b c x y z -> b (x y z) c")
         geometry = rearrange(self.geometry(cells), "b cell (fine c) -> b (cell fine) c", fine=self.coarsening**3)
         class_logits = rearrange(self.classes(cells), "b cell (fine c) -> b (cell fine) c", fine=self.coarsening**3)
         opacity_logits, offsets, scale_logits, quats = geometry.split(self.GEOMETRY_WIDTHS, dim=-1)
+        evidence = torch.log((hazards + EVIDENCE_FLOOR) / EVIDENCE_CENTER)
+        opacity_logits = opacity_logits.squeeze(-1) + self.opacity_gain * evidence
+        class_logits = class_logits + self.class_gain * torch.log(classes + CLASS_FLOOR)
         return Gaussians(
             means=self.centers + torch.tanh(offsets) * (OFFSET_REACH * self.grid.cell_size),
             quats=functional.normalize(quats, dim=-1),
             scales=config.min_scale + (config.max_scale - config.min_scale) * torch.sigmoid(scale_logits),
-            opacities=MAX_OPACITY * torch.sigmoid(opacity_logits.squeeze(-1)),
+            opacities=MAX_OPACITY * torch.sigmoid(opacity_logits),
             features=class_logits.softmax(dim=-1),
             grid=self.grid,
         )

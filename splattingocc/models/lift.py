@@ -33,6 +33,10 @@ class DepthBins(Config):
         span = math.log(self.farthest / self.nearest)
         return (torch.log(depths.clamp(min=self.nearest) / self.nearest) / span * self.count).clamp(max=self.count)
 
+    def width(self, depths: Tensor) -> Tensor:
+        """Return the width in metres of the bin around each z-depth."""
+        return depths * ((self.farthest / self.nearest) ** (1 / self.count) - 1)
+
     def index(self, depths: Tensor) -> Int64[Tensor, "..."]:
         """Return the bin of each z-depth."""
         return self.position(depths).long().clamp(max=self.count - 1)
@@ -111,7 +115,7 @@ class SamplingLift(nn.Module):
         # The surface lies behind bin i: one minus the distribution up to and including it
         distribution = torch.stack([density * bins.count, 1 - density.cumsum(dim=1)], dim=1)
         with torch.no_grad():
-            seen, positions = self._project(cameras)
+            seen, positions, _ = self._project(self.centers, cameras)
             share = 1 / torch.bincount(torch.cat(seen), minlength=len(self.centers)).clamp(min=1).to(context.dtype)
         volume = context.new_zeros(len(self.centers), self.config.channels)
         for view, (cells, position) in enumerate(zip(seen, positions)):
@@ -121,20 +125,48 @@ class SamplingLift(nn.Module):
             volume = volume.index_add(0, cells, said * share[cells, None])
         return volume.T.unflatten(1, self.grid.shape)
 
-    def _project(self, cameras: Cameras) -> tuple[list[Tensor], list[Tensor]]:
-        """Return, for each view, the cells it sees and where: u, v and depth bin in [-1, 1]."""
+    @torch.no_grad()
+    def evidence(
+        self, reading: ImageReading, cameras: Cameras, centers: Float[Tensor, "cell 3"], cell_size: float
+    ) -> tuple[Float[Tensor, "batch cell"], Float[Tensor, "batch cell class"]]:
+        """Say of any cells what the image branch alone would make of them, without gradients: it learns from its own losses.
+
+        The first result is the probability that the surface lies in the cell, given that it does not lie before it (the mean over the
+        views that see the cell, 0 where none does); the second are the class probabilities, weighed by the first and summing to 1 or 0.
+        """
         bins = self.config.depth_bins
-        seen, positions = [], []
+        hazards, classes = [], []
+        for sample in range(len(reading.context)):
+            density = reading.depth_logits[sample].softmax(dim=1)
+            distribution = torch.stack([density, 1 - density.cumsum(dim=1) + density], dim=1)
+            class_probabilities = reading.class_logits[sample].softmax(dim=1)
+            hazard, views = centers.new_zeros(len(centers)), centers.new_zeros(len(centers))
+            weighed = centers.new_zeros(len(centers), class_probabilities.shape[1])
+            for view, (cells, position, depths) in enumerate(zip(*self._project(centers, cameras[sample]))):
+                mass, left = _sample(distribution[view], position).unbind(dim=-1)
+                seen = mass * (cell_size / bins.width(depths)).clamp(max=1) / left.clamp(min=1e-3)
+                hazard.index_add_(0, cells, seen)
+                views.index_add_(0, cells, torch.ones_like(seen))
+                weighed.index_add_(0, cells, _sample(class_probabilities[view], position[:, :2]) * seen[:, None])
+            hazards.append(hazard / views.clamp(min=1))
+            classes.append(weighed / hazard.clamp(min=1e-6)[:, None])
+        return torch.stack(hazards).clamp(max=1), torch.stack(classes)
+
+    def _project(self, centers: Tensor, cameras: Cameras) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Return, for each view, the cells it sees, where (u, v and depth bin in [-1, 1]) and at which z-depth."""
+        bins = self.config.depth_bins
+        seen, positions, z_depths = [], [], []
         for view in range(len(cameras.K)):
             camera = cameras[view]
-            pixels, visible = camera.project(self.centers)
+            pixels, visible = camera.project(centers)
             cells = visible.nonzero().squeeze(1)
-            depths = transform_points(camera.cam_from_ego, self.centers[cells])[:, 2]
+            depths = transform_points(camera.cam_from_ego, centers[cells])[:, 2]
             size = pixels.new_tensor([camera.image_size[1], camera.image_size[0]])
             position = torch.cat([pixels[cells] / size, bins.position(depths)[:, None] / bins.count], dim=-1)
             seen.append(cells)
             positions.append(position * 2 - 1)
-        return seen, positions
+            z_depths.append(depths)
+        return seen, positions, z_depths
 
 
 GROUND_LOGIT = 3.0

@@ -60,5 +60,7 @@ class OccupancyNetwork(nn.Module):
     def forward(self, views: Views) -> NetworkOutput:
         """Predict the Gaussians around the newest frame of `views` (batch, frame, view)."""
         reading = self.read_images(views)
-        volume = self.lift(reading, views.cameras[:, 0])
-        return NetworkOutput(self.head(self.volume_encoder(volume)), reading)
+        cameras = views.cameras[:, 0]
+        volume = self.volume_encoder(self.lift(reading, cameras))
+        evidence = self.lift.evidence(reading, cameras, self.head.centers, self.head.grid.cell_size)
+        return NetworkOutput(self.head(volume, *evidence), reading)

@@ -5,7 +5,7 @@ import torch
 from rigs import surround_cameras
 
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.models.lift import DepthBins, SamplingLift, SamplingLiftConfig, ground_encoding
+from splattingocc.models.lift import DepthBins, ImageReading, SamplingLift, SamplingLiftConfig, ground_encoding
 from splattingocc.struct import stack
 
 GRID = VoxelGrid((-8.0, -8.0, -0.8), (8.0, 8.0, 2.4), 0.4)
@@ -21,7 +21,7 @@ def test_depth_bins_are_even_in_the_logarithm_and_clamped():
 def test_a_cell_reads_the_pixel_it_projects_to_and_the_depth_it_stands_at():
     cameras = surround_cameras(1, (32, 48), focal=20.0)
     lift = SamplingLift(SamplingLiftConfig(channels=2, coarsening=2), 4, 5, GRID)
-    (cells,), (positions,) = lift._project(cameras)
+    (cells,), (positions,), _ = lift._project(lift.centers, cameras)
     pixels, visible = cameras[0].project(lift.centers)
     assert torch.equal(cells, visible.nonzero().squeeze(1))
     assert torch.allclose((positions[:, :2] + 1) / 2 * torch.tensor([48.0, 32.0]), pixels[cells], atol=1e-4)
@@ -91,3 +91,21 @@ def test_gradients_reach_depth_and_context():
     for parameter in (lift.depth_head.weight, lift.context_head.weight, lift.class_head.weight, lift.mix.weight):
         assert parameter.grad is not None
         assert parameter.grad.abs().sum() > 0
+
+
+def test_evidence_stands_where_the_depth_distribution_and_the_pixel_say():
+    cameras = stack([surround_cameras(1, (32, 48), focal=20.0)])
+    lift = SamplingLift(SamplingLiftConfig(channels=2, coarsening=2), 4, 5, GRID)
+    bins = lift.config.depth_bins
+    depth_logits = torch.full((1, 1, bins.count, 4, 6), -10.0)
+    depth_logits[:, :, bins.index(torch.tensor(5.0))] = 10.0
+    class_logits = torch.zeros(1, 1, 5, 4, 6)
+    class_logits[:, :, 3] = 10.0
+    reading = ImageReading(torch.zeros(1, 1, 2, 4, 6), depth_logits, class_logits)
+    ahead = torch.tensor([[5.0, 0.0, 1.5], [2.5, 0.0, 1.5], [7.9, 0.0, 1.5], [-5.0, 0.0, 1.5]])
+    hazards, classes = lift.evidence(reading, cameras, ahead, cell_size=0.4)
+    assert hazards[0, 0] > 0.3
+    assert hazards[0, 1] < 1e-3
+    assert hazards[0, 3] == 0
+    assert classes[0, 0].argmax() == 3
+    assert classes[0, 3].sum() == 0

@@ -3,7 +3,7 @@ from rigs import surround_cameras
 
 from splattingocc.geometry.cameras import Views
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.models.gaussian_head import MAX_OPACITY, GaussianHead, GaussianHeadConfig
+from splattingocc.models.gaussian_head import EVIDENCE_CENTER, EVIDENCE_FLOOR, MAX_OPACITY, GaussianHead, GaussianHeadConfig
 from splattingocc.models.lift import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig, OccupancyNetwork
 from splattingocc.models.volume_encoder import UNet3dConfig
@@ -26,7 +26,7 @@ def surround_views(batch: int) -> Views:
 def test_every_gaussian_stays_in_its_own_cell_and_bounds():
     head = GaussianHead(GaussianHeadConfig(), 4, GRID, coarsening=2)
     torch.nn.init.normal_(head.geometry.weight, std=3.0)
-    gaussians = head(torch.randn(2, 4, 16, 16, 4))
+    gaussians = head(torch.randn(2, 4, 16, 16, 4), *no_evidence(2))
     cells, inside = GRID.cells_of(gaussians.means[0])
     assert inside.all()
     assert len(torch.unique(cells, dim=0)) == GRID.num_cells
@@ -38,9 +38,25 @@ def test_every_gaussian_stays_in_its_own_cell_and_bounds():
     assert torch.allclose(gaussians.features.sum(dim=-1), torch.ones(()), atol=1e-5)
 
 
+def no_evidence(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(batch, GRID.num_cells), torch.zeros(batch, GRID.num_cells, 17)
+
+
+def test_a_fresh_head_believes_the_image_branch():
+    head = GaussianHead(GaussianHeadConfig(), 4, GRID, coarsening=2)
+    hazards, classes = no_evidence(1)
+    hazards[0, 7], classes[0, 7, 4] = 0.5, 1.0
+    gaussians = head(torch.zeros(1, 4, 16, 16, 4), hazards, classes)
+    assert gaussians.opacities[0, 7] > 0.4
+    assert gaussians.opacities[0, 8] < 0.01
+    assert gaussians.features[0, 7].argmax() == 4
+
+
 def test_a_fresh_head_starts_as_configured():
     config = GaussianHeadConfig(initial_opacity=0.05, initial_scale=0.1)
-    gaussians = GaussianHead(config, 4, GRID, coarsening=2)(torch.zeros(1, 4, 16, 16, 4))
+    head = GaussianHead(config, 4, GRID, coarsening=2)
+    hazards, classes = no_evidence(1)
+    gaussians = head(torch.zeros(1, 4, 16, 16, 4), hazards + EVIDENCE_CENTER - EVIDENCE_FLOOR, classes)
     assert torch.allclose(gaussians.opacities, torch.tensor(0.05), atol=1e-5)
     assert torch.allclose(gaussians.scales, torch.tensor(0.1), atol=1e-5)
     assert torch.allclose(gaussians.means[0], gaussians.means[0].detach())
