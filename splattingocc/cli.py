@@ -254,11 +254,11 @@ def parse(arguments: Sequence[str]) -> Any:
     prog = f"splattingocc {name}"
     if name not in CONFIGURED or not rest or rest[0].startswith("-"):
         return tyro.cli(command, prog=prog, args=rest)
-    config = Path(rest[0])
-    experiment = load_config(config)
-    fields = {field.name: field for field in dataclasses.fields(command)}
-    positional = {"checkpoint": tyro.MISSING} if "checkpoint" in fields else {}
-    return tyro.cli(command, prog=prog, args=rest, default=command(config=config, experiment=experiment, **positional))
+    # The same command with the configuration file's values as the defaults of its options
+    experiment = dataclasses.field(default=load_config(Path(rest[0])))
+    options = [("experiment", Annotated[ExperimentConfig, tyro.conf.arg(name="")], experiment)]
+    configured = dataclasses.make_dataclass(command.__name__, options, bases=(command,), namespace={"__doc__": command.__doc__})
+    return tyro.cli(configured, prog=prog, args=rest)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

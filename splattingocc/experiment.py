@@ -56,10 +56,8 @@ class DataConfig(Config):
 class TrainerConfig(Config):
     """How long to train, and on what."""
 
-    max_steps: int = -1
-    """Optimizer steps; -1 leaves it to `max_epochs`."""
     max_epochs: int = 12
-    """Passes over the training key frames; -1 leaves it to `max_steps`."""
+    """Passes over the training key frames. There is no limit in steps: Lightning resumes such a run at the wrong place of an epoch."""
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu."""
     devices: int = 1
@@ -146,7 +144,6 @@ def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bo
         work_dir / "checkpoints", filename="last", enable_version_counter=False, every_n_epochs=trainer.checkpoint_epochs
     )
     return Trainer(
-        max_steps=trainer.max_steps,
         max_epochs=trainer.max_epochs,
         accelerator=trainer.accelerator,
         devices=trainer.devices,

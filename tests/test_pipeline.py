@@ -34,7 +34,7 @@ def dataroot(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
-def small_experiment(dataroot: Path, *, max_steps: int) -> ExperimentConfig:
+def small_experiment(dataroot: Path) -> ExperimentConfig:
     return ExperimentConfig(
         name="small",
         data=DataConfig(
@@ -47,7 +47,7 @@ def small_experiment(dataroot: Path, *, max_steps: int) -> ExperimentConfig:
             lift=SamplingLiftConfig(channels=8, coarsening=4), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1))
         ),
         optimization=OptimizationConfig(learning_rate=1e-3, warmup_steps=2),
-        trainer=TrainerConfig(max_epochs=-1, max_steps=max_steps, accelerator="cpu"),
+        trainer=TrainerConfig(max_epochs=2, accelerator="cpu"),
     )
 
 
@@ -61,7 +61,7 @@ def trained(dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs of four key frames, made without any 3D truth on disk."""
     work_dir = tmp_path_factory.mktemp("trained")
     assert not (dataroot / "gts").exists()
-    train(small_experiment(dataroot, max_steps=8), work_dir, show_progress=False)
+    train(small_experiment(dataroot), work_dir, show_progress=False)
     return work_dir
 
 
@@ -72,12 +72,12 @@ def test_the_loss_falls_and_every_step_is_logged(trained: Path):
 
 
 def test_the_same_seed_gives_the_same_losses_to_the_last_digit(trained: Path, dataroot: Path, tmp_path: Path):
-    train(small_experiment(dataroot, max_steps=8), tmp_path, show_progress=False)
+    train(small_experiment(dataroot), tmp_path, show_progress=False)
     assert logged_losses(tmp_path) == logged_losses(trained)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(trained: Path, dataroot: Path, tmp_path: Path):
-    config = small_experiment(dataroot, max_steps=8)
+    config = small_experiment(dataroot)
 
     class Interrupted(Exception):
         pass
@@ -102,7 +102,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(trained: Path, dataroot: Path
 
 
 def test_predictions_are_cached_scored_and_kept(trained: Path, synthetic_dataroot: Path, dataroot: Path, tmp_path: Path):
-    config = small_experiment(dataroot, max_steps=8)
+    config = small_experiment(dataroot)
     index = build_index(config.data, tmp_path)
     cache = predict(config, trained / "network.safetensors", tmp_path / "output", split="val", index=index)
     assert len(cache) == 2
@@ -118,7 +118,7 @@ def test_predictions_are_cached_scored_and_kept(trained: Path, synthetic_dataroo
 
 
 def test_held_out_rays_are_rendered_and_scored(trained: Path, dataroot: Path, tmp_path: Path):
-    config = small_experiment(dataroot, max_steps=8)
+    config = small_experiment(dataroot)
     index = build_index(config.data, tmp_path)
     scores = score_rendering(config, trained / "network.safetensors", split="train", part="held_out", index=index)
     assert scores["num_rays"] > 100
@@ -135,7 +135,7 @@ def run_and_fail(*arguments: object) -> str:
 
 
 def train_command(dataroot: Path, work_dir: Path, *more: object) -> tuple:
-    options = ("--data.dataroot", dataroot, "--work-dir", work_dir, "--trainer.max-steps", 4, "--data.loader.image-size", 32, 64)
+    options = ("--data.dataroot", dataroot, "--work-dir", work_dir, "--trainer.max-epochs", 1, "--data.loader.image-size", 32, 64)
     return ("train", CONFIG, *options, *more)
 
 
@@ -174,7 +174,7 @@ def test_a_misspelled_option_names_the_right_one(dataroot: Path, tmp_path: Path,
 
 def test_a_checkpoint_of_another_config_is_refused_by_the_option(trained: Path, dataroot: Path):
     message = run_and_fail("test", CONFIG, trained / "network.safetensors", "--data.dataroot", dataroot)
-    assert "network.safetensors: checkpoint of another network: network.lift.channels is 8 there" in message
+    assert "network.safetensors: checkpoint of another network: network.neck.stride is 8 there and 4" in message
 
 
 def test_a_damaged_truth_is_named(trained: Path, dataroot: Path, synthetic_dataroot: Path, tmp_path: Path):
@@ -182,7 +182,7 @@ def test_a_damaged_truth_is_named(trained: Path, dataroot: Path, synthetic_datar
     shutil.copytree(synthetic_dataroot / "gts", gts)
     for path in gts.rglob("labels.npz"):
         path.write_bytes(path.read_bytes()[:200])
-    config = small_experiment(dataroot, max_steps=8)
+    config = small_experiment(dataroot)
     cache = predict(config, trained / "network.safetensors", tmp_path / "out", split="val", index=build_index(config.data, tmp_path))
     with pytest.raises(ValueError, match=r"labels\.npz"):
         score_cache(cache, gts)

@@ -33,5 +33,5 @@ def config() -> ExperimentConfig:
             volume_encoder=UNet3dConfig(channels=(16, 32, 64), blocks=(1, 1, 2)),
         ),
         optimization=OptimizationConfig(learning_rate=1.5e-3, warmup_steps=20, image_steps=200),
-        trainer=TrainerConfig(max_epochs=-1, max_steps=320, accelerator="auto"),
+        trainer=TrainerConfig(max_epochs=7, accelerator="auto"),
     )
