@@ -22,6 +22,7 @@ def config() -> ExperimentConfig:
                 image_size=(112, 200),
                 num_rays=8_000,
                 held_out_fraction=0.1,
+                auxiliary_offsets=(-1, 1),
                 augment=AugmentConfig(mirror_x_probability=0.5, mirror_y_probability=0.5, brightness=0.2, contrast=0.2),
             ),
             batch_size=1,
@@ -32,6 +33,6 @@ def config() -> ExperimentConfig:
             lift=SamplingLiftConfig(channels=16, coarsening=2),
             volume_encoder=UNet3dConfig(channels=(16, 32, 64), blocks=(1, 1, 2)),
         ),
-        optimization=OptimizationConfig(learning_rate=1.5e-3, warmup_steps=20, image_steps=200),
-        trainer=TrainerConfig(max_epochs=7, accelerator="auto"),
+        optimization=OptimizationConfig(learning_rate=2e-3, warmup_steps=15, image_steps=480),
+        trainer=TrainerConfig(max_epochs=12, accelerator="auto"),
     )

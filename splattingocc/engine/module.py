@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from lightning import LightningModule
@@ -27,7 +28,7 @@ class RenderConfig(Config):
 
 
 class OptimizationConfig(Config):
-    """AdamW, warmed up linearly and cooled down along a cosine to zero at the last step."""
+    """AdamW, warmed up linearly and cooled down along a cosine to zero at the last step, each part over the steps in which it learns."""
 
     learning_rate: float = 2e-4
     """Peak learning rate, for one process; it is not scaled by the number of processes."""
@@ -77,18 +78,27 @@ class OccupancyModule(LightningModule):
 
     def configure_optimizers(self) -> dict:
         config = self.optimization
-        matrices = [parameter for parameter in self.network.parameters() if parameter.ndim > 1]
-        vectors = [parameter for parameter in self.network.parameters() if parameter.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         num_steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config.warmup_steps, num_steps))
+        image_branch = {id(parameter) for parameter in self.network.image_branch.parameters()}
+        groups, schedules = [], []
+        for of_images in (True, False):
+            own = [parameter for parameter in self.network.parameters() if (id(parameter) in image_branch) == of_images]
+            first_step = 0 if of_images else config.image_steps
+            for is_matrix in (True, False):
+                parameters = [parameter for parameter in own if (parameter.ndim > 1) == is_matrix]
+                groups.append({"params": parameters, "weight_decay": config.weight_decay if is_matrix else 0.0})
+                schedules.append(
+                    partial(learning_rate_factor, first_step=first_step, warmup_steps=config.warmup_steps, num_steps=num_steps)
+                )
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def learning_rate_factor(step: int, warmup_steps: int, num_steps: int) -> float:
-    """Return the share of the peak learning rate at a step: linear warm-up, then half a cosine down to zero."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+def learning_rate_factor(step: int, *, first_step: int, warmup_steps: int, num_steps: int) -> float:
+    """Return the share of the peak learning rate at a step: nothing before the first, linear warm-up, then half a cosine down to zero."""
+    since = step - first_step
+    if since < warmup_steps:
+        return max(0, since + 1) / max(1, warmup_steps)
+    progress = (since - warmup_steps) / max(1, num_steps - first_step - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -18,7 +18,8 @@ from splattingocc.losses.query import free_cost, free_points, gaussian_of_cell, 
 from splattingocc.losses.regularization import opacity_prior
 from splattingocc.losses.semantic import class_nll
 from splattingocc.losses.sight import line_of_sight
-from splattingocc.models.lift import DepthBins, ImageReading
+from splattingocc.models.depth import DepthBins
+from splattingocc.models.lift import ImageReading
 from splattingocc.models.network import NetworkOutput
 from splattingocc.splatting.gaussians import Gaussians, Rendering
 

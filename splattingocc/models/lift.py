@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,31 +14,8 @@ from splattingocc.config import Config
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.transforms import transform_points
 from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.models.depth import DepthBins, ground_encoding, standing_encoding
 from splattingocc.struct import Struct
-
-
-class DepthBins(Config):
-    """Intervals of z-depth, equally wide in the logarithm."""
-
-    nearest: float = 1.5
-    """Metres at which the first bin begins; nearer depths count to it."""
-    farthest: float = 60.0
-    """Metres at which the last bin ends; farther depths count to it."""
-    count: int = 32
-    """Number of bins."""
-
-    def position(self, depths: Tensor) -> Tensor:
-        """Return where z-depths lie on the axis of bins, in bins: 0 at `nearest`, `count` at `farthest`."""
-        span = math.log(self.farthest / self.nearest)
-        return (torch.log(depths.clamp(min=self.nearest) / self.nearest) / span * self.count).clamp(max=self.count)
-
-    def width(self, depths: Tensor) -> Tensor:
-        """Return the width in metres of the bin around each z-depth."""
-        return depths * ((self.farthest / self.nearest) ** (1 / self.count) - 1)
-
-    def index(self, depths: Tensor) -> Int64[Tensor, "..."]:
-        """Return the bin of each z-depth."""
-        return self.position(depths).long().clamp(max=self.count - 1)
 
 
 class SamplingLiftConfig(Config):
@@ -52,6 +28,8 @@ class SamplingLiftConfig(Config):
     """Cells of the Gaussians' grid per cell of the volume, along each axis."""
     depth_bins: DepthBins = DepthBins()
     """Bins of the depth distribution of each feature pixel."""
+    ground_classes: tuple[int, ...] = (11, 12, 13, 14)
+    """Classes that things stand on: driveable surface, other flat, sidewalk and terrain."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +50,8 @@ class SamplingLift(nn.Module):
     feature (and class), the same times the density of the surface at this depth, that density, and the probability that the surface lies
     behind it (so that the cell is free).
 
-    The depth distribution starts from geometry: next to the image features it reads at which depth the pixel's ray meets level ground,
-    which a network would otherwise have to learn for each camera from the row alone.
+    The depth distribution starts from geometry (`standing_encoding`): a ground pixel is where its ray meets level ground, any other stands
+    where the ground below it in the image ends. A network would otherwise have to learn both for each camera from the rows alone.
     """
 
     centers: Tensor
@@ -83,10 +61,9 @@ class SamplingLift(nn.Module):
         self.config = config
         self.grid = grid.coarsen(config.coarsening)
         self.register_buffer("centers", self.grid.centers().reshape(-1, 3), persistent=False)
-        self.depth_head = nn.Conv2d(in_channels + config.depth_bins.count, config.depth_bins.count, 1)
-        with torch.no_grad():
-            # Before it has seen anything, the network believes in level ground
-            self.depth_head.weight[:, in_channels:, 0, 0] = GROUND_LOGIT * torch.eye(config.depth_bins.count)
+        if not all(0 <= index < num_classes for index in config.ground_classes):
+            raise ValueError(f"lift.ground_classes: {config.ground_classes}, expected class indices below {num_classes}")
+        self.depth_head = nn.Conv2d(in_channels, config.depth_bins.count, 1)
         self.context_head = nn.Conv2d(in_channels, config.channels, 1)
         self.class_head = nn.Conv2d(in_channels, num_classes, 1)
         self.mix = nn.Linear(2 * (config.channels + num_classes) + NUM_GEOMETRY, config.channels)
@@ -99,9 +76,14 @@ class SamplingLift(nn.Module):
         flat = features.flatten(0, 1)
         with torch.no_grad():
             ground = ground_encoding(cameras, self.config.depth_bins, (features.shape[-2], features.shape[-1])).flatten(0, 1)
-        depth_logits = self.depth_head(torch.cat([flat, ground.to(flat.dtype)], dim=1)).unflatten(0, (batch, views))
-        context = self.context_head(flat).unflatten(0, (batch, views))
-        return ImageReading(context, depth_logits, self.class_head(flat).unflatten(0, (batch, views)))
+        class_logits = self.class_head(flat)
+        standing = standing_encoding(ground.to(flat.dtype), self._ground_probability(class_logits))
+        depth_logits = self.depth_head(flat) + torch.log(standing + STANDING_FLOOR)
+        context = self.context_head(flat)
+        return ImageReading(*(maps.unflatten(0, (batch, views)) for maps in (context, depth_logits, class_logits)))
+
+    def _ground_probability(self, class_logits: Float[Tensor, "view class *size"]) -> Float[Tensor, "view *size"]:
+        return class_logits.softmax(dim=1)[:, list(self.config.ground_classes)].sum(dim=1)
 
     def forward(self, reading: ImageReading, cameras: Cameras) -> Float[Tensor, "batch channel x y z"]:
         """Return the volume."""
@@ -133,18 +115,25 @@ class SamplingLift(nn.Module):
 
         The first result is the probability that the surface lies in the cell, given that it does not lie before it (the mean over the
         views that see the cell, 0 where none does); the second are the class probabilities, weighed by the first and summing to 1 or 0.
+
+        Cells that level ground passes through are also taken for occupied where the pixel says ground: seen at a low angle one pixel
+        covers many of them, and its depth could name only one.
         """
         bins = self.config.depth_bins
+        holds_ground = centers[:, 2].abs() <= cell_size / 2
         hazards, classes = [], []
         for sample in range(len(reading.context)):
             density = reading.depth_logits[sample].softmax(dim=1)
             distribution = torch.stack([density, 1 - density.cumsum(dim=1) + density], dim=1)
             class_probabilities = reading.class_logits[sample].softmax(dim=1)
+            ground_probability = self._ground_probability(reading.class_logits[sample])[:, None]
             hazard, views = centers.new_zeros(len(centers)), centers.new_zeros(len(centers))
             weighed = centers.new_zeros(len(centers), class_probabilities.shape[1])
             for view, (cells, position, depths) in enumerate(zip(*self._project(centers, cameras[sample]))):
                 mass, left = _sample(distribution[view], position).unbind(dim=-1)
                 seen = mass * (cell_size / bins.width(depths)).clamp(max=1) / left.clamp(min=1e-3)
+                on_ground = _sample(ground_probability[view], position[:, :2]).squeeze(1) * holds_ground[cells]
+                seen = torch.maximum(seen, on_ground)
                 hazard.index_add_(0, cells, seen)
                 views.index_add_(0, cells, torch.ones_like(seen))
                 weighed.index_add_(0, cells, _sample(class_probabilities[view], position[:, :2]) * seen[:, None])
@@ -169,29 +158,10 @@ class SamplingLift(nn.Module):
         return seen, positions, z_depths
 
 
-GROUND_LOGIT = 3.0
-"""By how much a fresh network prefers the depth of level ground over any other."""
+STANDING_FLOOR = 0.02
+"""Added to the geometric guess of a pixel's depth before its logarithm: how far the image features must push to overrule it."""
 NUM_GEOMETRY = 2
 """Channels a camera says of a cell besides features: surface density, and the probability that the surface lies behind."""
-
-
-def ground_encoding(cameras: Cameras, bins: DepthBins, size: tuple[int, int]) -> Float[Tensor, "*batch bin height width"]:
-    """Say, for each feature pixel, at which depth its ray meets the plane z = 0 of the ego frame.
-
-    The depth is spread over the two nearest bins so that it varies smoothly; rays that meet the plane nowhere in front give zeros.
-    """
-    height, width = size
-    v = (torch.arange(height, device=cameras.K.device) + 0.5) * (cameras.image_size[0] / height)
-    u = (torch.arange(width, device=cameras.K.device) + 0.5) * (cameras.image_size[1] / width)
-    pixels = torch.stack([u.expand(height, width), v[:, None].expand(height, width), torch.ones(height, width, device=u.device)], dim=-1)
-    # Per metre of depth the ray climbs by this much; only the z row of ego_from_cam is needed.
-    up_from_cam = cameras.cam_from_ego[..., :3, 2]
-    climb = torch.einsum("...i,...ij,hwj->...hw", up_from_cam, torch.linalg.inv(cameras.K), pixels)
-    camera_height = cameras.optical_centers[..., 2][..., None, None]
-    depths = -camera_height / climb.where(climb < 0, torch.full_like(climb, -1e-6))
-    position = bins.position(depths.clamp(min=0.0))[..., None] - 0.5
-    spread = (1 - (position - torch.arange(bins.count, device=position.device)).abs()).clamp(min=0)
-    return (spread * (climb < 0)[..., None]).movedim(-1, -3)
 
 
 def _sample(image: Float[Tensor, "channel *space"], positions: Float[Tensor, "point axis"]) -> Float[Tensor, "point channel"]:

@@ -50,6 +50,11 @@ class OccupancyNetwork(nn.Module):
         self.volume_encoder = UNet3d(config.volume_encoder, config.lift.channels)
         self.head = GaussianHead(config.head, self.volume_encoder.out_channels, grid, config.lift.coarsening)
 
+    @property
+    def image_branch(self) -> nn.ModuleList:
+        """What decides the depth and class that `read_images` gives each pixel; the rest needs a volume to learn."""
+        return nn.ModuleList([self.backbone, self.neck, self.lift.depth_head, self.lift.class_head])
+
     def read_images(self, views: Views) -> ImageReading:
         """Read the newest frame of `views` (batch, frame, view), each image by itself."""
         images, cameras = views.images[:, 0], views.cameras[:, 0]

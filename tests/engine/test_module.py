@@ -42,6 +42,8 @@ def test_the_image_losses_train_the_image_branch_alone():
     module = small_module()
     module._image_losses(one_camera_sample()).total.backward()
     assert parts_with_gradient(module) == {"backbone", "neck", "lift"}
+    in_branch = {id(parameter) for parameter in module.network.image_branch.parameters()}
+    assert in_branch == {id(parameter) for parameter in module.network.parameters() if parameter.grad is not None}
 
 
 def test_the_losses_train_everything():
@@ -54,9 +56,18 @@ def test_the_losses_train_everything():
 
 
 def test_the_learning_rate_rises_linearly_then_falls_along_a_cosine_to_zero():
-    factors = [learning_rate_factor(step, 10, 110) for step in range(111)]
+    factors = [learning_rate_factor(step, first_step=0, warmup_steps=10, num_steps=110) for step in range(111)]
     assert factors[0] == 0.1
     assert factors[9] == factors[10] == 1.0
     assert math.isclose(factors[60], 0.5)
     assert factors[110] < 1e-9
     assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_what_learns_later_warms_up_later_and_cools_down_together():
+    factors = [learning_rate_factor(step, first_step=60, warmup_steps=10, num_steps=110) for step in range(111)]
+    assert factors[:60] == [0.0] * 60
+    assert factors[60] == 0.1
+    assert factors[69] == factors[70] == 1.0
+    assert math.isclose(factors[90], 0.5)
+    assert factors[110] < 1e-9

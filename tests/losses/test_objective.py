@@ -8,7 +8,8 @@ from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import IGNORE, RayLabels, Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.losses.objective import Objective, ObjectiveConfig
-from splattingocc.models.lift import DepthBins, ImageReading
+from splattingocc.models.depth import DepthBins
+from splattingocc.models.lift import ImageReading
 from splattingocc.models.network import NetworkOutput
 from splattingocc.splatting.gaussians import Gaussians, Rendering
 
