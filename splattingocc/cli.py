@@ -9,7 +9,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from splattingocc.experiment import ExperimentConfig, describe_validation, load_config
+from splattingocc.labels.dense import DenseLabelConfig
+from splattingocc.labels.lidar import LidarLabelConfig
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Test:
 
 @dataclass
 class Prepare:
-    """Make the 2D labels of a data set: LiDAR points with their classes, projected into the images."""
+    """Make the 2D labels of a data set: LiDAR points with their classes projected into the images, or dense maps where they are given."""
 
     dataroot: Path
     """Folder of a data set in the nuScenes layout."""
@@ -98,6 +100,10 @@ class Prepare:
     """Where the label store goes; `<dataroot>/labels_2d` by default."""
     workers: int = 2
     """Processes."""
+    lidar: LidarLabelConfig = field(default_factory=LidarLabelConfig)
+    """Labels from LiDAR and lidarseg."""
+    dense: DenseLabelConfig = field(default_factory=DenseLabelConfig)
+    """Labels from dense maps, where `--dense.semantics` is given."""
     verify: bool = False
     """Check an existing store against its manifest and tables instead of making one."""
 
@@ -112,7 +118,8 @@ class Prepare:
             LabelStore.open(out).verify(index)
             print(f"{out}: every scene is whole and made from these tables")
             return
-        manifest = generate_labels(index, self.dataroot, out, num_workers=self.workers)
+        config = self.lidar if self.dense.semantics is None else self.dense
+        manifest = generate_labels(index, self.dataroot, out, config=config, num_workers=self.workers)
         rays = sum(scene.num_rays for scene in manifest.scenes.values())
         print(f"{out}: {rays:,} labelled rays in {len(index)} key frames of {len(manifest.scenes)} scenes")
 

@@ -19,8 +19,8 @@ def config() -> ExperimentConfig:
             dataroot=Path("data/synthetic"),
             version="v1.0-mini",
             loader=LoaderConfig(
-                image_size=(112, 200),
-                num_rays=8_000,
+                image_size=(96, 240),
+                num_rays=10_000,
                 held_out_fraction=0.1,
                 auxiliary_offsets=(-1, 1),
                 augment=AugmentConfig(mirror_x_probability=0.5, mirror_y_probability=0.5, brightness=0.2, contrast=0.2),

@@ -1,7 +1,8 @@
-"""2D labels on disk: 8 bytes for each labelled ray, one memory-mapped safetensors file per scene, and a manifest.
+"""2D labels on disk: 7 bytes for each labelled ray, one memory-mapped safetensors file per scene, and a manifest.
 
-A ray is (camera, class, u, v, distance). Pixels are kept in steps of 1/32 px (1/16 px for images over 2047 px, and so on), so a pixel
-is off by at most 1/64 px; distances in steps of 2 mm up to 131 m, so a distance is off by at most 1 mm.
+The rays of a key frame lie camera by camera, behind the number of rays of each camera. A ray is (class, u, v, distance). Pixels are
+kept in steps of 1/32 px (1/16 px for images over 2047 px, and so on), so a pixel is off by at most 1/64 px; distances in steps of 2 mm up
+to 131 m, so a distance is off by at most 1 mm; a ray may have none.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ from splattingocc.data.nuscenes import Index, KeyFrame
 from splattingocc.files import write_atomically
 
 FORMAT_NAME = "splattingocc-labels"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 METRES_PER_STEP = 0.002
-MAX_DISTANCE = 65535 * METRES_PER_STEP
+NO_DISTANCE = 65535
+"""Step of a ray whose distance is not known (nan)."""
+MAX_DISTANCE = (NO_DISTANCE - 1) * METRES_PER_STEP
 """Metres; farther labels cannot be stored."""
-RAY_DTYPE = np.dtype([("camera", "u1"), ("semantics", "u1"), ("u", "<u2"), ("v", "<u2"), ("distance", "<u2")])
-"""The 8 bytes of a ray."""
+RAY_DTYPE = np.dtype([("semantics", "u1"), ("u", "<u2"), ("v", "<u2"), ("distance", "<u2")])
+"""The 7 bytes of a ray."""
+COUNT_DTYPE = np.dtype("<u4")
+"""The number of rays of a camera."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class RayTable:
     pixels: Float32[np.ndarray, "ray 2"]
     """u, v in the original image."""
     distances: Float32[np.ndarray, " ray"]
-    """Metres from the camera centre to the labelled point."""
+    """Metres from the camera centre to the labelled point; nan where not known."""
 
     def __len__(self) -> int:
         return len(self.semantics)
@@ -89,26 +94,41 @@ def steps_per_pixel(image_sizes: Sequence[tuple[int, int]]) -> int:
     return steps
 
 
-def pack_rays(table: RayTable, steps: int) -> np.ndarray:
-    """Return the table as RAY_DTYPE records. A pixel or distance that does not fit is a `ValueError`."""
+def pack_rays(table: RayTable, *, steps: int, num_cameras: int) -> UInt8[np.ndarray, " byte"]:
+    """Return the bytes of a table: the ray count of each camera, then the rays, camera by camera and otherwise in their order.
+
+    A pixel or distance that does not fit is a `ValueError`.
+    """
+    counts = np.bincount(table.camera_indices, minlength=num_cameras)
+    if len(counts) > num_cameras:
+        raise ValueError(f"a label's camera is {len(counts) - 1}, there are {num_cameras} cameras")
+    table = table[np.argsort(table.camera_indices, kind="stable")]
     pixels = np.rint(table.pixels * steps)
     distances = np.rint(table.distances / METRES_PER_STEP)
-    for name, values in (("pixel", pixels), ("distance", distances)):
-        if not ((values >= 0) & (values <= 65535)).all():
+    for name, values, largest in (("pixel", pixels, 65535), ("distance", distances[~np.isnan(distances)], NO_DISTANCE - 1)):
+        if not ((values >= 0) & (values <= largest)).all():
             raise ValueError(
                 f"a label's {name} does not fit the store: distances up to {MAX_DISTANCE:.1f} m, pixels up to {65535 // steps}"
             )
     records = np.empty(len(table), dtype=RAY_DTYPE)
-    records["camera"], records["semantics"] = table.camera_indices, table.semantics
-    records["u"], records["v"], records["distance"] = pixels[:, 0], pixels[:, 1], distances
-    return records
+    records["semantics"] = table.semantics
+    records["u"], records["v"] = pixels.T
+    records["distance"] = np.where(np.isnan(distances), NO_DISTANCE, distances)
+    return np.concatenate([counts.astype(COUNT_DTYPE).view(np.uint8), records.view(np.uint8)])
 
 
-def unpack_rays(records: np.ndarray, steps: int) -> RayTable:
-    """Return RAY_DTYPE records as a table."""
+def unpack_rays(packed: UInt8[np.ndarray, " byte"], *, steps: int, num_cameras: int) -> RayTable:
+    """Return what `pack_rays` packed; `ValueError` where the counts and the bytes do not agree."""
+    header = num_cameras * COUNT_DTYPE.itemsize
+    counts = packed[:header].view(COUNT_DTYPE) if len(packed) >= header else np.zeros(0, COUNT_DTYPE)
+    if len(counts) != num_cameras or len(packed) != header + counts.sum(dtype=np.int64) * RAY_DTYPE.itemsize:
+        raise ValueError(f"{len(packed)} bytes do not hold {counts.tolist()} rays of {num_cameras} cameras")
+    records = packed[header:].view(RAY_DTYPE)
     pixels = np.stack([records["u"], records["v"]], axis=1).astype(np.float32) / np.float32(steps)
     distances = records["distance"].astype(np.float32) * np.float32(METRES_PER_STEP)
-    return RayTable(records["camera"].copy(), records["semantics"].copy(), pixels, distances)
+    distances[records["distance"] == NO_DISTANCE] = np.nan
+    camera_indices = np.repeat(np.arange(num_cameras, dtype=np.uint8), counts)
+    return RayTable(camera_indices, records["semantics"].copy(), pixels, distances)
 
 
 def scene_fingerprint(key_frames: Sequence[KeyFrame], source: str) -> str:
@@ -123,12 +143,14 @@ def scene_fingerprint(key_frames: Sequence[KeyFrame], source: str) -> str:
     return digest.hexdigest()
 
 
-def write_scene(folder: Path, name: str, tables: Mapping[str, RayTable], *, steps: int, source_sha256: str) -> SceneRecord:
+def write_scene(
+    folder: Path, name: str, tables: Mapping[str, RayTable], *, steps: int, num_cameras: int, source_sha256: str
+) -> SceneRecord:
     """Write the rays of a scene's key frames and return its entry in the manifest."""
-    packed = {token: pack_rays(table, steps) for token, table in tables.items()}
+    packed = {token: pack_rays(table, steps=steps, num_cameras=num_cameras) for token, table in tables.items()}
     # One metadata key only: safetensors writes several in no fixed order, and equal labels must make equal bytes.
     content = save(
-        {token: records.view(np.uint8).reshape(-1, RAY_DTYPE.itemsize) for token, records in packed.items()},
+        packed,
         metadata={"format": f"{FORMAT_NAME}-{FORMAT_VERSION}"},
     )
     write_atomically(folder / f"{name}.safetensors", lambda temporary: temporary.write_bytes(content))
@@ -136,7 +158,7 @@ def write_scene(folder: Path, name: str, tables: Mapping[str, RayTable], *, step
         file=f"{name}.safetensors",
         sha256=hashlib.sha256(content).hexdigest(),
         source_sha256=source_sha256,
-        num_rays=sum(len(records) for records in packed.values()),
+        num_rays=sum(len(table) for table in tables.values()),
         tokens=tuple(tables),
     )
 
@@ -211,11 +233,12 @@ class LabelStore:
             packed: np.ndarray = file.get_tensor(token)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path}: key frame {token}: cannot be read: {error}") from None
-        if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != RAY_DTYPE.itemsize:
-            raise ValueError(
-                f"{path}: key frame {token}: {packed.dtype} {packed.shape}, expected bytes of shape (ray, {RAY_DTYPE.itemsize})"
-            )
-        return unpack_rays(packed.reshape(-1).view(RAY_DTYPE), self.manifest.steps_per_pixel)
+        if packed.dtype != np.uint8 or packed.ndim != 1:
+            raise ValueError(f"{path}: key frame {token}: {packed.dtype} {packed.shape}, expected a row of bytes")
+        try:
+            return unpack_rays(packed, steps=self.manifest.steps_per_pixel, num_cameras=len(self.manifest.cameras))
+        except ValueError as error:
+            raise ValueError(f"{path}: key frame {token}: {error}") from None
 
     def verify(self, index: Index | None = None) -> None:
         """Check every file against the manifest and, with an index, that all of its scenes are there and were made from its tables.

@@ -18,11 +18,10 @@ from torch.utils.data import Dataset, Sampler
 from splattingocc.config import Config
 from splattingocc.data.augment import AugmentConfig, ImageWindow, choose_ego_change, choose_random_window, choose_window, jitter_colors
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
-from splattingocc.data.labelled_rays import LabelledRays, Part, auxiliary_rays, draw_rays, inside, join, labelled_rays
+from splattingocc.data.labelled_rays import LabelledRays, Part, auxiliary_rays, draw_rays, join, labelled_rays
 from splattingocc.data.nuscenes import Index, KeyFrame, SensorFrame, cameras_of
 from splattingocc.data.samples import PredictionSample, TrainingSample
 from splattingocc.geometry.cameras import Cameras, Views
-from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.struct import stack
 
 
@@ -92,8 +91,7 @@ class TrainingSet(Dataset[TrainingSample]):
 
     An index may lie beyond the length: `epoch * len(self) + i` is sample `i` with the random draws of that epoch. That, and nothing of
     the process it is made in, decides what a sample holds, so batches are the same for any number of workers and after a resume;
-    `EpochSampler` gives such indices. Rays whose labelled surface lies outside `grid` are dropped, as nothing in the volume could
-    render them; None keeps them.
+    `EpochSampler` gives such indices.
     """
 
     def __init__(
@@ -105,7 +103,6 @@ class TrainingSet(Dataset[TrainingSample]):
         *,
         split: str = "train",
         part: Part = "train",
-        grid: VoxelGrid | None = OCC3D_GRID,
         seed: int = 0,
     ):
         self.index = index
@@ -113,7 +110,6 @@ class TrainingSet(Dataset[TrainingSample]):
         self.dataroot = dataroot
         self.config = config
         self.part: Part = part
-        self.grid = grid
         self.seed = seed
         self.positions = index.of_split(split)[:: config.load_interval]
         for position in self.positions:
@@ -141,8 +137,6 @@ class TrainingSet(Dataset[TrainingSample]):
         new_ego_from_ego = choose_ego_change(augment, rng)
         rays, labels = self._rays(position, key_frame)
         rays, cameras = rays.transform(new_ego_from_ego), cameras.transform_ego(new_ego_from_ego)
-        if self.grid is not None:
-            rays, labels = inside(rays, labels, self.grid)
         rays, labels = draw_rays(rays, labels, self.config.num_rays, class_balance=self.config.class_balance, rng=rng)
         return TrainingSample(key_frame.token, Views(images[None], cameras[None]), rays, labels)
 

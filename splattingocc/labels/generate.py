@@ -25,7 +25,11 @@ from splattingocc.data.label_store import (
 )
 from splattingocc.data.nuscenes import Index, KeyFrame
 from splattingocc.data.taxonomy import CAMERA_CHANNELS
+from splattingocc.labels.dense import DenseLabelConfig, label_densely
 from splattingocc.labels.lidar import LidarLabelConfig, project_lidar
+
+LabelConfig = LidarLabelConfig | DenseLabelConfig
+"""What labels are made from."""
 
 
 def generate_labels(
@@ -34,7 +38,7 @@ def generate_labels(
     out: Path,
     *,
     scenes: Iterable[str] | None = None,
-    config: LidarLabelConfig | None = None,
+    config: LabelConfig | None = None,
     num_workers: int = 0,
     show_progress: bool = True,
 ) -> Manifest:
@@ -65,7 +69,7 @@ def generate_labels(
     return read_manifest(out)
 
 
-def _begin(index: Index, out: Path, config: LidarLabelConfig) -> Manifest:
+def _begin(index: Index, out: Path, config: LabelConfig) -> Manifest:
     """Return the manifest to go on from: that of the store, where it is of the same kind, else an empty one."""
     cameras = index[0].cameras
     image_sizes = tuple(camera.image_size for camera in cameras if camera.image_size is not None)
@@ -93,7 +97,7 @@ def _is_finished(out: Path, record: SceneRecord | None, source_sha256: str) -> b
     return sha256_of(out / record.file) == record.sha256
 
 
-SceneJob = tuple[str, Sequence[KeyFrame], Path, Path, int, str, LidarLabelConfig]
+SceneJob = tuple[str, Sequence[KeyFrame], Path, Path, int, str, LabelConfig]
 """Scene name, its key frames, data root, store, steps per pixel, fingerprint, options."""
 
 
@@ -118,13 +122,20 @@ def _run(jobs: Sequence[SceneJob], num_workers: int) -> Iterator[tuple[str, Scen
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def label_key_frame(key_frame: KeyFrame, dataroot: Path, config: LabelConfig) -> RayTable:
+    """Return the labelled pixels of a key frame, from LiDAR and lidarseg or from dense maps."""
+    if isinstance(config, DenseLabelConfig):
+        return label_densely(key_frame, dataroot, config)
+    return project_lidar(key_frame, dataroot, config)
+
+
 def label_scene(job: SceneJob) -> SceneRecord:
     """Label the key frames of one scene and write its file. A fault is a `ValueError` that names the scene and the key frame."""
     name, key_frames, dataroot, out, steps, source_sha256, config = job
     tables: dict[str, RayTable] = {}
     for key_frame in key_frames:
         try:
-            tables[key_frame.token] = project_lidar(key_frame, dataroot, config)
+            tables[key_frame.token] = label_key_frame(key_frame, dataroot, config)
         except ValueError as error:
             raise ValueError(f"{error} ({name}, key frame {key_frame.token})") from None
-    return write_scene(out, name, tables, steps=steps, source_sha256=source_sha256)
+    return write_scene(out, name, tables, steps=steps, num_cameras=len(key_frames[0].cameras), source_sha256=source_sha256)

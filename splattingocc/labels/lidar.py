@@ -13,6 +13,7 @@ from splattingocc.data.label_store import MAX_DISTANCE, RayTable
 from splattingocc.data.nuscenes import KeyFrame, inverse
 from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG
 from splattingocc.geometry.rays import IGNORE
+from splattingocc.labels.occlusion import hidden_points
 
 POINT_BYTES = 5 * 4
 """A point is x, y, z, intensity and ring as float32."""
@@ -26,10 +27,13 @@ class LidarLabelConfig(Config):
     """Metres in front of the camera (z) that a point must exceed."""
     max_distance: float = 120.0
     """Metres from the camera beyond which points are dropped; the store holds up to 131 m."""
+    drop_hidden: bool = True
+    """Drop points that something nearer hides from the camera (`occlusion.hidden_points`)."""
 
     def describe(self) -> str:
         """Return the one line that the manifest keeps."""
-        return f"lidar points, min_depth {self.min_depth} m, max_distance {self.max_distance} m"
+        hidden = "without" if self.drop_hidden else "with"
+        return f"lidar points, min_depth {self.min_depth} m, max_distance {self.max_distance} m, {hidden} hidden ones"
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,20 @@ def find_pixels(points_lidar: Float32[np.ndarray, "point 3"], key_frame: KeyFram
     )
 
 
+def find_shown_pixels(points_lidar: Float32[np.ndarray, "point 3"], key_frame: KeyFrame, config: LidarLabelConfig) -> PointPixels:
+    """Project a sweep into the cameras of its key frame, without what something nearer hides, unless the options keep that."""
+    hits = find_pixels(points_lidar, key_frame, config)
+    if not config.drop_hidden:
+        return hits
+    shown = np.ones(len(hits.distances), dtype=bool)
+    for view, camera in enumerate(key_frame.cameras):
+        assert camera.K is not None
+        assert camera.image_size is not None
+        own = hits.camera_indices == view
+        shown[own] = ~hidden_points(hits.pixels[own], hits.distances[own], camera.image_size, float(camera.K[0, 0]))
+    return PointPixels(hits.camera_indices[shown], hits.point_indices[shown], hits.pixels[shown], hits.distances[shown])
+
+
 def project_lidar(key_frame: KeyFrame, dataroot: Path, config: LidarLabelConfig | None = None) -> RayTable:
     """Return the labelled pixels of a key frame: class and distance of every LiDAR point that a camera sees.
 
@@ -118,5 +136,5 @@ def project_lidar(key_frame: KeyFrame, dataroot: Path, config: LidarLabelConfig 
     classes = read_point_classes(dataroot / key_frame.lidarseg, len(points_lidar))
     # Points that are not trained are left out before the projection, which costs more than reading them.
     trained = np.flatnonzero(classes != IGNORE)
-    hits = find_pixels(points_lidar[trained], key_frame, config or LidarLabelConfig())
+    hits = find_shown_pixels(points_lidar[trained], key_frame, config or LidarLabelConfig())
     return RayTable(hits.camera_indices, classes[trained][hits.point_indices], hits.pixels, hits.distances)

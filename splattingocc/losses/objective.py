@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from splattingocc.config import Config
 from splattingocc.data.taxonomy import CLASSES
 from splattingocc.geometry.cameras import Cameras
-from splattingocc.geometry.rays import RayLabels, Rays
+from splattingocc.geometry.rays import SKY, RayLabels, Rays
 from splattingocc.geometry.transforms import transform_points
+from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.losses.depth import log_distance_error, silog
 from splattingocc.losses.pixels import PixelLabels, pixel_nll
 from splattingocc.losses.query import free_cost, free_points, gaussian_of_cell, hit_cost, query
 from splattingocc.losses.regularization import opacity_prior
 from splattingocc.losses.semantic import class_nll
-from splattingocc.losses.sight import line_of_sight
+from splattingocc.losses.sight import empty_ray_cost, line_of_sight
 from splattingocc.models.depth import DepthBins
 from splattingocc.models.lift import ImageReading
 from splattingocc.models.network import NetworkOutput
@@ -36,6 +38,8 @@ class ObjectiveConfig(Config):
     """Scale-invariant logarithmic error of the rendered distance."""
     line_of_sight: float = 0.5
     """Free space before the label, mass at the label."""
+    empty: float = 0.5
+    """Nothing along rays of the sky and along those whose label lies outside of the grid."""
     query: float = 0.5
     """The same labels asked of the Gaussians directly: free on the way, the class at the end."""
     num_query_points: int = 4
@@ -86,17 +90,20 @@ class Objective(nn.Module):
         assert rendering.in_front is not None
         assert rendering.at_hit is not None
         parts: dict[str, Tensor] = {}
+        empty = find_empty(rays, labels, output.gaussians.grid)
+        stopped = labels.weights * ~empty
         if config.semantic:
             nll = class_nll(rendering.features, labels.semantics, class_weights=self.class_weights)
-            classed = labels.weights * (labels.semantics < len(CLASSES))
-            parts["semantic"] = config.semantic * _mean(nll, classed)
-        ranged = labels.weights * labels.distances.isfinite()
+            parts["semantic"] = config.semantic * _mean(nll, stopped * (labels.semantics < len(CLASSES)))
+        ranged = stopped * labels.distances.isfinite()
         if config.distance:
             errors = log_distance_error(rendering.distances, labels.distances)
             parts["distance"] = config.distance * silog(errors, ranged, variance_focus=config.variance_focus)
         if config.line_of_sight:
             sight = line_of_sight(rendering.in_front, rendering.at_hit, labels.distances)
             parts["line_of_sight"] = config.line_of_sight * _mean(sight, ranged)
+        if config.empty:
+            parts["empty"] = config.empty * _mean(empty_ray_cost(rendering.alphas), labels.weights * empty)
         if config.query:
             parts["query"] = config.query * self._query(output.gaussians, rays, labels)
         parts |= self.on_images(output.reading, rays, labels, cameras).parts
@@ -129,6 +136,13 @@ class Objective(nn.Module):
         class_nll = pixel_nll(reading.class_logits.flatten(0, 1), pixels, pixels.semantics)
         parts = {"depth_bins": (self.config.depth_bins, depth_nll), "pixel_classes": (self.config.pixel_classes, class_nll)}
         return Losses({name: weight * _mean(nll, pixels.weights) for name, (weight, nll) in parts.items() if weight})
+
+
+def find_empty(rays: Rays, labels: RayLabels, grid: VoxelGrid) -> Bool[Tensor, "*batch ray"]:
+    """Say which rays meet nothing in the grid: those of the sky, and those that are stopped outside of it only."""
+    known = labels.distances.isfinite()
+    _, inside = grid.cells_of(rays.at(labels.distances.where(known, torch.zeros_like(labels.distances))))
+    return (labels.semantics == SKY) | (known & ~inside)
 
 
 def label_pixels(rays: Rays, labels: RayLabels, cameras: Cameras) -> PixelLabels:

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 EPSILON = 1e-2
-"""Mass at the hit below which the loss stops growing; bounds the gradient of rays that miss their surface."""
+"""Probability below which a loss stops growing; bounds the gradient of rays that miss their surface, and of empty ones that are stopped."""
 
 
 def line_of_sight(
@@ -16,3 +16,8 @@ def line_of_sight(
     that fog is pushed away before anything stands at the hit.
     """
     return (in_front - (at_hit.clamp(min=0) + EPSILON).log()).where(targets.isfinite(), 0.0)
+
+
+def empty_ray_cost(alphas: Float[Tensor, "*batch ray"]) -> Float[Tensor, "*batch ray"]:
+    """Ask for no mass at all along a ray that meets nothing: −log of the probability that it passes."""
+    return -(1 + EPSILON - alphas).log()

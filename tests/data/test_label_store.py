@@ -22,7 +22,7 @@ from splattingocc.data.label_store import (
 def random_table(num_rays: int, seed: int = 0) -> RayTable:
     rng = np.random.default_rng(seed)
     return RayTable(
-        rng.integers(0, 6, num_rays).astype(np.uint8),
+        np.sort(rng.integers(0, 6, num_rays)).astype(np.uint8),
         rng.choice([0, 11, 16, 254, 255], num_rays).astype(np.uint8),
         rng.uniform((0, 0), (1600, 900), (num_rays, 2)).astype(np.float32),
         rng.uniform(0, 131, num_rays).astype(np.float32),
@@ -36,24 +36,52 @@ def store_folder(tmp_path: Path) -> Path:
         "scene-b": {"b0": random_table(50, 1), "b1": random_table(0)},
         "scene-a": {"a0": random_table(70, 2)},
     }.items():
-        scenes[name] = write_scene(tmp_path, name, tables, steps=32, source_sha256="0")
-    sizes = ((900, 1600), (900, 1600))
-    manifest = Manifest("v1.0-own", "made by a test", cameras=("A", "B"), image_sizes=sizes, steps_per_pixel=32, scenes=scenes)
+        scenes[name] = write_scene(tmp_path, name, tables, steps=32, num_cameras=6, source_sha256="0")
+    sizes = ((900, 1600),) * 6
+    manifest = Manifest("v1.0-own", "made by a test", cameras=tuple("ABCDEF"), image_sizes=sizes, steps_per_pixel=32, scenes=scenes)
     write_manifest(tmp_path, manifest)
     return tmp_path
 
 
 def test_rays_come_back_within_the_stated_quantisation():
     table = random_table(10_000)
-    back = unpack_rays(pack_rays(table, 32), 32)
+    back = unpack_rays(pack_rays(table, steps=32, num_cameras=6), steps=32, num_cameras=6)
     assert np.array_equal(back.camera_indices, table.camera_indices)
     assert np.array_equal(back.semantics, table.semantics)
     assert np.abs(back.pixels - table.pixels).max() <= 1 / 64 + 1e-4
     assert np.abs(back.distances - table.distances).max() <= 1e-3 + 1e-5
 
 
-def test_a_ray_takes_eight_bytes():
-    assert pack_rays(random_table(10), 32).nbytes == 80
+def test_a_ray_takes_seven_bytes_and_a_camera_four():
+    assert pack_rays(random_table(10), steps=32, num_cameras=6).nbytes == 70 + 24
+
+
+def test_rays_are_kept_camera_by_camera_in_their_order():
+    table = random_table(40)
+    shuffled = table[np.random.default_rng(1).permutation(40)]
+    back = unpack_rays(pack_rays(shuffled, steps=32, num_cameras=7), steps=32, num_cameras=7)
+    expected = shuffled[np.argsort(shuffled.camera_indices, kind="stable")]
+    assert np.array_equal(back.camera_indices, expected.camera_indices)
+    assert np.abs(back.distances - expected.distances).max() <= 1e-3 + 1e-5
+
+
+def test_a_camera_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="a label's camera is 5, there are 3 cameras"):
+        pack_rays(random_table(100), steps=32, num_cameras=3)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 20, 93])
+def test_bytes_that_do_not_hold_what_they_say_are_refused(num_bytes: int):
+    packed = pack_rays(random_table(10), steps=32, num_cameras=6)[:num_bytes]
+    with pytest.raises(ValueError, match=rf"^{num_bytes} bytes do not hold"):
+        unpack_rays(packed, steps=32, num_cameras=6)
+
+
+def test_a_distance_that_is_not_known_stays_so():
+    table = RayTable(np.zeros(2, np.uint8), np.zeros(2, np.uint8), np.ones((2, 2), np.float32), np.array([np.nan, 131.06], np.float32))
+    back = unpack_rays(pack_rays(table, steps=32, num_cameras=1), steps=32, num_cameras=1)
+    assert np.isnan(back.distances[0])
+    assert abs(back.distances[1] - 131.06) < 2e-3
 
 
 def test_large_images_get_coarser_pixels_that_fit():
@@ -62,11 +90,11 @@ def test_large_images_get_coarser_pixels_that_fit():
     assert steps_per_pixel([(60_000, 10)]) == 1
 
 
-@pytest.mark.parametrize("distance", [132.0, -1.0, np.nan])
+@pytest.mark.parametrize("distance", [131.07, 132.0, -1.0, np.inf])
 def test_a_distance_that_does_not_fit_is_refused(distance: float):
     table = RayTable(np.zeros(1, np.uint8), np.zeros(1, np.uint8), np.ones((1, 2), np.float32), np.array([distance], np.float32))
     with pytest.raises(ValueError, match="distance does not fit the store"):
-        pack_rays(table, 32)
+        pack_rays(table, steps=32, num_cameras=6)
 
 
 def test_the_store_gives_each_key_frame_its_rays(store_folder: Path):
@@ -121,14 +149,14 @@ def test_another_format_version_is_refused_by_name(store_folder: Path):
     path = store_folder / MANIFEST_NAME
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "format_version": 7}))
-    with pytest.raises(ValueError, match="label store of format version 7, this program reads version 1"):
+    with pytest.raises(ValueError, match="label store of format version 7, this program reads version 2"):
         LabelStore.open(store_folder)
     path.write_text(json.dumps({**content, "format": "something"}))
     with pytest.raises(ValueError, match="field format is not 'splattingocc-labels'"):
         LabelStore.open(store_folder)
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"format": "splattingocc-labels", "format_version": 1}', "[1]"])
+@pytest.mark.parametrize("content", ["{", "{}", '{"format": "splattingocc-labels", "format_version": 2}', "[1]"])
 def test_a_damaged_manifest_is_named(store_folder: Path, content: str):
     (store_folder / MANIFEST_NAME).write_text(content)
     with pytest.raises(ValueError, match=r"manifest\.json: (damaged manifest|not the manifest)"):
@@ -145,7 +173,8 @@ def test_equal_labels_make_equal_bytes(tmp_path: Path):
     for folder in folders:
         folder.mkdir()
     records = [
-        write_scene(folder, "s", {"k1": random_table(20, 1), "k0": random_table(30, 2)}, steps=32, source_sha256="0") for folder in folders
+        write_scene(folder, "s", {"k1": random_table(20, 1), "k0": random_table(30, 2)}, steps=32, num_cameras=6, source_sha256="0")
+        for folder in folders
     ]
     assert records[0] == records[1]
     assert (folders[0] / "s.safetensors").read_bytes() == (folders[1] / "s.safetensors").read_bytes()

@@ -80,10 +80,8 @@ def test_a_labelled_point_is_found_in_the_image_where_the_original_image_has_it(
     index: Index, store: LabelStore, tiny_dataroot: Path, augment: AugmentConfig
 ):
     # The image encodes its own pixel coordinates in red and green, so its content tells which original pixel is seen.
-    dataset = TrainingSet(
-        index, store, tiny_dataroot, with_options(SMALL, augment=augment, held_out_fraction=0.0, num_rays=5000), grid=None
-    )
-    plain = TrainingSet(index, store, tiny_dataroot, with_options(SMALL, held_out_fraction=0.0, num_rays=5000), grid=None)
+    dataset = TrainingSet(index, store, tiny_dataroot, with_options(SMALL, augment=augment, held_out_fraction=0.0, num_rays=5000))
+    plain = TrainingSet(index, store, tiny_dataroot, with_options(SMALL, held_out_fraction=0.0, num_rays=5000))
     height, width = tiny_nuscenes.IMAGE_SIZE
     original = cameras_of(index[1])
     num_checked = 0
@@ -107,9 +105,9 @@ def test_a_labelled_point_is_found_in_the_image_where_the_original_image_has_it(
 
 def test_ego_changes_move_rays_and_keep_their_distances(index: Index, store: LabelStore, tiny_dataroot: Path):
     config = with_options(SMALL, num_rays=5000)
-    plain = TrainingSet(index, store, tiny_dataroot, config, grid=None)[0]
+    plain = TrainingSet(index, store, tiny_dataroot, config)[0]
     mirror = with_options(config, augment=AugmentConfig(mirror_y_probability=1.0))
-    mirrored = TrainingSet(index, store, tiny_dataroot, mirror, grid=None)[0]
+    mirrored = TrainingSet(index, store, tiny_dataroot, mirror)[0]
     flip = torch.tensor([1.0, -1.0, 1.0])
     assert torch.equal(mirrored.labels.distances.nan_to_num(-1), plain.labels.distances.nan_to_num(-1))
     torch.testing.assert_close(valid_points(mirrored), valid_points(plain) * flip)
@@ -118,12 +116,12 @@ def test_ego_changes_move_rays_and_keep_their_distances(index: Index, store: Lab
 
 def test_image_changes_do_not_move_rays(index: Index, store: LabelStore, tiny_dataroot: Path):
     image_only = AugmentConfig(max_zoom=1.4, flip_probability=0.5, brightness=0.3)
-    plain = TrainingSet(index, store, tiny_dataroot, SMALL, grid=None)[2]
-    changed = TrainingSet(index, store, tiny_dataroot, with_options(SMALL, num_rays=700, augment=image_only), grid=None)[2]
+    plain = TrainingSet(index, store, tiny_dataroot, SMALL)[2]
+    changed = TrainingSet(index, store, tiny_dataroot, with_options(SMALL, num_rays=700, augment=image_only))[2]
     assert not torch.equal(changed.views.images, plain.views.images)
     wide = with_options(SMALL, num_rays=5000)
-    plain = TrainingSet(index, store, tiny_dataroot, wide, grid=None)[2]
-    changed = TrainingSet(index, store, tiny_dataroot, with_options(wide, augment=image_only), grid=None)[2]
+    plain = TrainingSet(index, store, tiny_dataroot, wide)[2]
+    changed = TrainingSet(index, store, tiny_dataroot, with_options(wide, augment=image_only))[2]
     assert same(changed.rays, plain.rays)
     assert same(changed.labels, plain.labels)
 

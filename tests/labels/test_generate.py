@@ -138,9 +138,9 @@ def test_an_error_stops_the_run_and_names_file_scene_and_key_frame(tiny_dataroot
     assert not (tmp_path / "store" / "scene-0002.safetensors").exists()
 
 
-def test_the_real_key_frame_takes_less_than_180_kilobytes(real_dataroot: Path, tmp_path: Path):
+def test_the_real_key_frame_takes_less_than_160_kilobytes(real_dataroot: Path, tmp_path: Path):
     index = read_index(real_dataroot, "v1.0-mini", cache_dir=tmp_path)
     manifest = generate_labels(index, real_dataroot, tmp_path / "store", show_progress=False)
-    assert manifest.scenes["scene-0061"].num_rays == 22_121
-    assert (tmp_path / "store" / "scene-0061.safetensors").stat().st_size < 180_000
+    assert manifest.scenes["scene-0061"].num_rays == 21_698
+    assert (tmp_path / "store" / "scene-0061.safetensors").stat().st_size < 160_000
     assert (tmp_path / "store" / MANIFEST_NAME).exists()

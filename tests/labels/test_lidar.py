@@ -37,7 +37,7 @@ def test_real_counts_per_camera_are_those_of_the_independent_script(real_dataroo
     counts = json.loads((real_dataroot / "point_pixels.json").read_text())["counts"]
     points = read_points(real_dataroot / real_key_frame.lidar.filename)
     hits = find_pixels(points, real_key_frame, LidarLabelConfig())
-    table = project_lidar(real_key_frame, real_dataroot)
+    table = project_lidar(real_key_frame, real_dataroot, LidarLabelConfig(drop_hidden=False))
     for view, channel in enumerate(CAMERA_CHANNELS):
         assert (hits.camera_indices == view).sum() == counts[channel]["in_image"]
         assert (table.camera_indices == view).sum() == counts[channel]["labelled"]
@@ -60,7 +60,7 @@ def test_noise_and_ego_points_are_left_out(tiny_dataroot: Path, tiny_key_frame: 
     points = read_points(tiny_dataroot / tiny_key_frame.lidar.filename)
     classes = read_point_classes(tiny_dataroot / tiny_key_frame.lidarseg, len(points))
     hits = find_pixels(points, tiny_key_frame, LidarLabelConfig())
-    table = project_lidar(tiny_key_frame, tiny_dataroot)
+    table = project_lidar(tiny_key_frame, tiny_dataroot, LidarLabelConfig(drop_hidden=False))
     assert (classes[hits.point_indices] == IGNORE).any()
     assert len(table) == (classes[hits.point_indices] != IGNORE).sum()
     assert set(np.unique(table.semantics)) == {4, 11, 15}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from splattingocc.geometry.cameras import Cameras
-from splattingocc.geometry.rays import IGNORE, RayLabels, Rays
+from splattingocc.geometry.rays import IGNORE, SKY, RayLabels, Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.losses.objective import Objective, ObjectiveConfig
 from splattingocc.models.depth import DepthBins
@@ -35,9 +35,9 @@ def scene() -> tuple[NetworkOutput, Rendering, Rays, RayLabels]:
     rendering = Rendering(
         torch.rand(1, NUM_RAYS, 17) / 17, 3 + 20 * torch.rand(1, NUM_RAYS), torch.rand(1, NUM_RAYS), *(0.4 * torch.rand(2, 1, NUM_RAYS))
     )
-    grid = VoxelGrid((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0.5)
+    grid = VoxelGrid((0.0, -30.0, -30.0), (30.0, 30.0, 30.0), 5.0)
     gaussians = Gaussians(
-        torch.rand(1, 8, 3), torch.tensor([1.0, 0, 0, 0]).expand(1, 8, 4), torch.full((1, 8, 3), 0.1), torch.full((1, 8), 0.2),
+        30 * torch.rand(1, 8, 3), torch.tensor([1.0, 0, 0, 0]).expand(1, 8, 4), torch.full((1, 8, 3), 0.1), torch.full((1, 8), 0.2),
         torch.rand(1, 8, 17), grid,
     )  # fmt: skip
     reading = ImageReading(torch.randn(1, 2, 3, 4, 6), torch.randn(1, 2, BINS.count, 4, 6), torch.randn(1, 2, 17, 4, 6))
@@ -47,7 +47,7 @@ def scene() -> tuple[NetworkOutput, Rendering, Rays, RayLabels]:
 def test_the_total_is_the_sum_of_the_parts_and_weights_scale_them():
     output, rendering, rays, labels = scene()
     losses = Objective(ObjectiveConfig(), BINS)(output, rendering, rays, labels, cameras())
-    assert set(losses.parts) == {"semantic", "distance", "line_of_sight", "query", "depth_bins", "pixel_classes", "opacity_prior"}
+    assert set(losses.parts) == {"semantic", "distance", "line_of_sight", "empty", "query", "depth_bins", "pixel_classes", "opacity_prior"}
     assert torch.allclose(losses.total, sum(losses.parts.values()))
     doubled = Objective(ObjectiveConfig(semantic=2.0), BINS)(output, rendering, rays, labels, cameras())
     assert torch.allclose(doubled.parts["semantic"], 2 * losses.parts["semantic"])
@@ -58,7 +58,7 @@ def test_a_loss_of_weight_zero_is_left_out():
     losses = Objective(ObjectiveConfig(depth_bins=0.0, pixel_classes=0.0, distance=0.0, query=0.0), BINS)(
         output, rendering, rays, labels, cameras()
     )
-    assert set(losses.parts) == {"semantic", "line_of_sight", "opacity_prior"}
+    assert set(losses.parts) == {"semantic", "line_of_sight", "empty", "opacity_prior"}
 
 
 def test_padding_changes_nothing():
@@ -93,6 +93,29 @@ def test_the_depth_distribution_learns_z_depth_at_the_pixel_of_its_own_rays():
     assert loss < math.log(2) * objective.config.depth_bins
     other = objective(output, rendering, rays, labels, cameras()).parts["depth_bins"]
     assert loss < 0.3 * other
+
+
+def test_a_ray_stopped_outside_of_the_grid_is_asked_for_nothing_but_emptiness():
+    output, rendering, rays, labels = scene()
+    far = dataclasses.replace(labels, distances=labels.distances + 100)
+    objective = Objective(ObjectiveConfig(query=0.0, opacity_prior=0.0, depth_bins=0.0, pixel_classes=0.0), BINS)
+    parts = objective(output, rendering, rays, far, cameras()).parts
+    assert parts["semantic"] == 0
+    assert parts["line_of_sight"] == 0
+    assert torch.allclose(parts["empty"], -0.5 * (1.01 - rendering.alphas).log().mean())
+
+
+def test_sky_asks_for_emptiness_and_an_unknown_distance_for_the_class_alone():
+    output, rendering, rays, labels = scene()
+    nowhere = torch.full_like(labels.distances, math.nan)
+    objective = Objective(ObjectiveConfig(query=0.0, opacity_prior=0.0, depth_bins=0.0, pixel_classes=0.0), BINS)
+    sky = RayLabels(torch.full_like(labels.semantics, SKY), nowhere, labels.weights)
+    parts = objective(output, rendering, rays, sky, cameras()).parts
+    assert parts["empty"] > 0
+    assert parts["semantic"] == parts["line_of_sight"] == 0
+    parts = objective(output, rendering, rays, dataclasses.replace(labels, distances=nowhere), cameras()).parts
+    assert parts["semantic"] > 0
+    assert parts["empty"] == parts["line_of_sight"] == 0
 
 
 def test_an_unknown_class_name_is_refused():

@@ -51,9 +51,9 @@ def test_a_thing_stands_where_the_ground_below_it_ends():
     probability[:, 24:28, 10] = 0
     standing = standing_encoding(ground, probability)
     for row in (3, 17, 24):
-        assert torch.allclose(standing[0, :, row, 20], ground[0, :, 24, 20], atol=1e-2)
+        assert torch.allclose(standing[0, :, row, 20], ground[0, :, 24, 20], atol=3e-2)
     for row in (3, 24, 27):
-        assert torch.allclose(standing[0, :, row, 10], ground[0, :, 28, 10], atol=1e-2)
+        assert torch.allclose(standing[0, :, row, 10], ground[0, :, 28, 10], atol=3e-2)
     assert torch.allclose(standing[0, :, 30], ground[0, :, 30], atol=1e-2)
 
 

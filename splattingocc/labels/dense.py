@@ -1,0 +1,207 @@
+"""2D labels from dense maps of any source: a class per pixel, metric depth per pixel or from LiDAR, and how sure the source is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Shaped, UInt8
+from PIL import Image
+from pydantic import Field, model_validator
+
+from splattingocc.config import Config
+from splattingocc.data.label_store import MAX_DISTANCE, RayTable
+from splattingocc.data.nuscenes import KeyFrame, SensorFrame
+from splattingocc.data.taxonomy import CLASSES, NUM_CLASSES
+from splattingocc.geometry.rays import IGNORE, SKY
+from splattingocc.labels.lidar import LidarLabelConfig, find_shown_pixels, read_points
+
+CITYSCAPES_TRAIN_IDS = (
+    "driveable_surface", "sidewalk", "manmade", "manmade", "manmade", "manmade", "manmade", "manmade", "vegetation", "terrain", "sky",
+    "pedestrian", "ignore", "car", "truck", "bus", "ignore", "motorcycle", "bicycle",
+)  # fmt: skip
+"""Class of each Cityscapes train id: road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky,
+person, rider (who belongs to a vehicle of a kind that is not said), car, truck, bus, train, motorcycle, bicycle."""
+_INDEX_OF_NAME = {name: index for index, name in enumerate(CLASSES)} | {"sky": SKY, "ignore": IGNORE}
+MAP_SUFFIXES = (".png", ".npy", ".npz")
+"""Where several are there, the first is read."""
+
+
+class DenseLabelConfig(Config):
+    """Which maps become labels. A map is `<folder>/<camera>/<name of the image>.png`, `.npy` or `.npz` (one array), of its size."""
+
+    semantics: Path | None = None
+    """Folder of class maps, whole numbers."""
+    class_map: Literal["occ3d", "cityscapes"] | Path = "occ3d"
+    """What the numbers mean: Occ3D's classes with 254 for sky and 255 for unknown, Cityscapes' train ids, or a JSON file that gives the
+    name of a class, `sky` or `ignore` for each number; what it leaves out is ignored."""
+    depth: Path | None = None
+    """Folder of depth maps, metres times `depth_scale`; 0, nan and inf are unknown. Without it distances come from the LiDAR."""
+    depth_scale: float = Field(default=1.0, gt=0)
+    """Units of a depth map per metre, e.g. 256 for 16-bit PNGs in the manner of KITTI."""
+    depth_along: Literal["axis", "ray"] = "axis"
+    """Depth is measured along the camera's axis (z-depth) or along the pixel's ray."""
+    confidence: Path | None = None
+    """Folder of confidence maps: 0..1, or 0..255 for whole numbers."""
+    min_confidence: float = Field(default=0.5, ge=0, le=1)
+    """Pixels of less are ignored."""
+    stride: int = Field(default=8, ge=1)
+    """Every so manieth pixel of every so manieth row becomes a label."""
+    max_distance: float = Field(default=120.0, gt=0)
+    """Metres from the camera beyond which a distance is dropped, and the class with it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DenseLabelConfig:
+        if self.semantics is None and (self.depth is not None or self.confidence is not None):
+            raise ValueError("dense.semantics: depth and confidence maps need class maps beside them; give their folder")
+        return self
+
+    def describe(self) -> str:
+        """Return the one line that the manifest keeps."""
+        distances = "lidar"
+        if self.depth is not None:
+            distances = f"depth maps {self.depth.name} ({self.depth_scale} per metre, along the {self.depth_along})"
+        sure = "" if self.confidence is None else f", confidence at least {self.min_confidence}"
+        classes = f"class maps {self.semantics and self.semantics.name} ({self.class_map})"
+        return f"{classes}, distances from {distances}, stride {self.stride}, max_distance {self.max_distance} m{sure}"
+
+
+def read_class_table(class_map: str | Path) -> UInt8[np.ndarray, " source"]:
+    """Return the class of each number a map may hold; IGNORE for numbers that mean nothing."""
+    table = np.full(256, IGNORE, dtype=np.uint8)
+    if class_map == "occ3d":
+        table[:NUM_CLASSES] = np.arange(NUM_CLASSES)
+        table[SKY] = SKY
+    elif class_map == "cityscapes":
+        table[: len(CITYSCAPES_TRAIN_IDS)] = [_INDEX_OF_NAME[name] for name in CITYSCAPES_TRAIN_IDS]
+    else:
+        for number, name in _read_class_file(Path(class_map)).items():
+            if not number.isdigit() or int(number) > 255:
+                raise ValueError(f"{class_map}: key {number!r}, expected a number from 0 to 255")
+            if name not in _INDEX_OF_NAME:
+                raise ValueError(f"{class_map}: {number} is {name!r}, expected one of {', '.join(_INDEX_OF_NAME)}")
+            table[int(number)] = _INDEX_OF_NAME[name]
+    return table
+
+
+def _read_class_file(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}; class_map is occ3d, cityscapes or a JSON file") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: expected an object like {{"0": "driveable_surface", "10": "sky"}}')
+    return content
+
+
+def read_map(folder: Path, camera: SensorFrame) -> Shaped[np.ndarray, "h w"]:
+    """Read the map of a camera's image; `ValueError` where it is missing, damaged or of another size than the image."""
+    stem = folder / camera.channel / Path(camera.filename).stem
+    path = next((found for suffix in MAP_SUFFIXES if (found := stem.with_name(stem.name + suffix)).exists()), None)
+    if path is None:
+        raise ValueError(f"{stem}: no map of that name; expected {', '.join(MAP_SUFFIXES)}")
+    try:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                values = np.array(image)
+        else:
+            loaded = np.load(path, allow_pickle=False)
+            values = loaded if isinstance(loaded, np.ndarray) else loaded[_only_name(loaded.files, path)]
+    except (OSError, SyntaxError, EOFError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as a map: {error}") from None
+    if values.shape != camera.image_size:
+        raise ValueError(f"{path}: shape is {values.shape}, the image of sample_data {camera.token} is {camera.image_size}")
+    return values
+
+
+def _only_name(names: list[str], path: Path) -> str:
+    if len(names) != 1:
+        raise ValueError(f"holds {len(names)} arrays ({', '.join(names)}), expected one")
+    return names[0]
+
+
+def label_densely(key_frame: KeyFrame, dataroot: Path, config: DenseLabelConfig) -> RayTable:
+    """Return the labelled pixels of a key frame.
+
+    With depth maps, every `stride`-th pixel has the class and the distance of its maps. Without, the LiDAR points that a camera sees have
+    their own distance and the class of their pixel, and every `stride`-th pixel of the sky is added. A sky pixel has no distance; any
+    other needs one, or a class, to be kept.
+    """
+    assert config.semantics is not None
+    table = read_class_table(config.class_map)
+    hits = None
+    if config.depth is None:
+        points = read_points(dataroot / key_frame.lidar.filename)
+        hits = find_shown_pixels(points, key_frame, LidarLabelConfig(max_distance=config.max_distance))
+    parts: list[RayTable] = []
+    for view, camera in enumerate(key_frame.cameras):
+        semantics = _classes(camera, table, config)
+        pixels, rows, columns = _every(config.stride, semantics.shape)
+        if hits is not None:
+            own = hits.camera_indices == view
+            u, v = hits.pixels[own].T.astype(np.int64)
+            parts.append(_table(view, semantics[v, u], hits.pixels[own], hits.distances[own]))
+            is_sky = semantics[rows, columns] == SKY
+            pixels, rows, columns = pixels[is_sky], rows[is_sky], columns[is_sky]
+            distances = np.full(len(pixels), np.nan, dtype=np.float32)
+        else:
+            distances = _distances(camera, pixels, rows, columns, config)
+            near = ~(distances > min(config.max_distance, MAX_DISTANCE))
+            pixels, rows, columns, distances = pixels[near], rows[near], columns[near], distances[near]
+        parts.append(_table(view, semantics[rows, columns], pixels, distances))
+    return _join(parts)
+
+
+def _classes(camera: SensorFrame, table: UInt8[np.ndarray, " source"], config: DenseLabelConfig) -> UInt8[np.ndarray, "h w"]:
+    assert config.semantics is not None
+    numbers = read_map(config.semantics, camera)
+    if not np.issubdtype(numbers.dtype, np.integer) or numbers.min() < 0 or numbers.max() > 255:
+        found = f"{numbers.dtype} from {numbers.min()} to {numbers.max()}"
+        raise ValueError(f"{config.semantics}: the class map of {camera.filename} holds {found}, expected whole numbers from 0 to 255")
+    semantics = table[numbers]
+    if config.confidence is not None:
+        confidence = read_map(config.confidence, camera)
+        scale = 255 if np.issubdtype(confidence.dtype, np.integer) else 1
+        semantics = np.where(confidence >= config.min_confidence * scale, semantics, IGNORE).astype(np.uint8)
+    return semantics
+
+
+def _every(stride: int, size: tuple[int, ...]) -> tuple[Float32[np.ndarray, "pixel 2"], np.ndarray, np.ndarray]:
+    """Return the centres, rows and columns of a regular choice of pixels."""
+    rows, columns = (index.ravel() for index in np.mgrid[stride // 2 : size[0] : stride, stride // 2 : size[1] : stride])
+    return np.stack([columns + 0.5, rows + 0.5], axis=1).astype(np.float32), rows, columns
+
+
+def _distances(
+    camera: SensorFrame, pixels: Float32[np.ndarray, "pixel 2"], rows: np.ndarray, columns: np.ndarray, config: DenseLabelConfig
+) -> Float32[np.ndarray, " pixel"]:
+    """Return metres along the ray of each pixel; nan where unknown."""
+    assert config.depth is not None
+    assert camera.K is not None
+    depths = read_map(config.depth, camera)[rows, columns].astype(np.float64) / config.depth_scale
+    if config.depth_along == "axis":
+        homogeneous = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
+        depths = depths * np.linalg.norm(homogeneous @ np.linalg.inv(camera.K).T, axis=1)
+    return np.where(np.isfinite(depths) & (depths > 0), depths, np.nan).astype(np.float32)
+
+
+def _table(
+    view: int, semantics: UInt8[np.ndarray, " pixel"], pixels: Float32[np.ndarray, "pixel 2"], distances: Float32[np.ndarray, " pixel"]
+) -> RayTable:
+    """Put a camera's labels together, without those that say nothing; a distance on the sky is not believed."""
+    distances = np.where(semantics == SKY, np.nan, distances).astype(np.float32)
+    table = RayTable(np.full(len(semantics), view, dtype=np.uint8), semantics, pixels, distances)
+    return table[(semantics != IGNORE) | np.isfinite(distances)]
+
+
+def _join(parts: list[RayTable]) -> RayTable:
+    return RayTable(
+        np.concatenate([part.camera_indices for part in parts]),
+        np.concatenate([part.semantics for part in parts]),
+        np.concatenate([part.pixels for part in parts]),
+        np.concatenate([part.distances for part in parts]),
+    )

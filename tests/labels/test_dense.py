@@ -1,0 +1,185 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_nuscenes
+from PIL import Image
+
+from splattingocc.data.label_store import LabelStore
+from splattingocc.data.nuscenes import KeyFrame, read_index
+from splattingocc.geometry.rays import IGNORE, SKY
+from splattingocc.labels.dense import DenseLabelConfig, label_densely, read_class_table
+from splattingocc.labels.generate import generate_labels
+from splattingocc.labels.lidar import project_lidar
+
+ROAD, WALL = 11, 15
+
+
+@pytest.fixture
+def key_frame(tiny_dataroot: Path) -> KeyFrame:
+    return read_index(tiny_dataroot, tiny_nuscenes.VERSION)[1]
+
+
+def write_maps(folder: Path, key_frame: KeyFrame, make, suffix: str = ".npy") -> Path:
+    """Write `make(camera index, height, width)` for each camera of a key frame."""
+    for view, camera in enumerate(key_frame.cameras):
+        assert camera.image_size is not None
+        path = folder / camera.channel / Path(camera.filename).with_suffix(suffix).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = make(view, *camera.image_size)
+        if suffix == ".png":
+            Image.fromarray(values).save(path)
+        elif suffix == ".npz":
+            np.savez_compressed(path, values)
+        else:
+            np.save(path, values)
+    return folder
+
+
+def road_under_sky(view: int, height: int, width: int) -> np.ndarray:
+    return np.where(np.arange(height)[:, None] < height // 2, SKY, ROAD).astype(np.uint8) * np.ones((1, width), np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".png"])
+def test_every_stride_th_pixel_has_the_class_and_the_distance_of_its_maps(
+    key_frame: KeyFrame, tiny_dataroot: Path, tmp_path: Path, suffix: str
+):
+    semantics = write_maps(tmp_path / "classes", key_frame, road_under_sky, suffix)
+    depth = write_maps(tmp_path / "depth", key_frame, lambda view, h, w: np.full((h, w), 2560 + 256 * view, np.uint16), suffix)
+    table = label_densely(key_frame, tiny_dataroot, DenseLabelConfig(semantics=semantics, depth=depth, depth_scale=256, stride=4))
+    assert set(np.unique(table.semantics)) == {ROAD, SKY}
+    assert np.isnan(table.distances[table.semantics == SKY]).all()
+    for view, camera in enumerate(key_frame.cameras):
+        assert camera.image_size is not None
+        assert camera.K is not None
+        own = (table.camera_indices == view) & (table.semantics == ROAD)
+        height, width = camera.image_size
+        assert own.sum() == len(range(2, width, 4)) * len([row for row in range(2, height, 4) if row >= height // 2])
+        rays = np.concatenate([table.pixels[own], np.ones((own.sum(), 1))], axis=1) @ np.linalg.inv(camera.K).T
+        assert np.allclose(table.distances[own] / np.linalg.norm(rays, axis=1), 10 + view, rtol=1e-5)
+
+
+def test_depth_along_the_ray_is_the_distance(key_frame: KeyFrame, tiny_dataroot: Path, tmp_path: Path):
+    semantics = write_maps(tmp_path / "classes", key_frame, road_under_sky)
+    depth = write_maps(tmp_path / "depth", key_frame, lambda view, h, w: np.full((h, w), 7.0, np.float32))
+    table = label_densely(key_frame, tiny_dataroot, DenseLabelConfig(semantics=semantics, depth=depth, depth_along="ray"))
+    assert np.allclose(table.distances[table.semantics == ROAD], 7.0)
+
+
+def test_unknown_depth_keeps_the_class_and_too_far_keeps_nothing(key_frame: KeyFrame, tiny_dataroot: Path, tmp_path: Path):
+    semantics = write_maps(tmp_path / "classes", key_frame, lambda view, h, w: np.full((h, w), WALL, np.uint8))
+    values = (np.nan, 0.0, np.inf, 300.0, 5.0)
+    depth = write_maps(
+        tmp_path / "depth", key_frame, lambda view, h, w: np.tile(np.array(values, np.float32), (h, w // len(values) + 1))[:, :w]
+    )
+    table = label_densely(key_frame, tiny_dataroot, DenseLabelConfig(semantics=semantics, depth=depth, depth_along="ray", stride=1))
+    known = np.isfinite(table.distances)
+    assert np.allclose(table.distances[known], 5.0)
+    assert 2.9 < (~known).sum() / known.sum() < 3.1
+
+
+def test_without_depth_maps_lidar_points_take_the_class_of_their_pixel(key_frame: KeyFrame, tiny_dataroot: Path, tmp_path: Path):
+    semantics = write_maps(tmp_path / "classes", key_frame, road_under_sky)
+    table = label_densely(key_frame, tiny_dataroot, DenseLabelConfig(semantics=semantics))
+    points = np.isfinite(table.distances)
+    assert points.sum() > 500
+    assert (table.semantics[points] == ROAD).all()
+    assert (table.semantics[~points] == SKY).all()
+    assert (~points).sum() > 50
+
+
+def test_unsure_pixels_are_ignored(key_frame: KeyFrame, tiny_dataroot: Path, tmp_path: Path):
+    semantics = write_maps(tmp_path / "classes", key_frame, road_under_sky)
+    left_is_sure = write_maps(
+        tmp_path / "sure",
+        key_frame,
+        lambda view, h, w: np.where(np.arange(w) < w // 2, 200, 100).astype(np.uint8) * np.ones((h, 1), np.uint8),
+    )
+    depth = write_maps(tmp_path / "depth", key_frame, lambda view, h, w: np.zeros((h, w), np.float32))
+    config = DenseLabelConfig(semantics=semantics, depth=depth, confidence=left_is_sure, min_confidence=0.6)
+    table = label_densely(key_frame, tiny_dataroot, config)
+    for view, camera in enumerate(key_frame.cameras):
+        assert camera.image_size is not None
+        own = table.camera_indices == view
+        assert own.any()
+        assert table.pixels[own, 0].max() < camera.image_size[1] // 2
+
+
+def test_a_store_made_from_maps_gives_them_back(tiny_dataroot: Path, tmp_path: Path):
+    index = read_index(tiny_dataroot, tiny_nuscenes.VERSION)
+    for position in range(len(index)):
+        write_maps(tmp_path / "classes", index[position], road_under_sky, ".png")
+    config = DenseLabelConfig(semantics=tmp_path / "classes")
+    generate_labels(index, tiny_dataroot, tmp_path / "store", config=config, show_progress=False)
+    store = LabelStore.open(tmp_path / "store")
+    store.verify(index)
+    table, expected = store.read(index.tokens[0]), label_densely(index[0], tiny_dataroot, config)
+    assert len(table) == len(expected)
+    assert np.array_equal(np.isnan(table.distances), np.isnan(expected.distances))
+    assert (table.semantics == SKY).sum() == (expected.semantics == SKY).sum()
+    with pytest.raises(ValueError, match="the store holds labels of"):
+        generate_labels(index, tiny_dataroot, tmp_path / "store", show_progress=False)
+
+
+def test_the_real_maps_agree_with_the_real_lidar_classes(real_dataroot: Path, tmp_path: Path):
+    key_frame = read_index(real_dataroot, "v1.0-mini", cache_dir=tmp_path)[0]
+    table = label_densely(key_frame, real_dataroot, DenseLabelConfig(semantics=real_dataroot / "semantics_2d"))
+    lidar = project_lidar(key_frame, real_dataroot)
+    class_of_pixel = {
+        (int(c), round(float(u)), round(float(v))): s for c, (u, v), s in zip(lidar.camera_indices, lidar.pixels, lidar.semantics)
+    }
+    pairs = [
+        (class_of_pixel[key], semantics)
+        for camera, (u, v), semantics, distance in zip(table.camera_indices, table.pixels, table.semantics, table.distances)
+        if np.isfinite(distance) and semantics != IGNORE and (key := (int(camera), round(float(u)), round(float(v)))) in class_of_pixel
+    ]
+    assert len(pairs) > 10_000
+    # The stand-in lidarseg was made from these maps, except inside annotated boxes
+    assert np.mean([a == b for a, b in pairs]) > 0.9
+    assert (table.semantics == SKY).sum() > 1000
+
+
+def test_cityscapes_ids_become_classes():
+    table = read_class_table("cityscapes")
+    assert [table[number] for number in (0, 1, 2, 8, 9, 10, 11, 13, 18)] == [11, 13, 15, 16, 14, SKY, 7, 4, 2]
+    assert (table[[12, 16, 19, 255]] == IGNORE).all()
+
+
+def test_an_own_class_file_is_read_and_its_faults_are_named(tmp_path: Path):
+    path = tmp_path / "ade.json"
+    path.write_text(json.dumps({"6": "driveable_surface", "2": "sky"}))
+    table = read_class_table(path)
+    assert (table[6], table[2], table[0]) == (ROAD, SKY, IGNORE)
+    for content, fault in (
+        ('{"6": "road"}', "6 is 'road', expected one of others"),
+        ('{"-1": "car"}', "key '-1', expected a number"),
+        ("[1]", "expected an object"),
+        ("{", "not valid JSON"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=rf"ade\.json: {fault}"):
+            read_class_table(path)
+    with pytest.raises(ValueError, match=r"none\.json: cannot be read: No such file"):
+        read_class_table(tmp_path / "none.json")
+
+
+def test_a_missing_damaged_or_wrongly_sized_map_is_named(key_frame: KeyFrame, tiny_dataroot: Path, tmp_path: Path):
+    config = DenseLabelConfig(semantics=tmp_path)
+    with pytest.raises(ValueError, match=r"CAM_FRONT_LEFT/.*: no map of that name; expected \.png, \.npy, \.npz"):
+        label_densely(key_frame, tiny_dataroot, config)
+    write_maps(tmp_path, key_frame, lambda view, h, w: np.zeros((h, w - 1), np.uint8))
+    with pytest.raises(ValueError, match=r"\.npy: shape is .* the image of sample_data"):
+        label_densely(key_frame, tiny_dataroot, config)
+    write_maps(tmp_path, key_frame, lambda view, h, w: np.full((h, w), 300, np.int64))
+    with pytest.raises(ValueError, match="int64 from 300 to 300, expected whole numbers from 0 to 255"):
+        label_densely(key_frame, tiny_dataroot, config)
+    for path in tmp_path.rglob("*.npy"):
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"\.npy: cannot be read as a map"):
+        label_densely(key_frame, tiny_dataroot, config)
+
+
+def test_depth_without_classes_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"dense\.semantics: depth and confidence maps need class maps"):
+        DenseLabelConfig(depth=tmp_path)
