@@ -1,0 +1,88 @@
+"""How well `labels.occlusion.hidden_points` finds LiDAR points that a camera cannot see, on synthetic streets, where ray casting knows.
+
+    python benchmarks/occlusion_filter.py --scenes 8
+
+Prints one JSON line: the share of hidden labels before and after the filter, its precision and recall, and the labels lost for nothing.
+"""
+
+import argparse
+import json
+import time
+
+import numpy as np
+import torch
+
+from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG
+from splattingocc.geometry.rays import IGNORE, Rays
+from splattingocc.labels.occlusion import hidden_points
+from splattingocc.provenance import environment
+from splattingocc.synthetic.lidar_sweeps import Lidar
+from splattingocc.synthetic.rig import draw_rig
+from splattingocc.synthetic.scene_mesh import SceneMesh
+from splattingocc.synthetic.world import draw_world
+
+IMAGE_SIZE = (900, 1600)
+MIN_DEPTH = 1.0
+"""Metres, as for labels."""
+SLACK, RELATIVE_SLACK = 0.3, 0.02
+"""A point counts as hidden if the camera's ray to it meets something nearer by more than both together, metres and share."""
+
+
+def measure_scene(seed: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return, for the labels of one sweep in all cameras, which are hidden, which the filter drops, and its seconds."""
+    rng = np.random.default_rng(seed)
+    world = draw_world(rng, 0.5)
+    *cameras, lidar = draw_rig(rng, IMAGE_SIZE)
+    mesh = SceneMesh(world, torch.device("cpu"))
+    mesh.set_time(0.0)
+    world_from_ego = world.ego.world_from_ego(0.0)
+    sweep = Lidar(lidar.ego_from_sensor, torch.device("cpu")).measure(mesh, world_from_ego, rng)
+    trained = np.array(CLASS_OF_LIDARSEG)[sweep.categories] != IGNORE
+    world_from_lidar = world_from_ego @ lidar.ego_from_sensor
+    points_world = sweep.points[trained, :3].astype(np.float64) @ world_from_lidar[:3, :3].T + world_from_lidar[:3, 3]
+    truths, drops, seconds = [], [], 0.0
+    for camera in cameras:
+        assert camera.K is not None
+        mesh.set_time(camera.delay)
+        world_from_cam = world.ego.world_from_ego(camera.delay) @ camera.ego_from_sensor
+        points_cam = (points_world - world_from_cam[:3, 3]) @ world_from_cam[:3, :3]
+        points_cam = points_cam[points_cam[:, 2] > MIN_DEPTH]
+        pixels = ((points_cam / points_cam[:, 2:]) @ camera.K.T)[:, :2].astype(np.float32)
+        points_cam, pixels = (part[((pixels >= 0) & (pixels < IMAGE_SIZE[::-1])).all(axis=1)] for part in (points_cam, pixels))
+        distances = np.linalg.norm(points_cam, axis=1)
+        directions = torch.from_numpy((points_cam / distances[:, None]) @ world_from_cam[:3, :3].T).float()
+        origins = torch.from_numpy(world_from_cam[:3, 3]).float().expand_as(directions).contiguous()
+        met = mesh.cast(Rays(origins, directions), 2 * float(distances.max())).distances.numpy()
+        truths.append(met < (1 - RELATIVE_SLACK) * distances - SLACK)
+        start = time.perf_counter()
+        drops.append(hidden_points(pixels, distances.astype(np.float32), IMAGE_SIZE, float(camera.K[0, 0])))
+        seconds += time.perf_counter() - start
+    return np.concatenate(truths), np.concatenate(drops), seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=8)
+    arguments = parser.parse_args()
+    truths, drops, seconds = zip(*(measure_scene(seed) for seed in range(arguments.scenes)))
+    hidden, dropped = np.concatenate(truths), np.concatenate(drops)
+    figures = {
+        "what": "occlusion filter",
+        "scenes": arguments.scenes,
+        "labels": len(hidden),
+        "hidden_before": hidden.mean(),
+        "hidden_after": hidden[~dropped].mean(),
+        "precision": hidden[dropped].mean(),
+        "recall": dropped[hidden].mean(),
+        "lost_for_nothing": dropped[~hidden].mean(),
+        "p50_ms_per_key_frame": 1000 * float(np.median(seconds)),
+    }
+    print(
+        json.dumps(
+            {name: round(float(value), 4) if not isinstance(value, str) else value for name, value in figures.items()} | environment()
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
