@@ -3,7 +3,7 @@
 What the labels and the losses can give at best: 640,000 Gaussians, one in each cell, every parameter free. 80 % of the key frame's LiDAR
 rays train, 20 % are held out and scored. About a minute on two CPU cores.
 
-    python examples/01_fit_one_frame.py --dataroot data/synthetic --version v1.0-trainval
+    python examples/01_fit_one_frame.py --dataroot data/synthetic
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ def read_rays(options: Options) -> tuple[tuple[Rays, RayLabels], tuple[Rays, Ray
     """Return the rays to learn from and those held out, with their 2D labels; made on the spot, nothing is left behind."""
     with tempfile.TemporaryDirectory() as folder:
         index = read_index(options.dataroot, options.version, cache_dir=Path(folder))
+        if not 0 <= options.frame < len(index):
+            raise SystemExit(f"--frame {options.frame}: {options.version} has key frames 0 to {len(index) - 1}")
         scene = next(scene.name for scene in index.scenes if options.frame in index.of_scenes([scene.name]))
         generate_labels(index, options.dataroot, Path(folder) / "labels", scenes=[scene], show_progress=False)
         store, key_frame = LabelStore.open(Path(folder) / "labels"), index[options.frame]

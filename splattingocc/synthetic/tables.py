@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from splattingocc.data.taxonomy import CAMERA_CHANNELS, LIDARSEG_CATEGORIES
+from splattingocc.files import write_json
 from splattingocc.synthetic.rig import LIDAR_CHANNEL, Sensor, quat_from_rotation
 
 Row = dict[str, Any]
@@ -49,13 +48,6 @@ class Tables:
 def token(*key: object) -> str:
     """Return the 32-digit hexadecimal name of something, the same for the same key."""
     return hashlib.md5("/".join(map(str, key)).encode(), usedforsecurity=False).hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=0))
-    os.replace(partial, path)
 
 
 def chain(rows: list[Row]) -> None:

@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from splattingocc.config import Config
+from splattingocc.files import write_json
 from splattingocc.synthetic.scene_writer import SceneWriter, scene_name
-from splattingocc.synthetic.tables import common_tables, token, write_json
+from splattingocc.synthetic.tables import common_tables, token
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same configuration gives other bytes than before."""
 MANIFEST = "synthetic.json"
 CONTENTS = ("samples", "lidarseg", "gts", "maps")
