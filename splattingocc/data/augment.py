@@ -1,7 +1,7 @@
 """Random changes to a training sample that keep images, cameras and rays consistent.
 
-Image changes (window, mirror, colours) act on an image and its camera together and never move a ray: rays live in the ego frame and
-come from the cameras as they were. Changes of the ego frame (mirror, rotation) act on cameras and rays together and never change an
+Image changes (window, rotation, mirror, colours) act on an image and its camera together and never move a ray: rays live in the ego frame
+and come from the cameras as they were. Changes of the ego frame (mirror, rotation) act on cameras and rays together and never change an
 image or a distance along a ray.
 """
 
@@ -30,6 +30,8 @@ class AugmentConfig(Config):
     """Largest enlargement of an image; each gets one between 1 and this, and shows a window that lies wholly inside the original."""
     flip_probability: Probability = 0.0
     """Share of images mirrored left to right, each on its own; the camera then has a negative focal length."""
+    max_image_rotation: Annotated[float, Field(ge=0, le=45)] = 0.0
+    """Degrees; each image is turned about its centre by an angle in ± this, its empty corners black."""
     brightness: Spread = 0.0
     """Colours of a sample are multiplied by a factor in 1 ± this."""
     contrast: Spread = 0.0
@@ -54,10 +56,13 @@ class ImageWindow:
     width: int
     flip: bool = False
     """Whether the window is mirrored left to right."""
+    rotation: float = 0.0
+    """Degrees by which it is turned counter-clockwise about its centre, before it is mirrored."""
 
     def camera(self, camera: Cameras, image_size: tuple[int, int]) -> Cameras:
         """Return the camera of this window resized to `image_size`."""
         seen = camera.crop(self.top, self.left, (self.height, self.width)).resize(image_size)
+        seen = seen.rotate(self.rotation) if self.rotation else seen
         return seen.flip() if self.flip else seen
 
 
@@ -69,6 +74,7 @@ def choose_window(
     sideways_position: float = 0.5,
     zoom: float = 1.0,
     flip: bool = False,
+    rotation: float = 0.0,
 ) -> ImageWindow:
     """Return the window of the aspect of `image_size` that is `zoom` times smaller than the largest one in an image of `source_size`.
 
@@ -79,14 +85,15 @@ def choose_window(
     height = min(source_height, max(1, round(image_size[0] / scale)))
     width = min(source_width, max(1, round(image_size[1] / scale)))
     top, left = round((source_height - height) * vertical_position), round((source_width - width) * sideways_position)
-    return ImageWindow(top, left, height, width, flip)
+    return ImageWindow(top, left, height, width, flip, rotation)
 
 
 def choose_random_window(
     source_size: tuple[int, int], image_size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator, *, vertical_position: float
 ) -> ImageWindow:
-    """Return a window of random zoom, moved sideways as far as the zoom allows, mirrored by chance."""
+    """Return a window of random zoom, moved sideways as far as the zoom allows, turned a little, mirrored by chance."""
     zoom, shift, chance = rng.uniform(1.0, config.max_zoom), rng.uniform(), rng.uniform()
+    rotation = float(rng.uniform(-1, 1)) * config.max_image_rotation if config.max_image_rotation else 0.0
     return choose_window(
         source_size,
         image_size,
@@ -94,6 +101,7 @@ def choose_random_window(
         sideways_position=shift if config.max_zoom > 1 else 0.5,
         zoom=zoom,
         flip=bool(chance < config.flip_probability),
+        rotation=rotation,
     )
 
 

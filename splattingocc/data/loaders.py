@@ -70,6 +70,8 @@ def read_image(path: Path, sensor: SensorFrame, window: ImageWindow, image_size:
     except (OSError, SyntaxError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path}: cannot be read as an image (sample_data {sensor.token}): {reason}") from None
+    if window.rotation:
+        resized = resized.rotate(window.rotation, Image.Resampling.BILINEAR)
     if window.flip:
         resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)

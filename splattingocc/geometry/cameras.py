@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,14 @@ class Cameras(Struct):
         K[..., 0, :] = -K[..., 0, :]
         K[..., 0, 2] += self.image_size[1]
         return dataclasses.replace(self, K=K)
+
+    def rotate(self, degrees: float) -> Cameras:
+        """Return the cameras of the images turned counter-clockwise about their centres, as one looks at them; corners are cut off."""
+        height, width = self.image_size
+        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        u, v = width / 2, height / 2
+        turned_from_pixel = [[cos, sin, u - cos * u - sin * v], [-sin, cos, v + sin * u - cos * v], [0.0, 0.0, 1.0]]
+        return dataclasses.replace(self, K=self.K.new_tensor(turned_from_pixel) @ self.K)
 
     def transform_ego(self, new_ego_from_ego: Float[Tensor, "*batch 4 4"]) -> Cameras:
         """Return the same cameras seen from another ego frame; reflections are allowed."""

@@ -89,3 +89,22 @@ def test_colour_changes_stay_in_range_and_keep_grey_grey():
 def test_impossible_options_are_refused(options: dict):
     with pytest.raises(ValidationError):
         AugmentConfig(**options)
+
+
+def test_images_are_turned_by_up_to_the_angle_that_is_allowed():
+    config, rng = AugmentConfig(max_image_rotation=5.0), np.random.default_rng(3)
+    angles = [choose_random_window((180, 320), (64, 176), config, rng, vertical_position=0.5).rotation for _ in range(200)]
+    assert min(angles) < -4
+    assert max(angles) > 4
+    assert max(map(abs, angles)) <= 5
+
+
+def test_rotation_leaves_the_other_random_draws_as_they_were():
+    plain, turned = (
+        AugmentConfig(max_zoom=1.5, flip_probability=0.5),
+        AugmentConfig(max_zoom=1.5, flip_probability=0.5, max_image_rotation=5),
+    )
+    one, other = (
+        choose_random_window((180, 320), (64, 176), config, np.random.default_rng(4), vertical_position=0.5) for config in (plain, turned)
+    )
+    assert (one.top, one.left, one.flip) == (other.top, other.left, other.flip)

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from splattingocc.data.augment import AugmentConfig
+from splattingocc.data.augment import AugmentConfig, ImageWindow
 from splattingocc.data.label_store import LabelStore
-from splattingocc.data.loaders import EpochSampler, LoaderConfig, PredictionSet, TrainingSet
+from splattingocc.data.loaders import EpochSampler, LoaderConfig, PredictionSet, TrainingSet, read_image
 from splattingocc.data.nuscenes import Index, cameras_of, read_index
 from splattingocc.data.samples import PredictionSample, TrainingSample
+from splattingocc.geometry.cameras import Cameras
 from splattingocc.struct import Struct, stack
 
 STRONG = AugmentConfig(
@@ -241,3 +242,21 @@ def test_the_real_images_are_decoded_as_they_are(real_dataroot: Path, real_store
     blocks = torch.nn.functional.avg_pool2d(full.images[0], 4)
     assert (small.images[0] - blocks).abs().mean() < 0.01
     torch.testing.assert_close(small.cameras.K[0, :, :2], full.cameras.K[0, :, :2] / 4)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("rotation", [-20.0, 0.0, 12.0])
+def test_a_thing_is_found_where_the_camera_of_a_turned_window_says(index: Index, tmp_path: Path, rotation: float, flip: bool):
+    sensor = dataclasses.replace(index[0].cameras[0], image_size=(180, 320))
+    pixels = np.zeros((180, 320, 3), np.uint8)
+    pixels[66:72, 102:108] = 255
+    Image.fromarray(pixels).save(tmp_path / "dot.png")
+    window = ImageWindow(top=20, left=16, height=144, width=288, flip=flip, rotation=rotation)
+    seen = read_image(tmp_path / "dot.png", sensor, window, (72, 144))[0].double()
+    v, u = torch.meshgrid(torch.arange(72) + 0.5, torch.arange(144) + 0.5, indexing="ij")
+    found = torch.stack([(u * seen).sum(), (v * seen).sum()]) / seen.sum()
+    camera = Cameras(torch.tensor([[190.0, 0.0, 163.0], [0.0, 190.0, 88.0], [0.0, 0.0, 1.0]]), torch.eye(4), (180, 320))
+    point = torch.linalg.inv(camera.K) @ torch.tensor([105.0, 69.0, 1.0]) * 9
+    expected, visible = window.camera(camera, (72, 144)).project(point[None])
+    assert visible.all()
+    torch.testing.assert_close(found.float(), expected[0], atol=0.15, rtol=0)
