@@ -90,7 +90,7 @@ class Demo:
         data = self.experiment.data
         stages.run("world", "1/6  Build synthetic streets", self.world, lambda: write_dataset(self.world, data.dataroot, fresh=True))
         stages.run("labels", "2/6  Project LiDAR to 2D labels", data, self._labels)
-        stages.run("train", "3/6  Train on 2D labels", self.experiment, self._train)
+        stages.run("train", "3/6  Train on 2D labels", self.experiment, lambda: self._train(stages.fingerprint))
         stages.run("predict", "4/6  Predict the val scenes", self.experiment, self._predict)
         stages.run("score", "5/6  Score", self.experiment, lambda: self._score(stages))
         stages.run("draw", "6/6  Draw", self.experiment, self._draw)
@@ -100,8 +100,13 @@ class Demo:
         data = self.experiment.data
         generate_labels(build_index(data, self.folder), data.dataroot, data.label_folder, num_workers=data.num_workers)
 
-    def _train(self) -> None:
+    def _train(self, fingerprint: str) -> None:
+        """Train, going on from a checkpoint only where the same code on the same data left it."""
         work_dir = self.folder / "train"
+        begun = work_dir / "begun.json"
+        if not begun.is_file() or json.loads(begun.read_text()) != fingerprint:
+            shutil.rmtree(work_dir, ignore_errors=True)
+            write_json(begun, fingerprint)
         train(self.experiment, work_dir, resume_from=newest_checkpoint(work_dir))
 
     def _predict(self) -> None:
