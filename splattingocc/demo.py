@@ -41,31 +41,42 @@ NUM_PICTURES = 2
 
 
 class Stages:
-    """Remembers which stages finished, with what and in how many seconds; a finished one is skipped unless something before it changed."""
+    """Remembers which stages were begun and finished, with what and in how many seconds.
+
+    A finished one is skipped, an interrupted one may go on from what it left; where anything before it, its options or the code
+    changed, what an earlier run made of it is removed first, so that nothing old passes for new.
+    """
 
     def __init__(self, folder: Path, console: Console) -> None:
         self.path = folder / "stages.json"
         self.console = console
-        self.finished: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.known: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.is_file() else {}
         self.fingerprint = ""
 
-    def run(self, name: str, what: str, options: Config, action: Callable[[], object]) -> None:
-        """Run a stage unless it finished with the same options, the same code and the same stages before it."""
+    def run(self, name: str, what: str, options: Config, action: Callable[[], object], *, makes: Path | None = None) -> None:
+        """Run a stage that fills the folder `makes`, unless it finished with the same options, the same code and the same stages before."""
         text = f"{self.fingerprint} {name} {options.model_dump_json()} {source_hash()}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        known = self.finished.get(name)
-        if known is not None and known["fingerprint"] == self.fingerprint:
+        known = self.known.get(name, {})
+        is_same = known.get("fingerprint") == self.fingerprint
+        if is_same and "seconds" in known:
             self.console.print(f"[dim]{what}: finished before, in {known['seconds']:.0f} s[/dim]")
             return
+        if not is_same and makes is not None:
+            shutil.rmtree(makes, ignore_errors=True)
+        self._remember(name)
         self.console.print(f"[bold]{what}[/bold]")
         start = time.monotonic()
         action()
-        self.finished[name] = {"fingerprint": self.fingerprint, "seconds": round(time.monotonic() - start, 1)}
-        write_json(self.path, self.finished)
+        self._remember(name, seconds=round(time.monotonic() - start, 1))
+
+    def _remember(self, name: str, **finished: float) -> None:
+        self.known[name] = {"fingerprint": self.fingerprint, **finished}
+        write_json(self.path, self.known)
 
     @property
     def seconds(self) -> dict[str, float]:
-        return {name: stage["seconds"] for name, stage in self.finished.items()}
+        return {name: stage["seconds"] for name, stage in self.known.items() if "seconds" in stage}
 
 
 @dataclass(frozen=True)
@@ -88,25 +99,21 @@ class Demo:
         self.folder.mkdir(parents=True, exist_ok=True)
         stages = Stages(self.folder, console)
         data = self.experiment.data
-        stages.run("world", "1/6  Build synthetic streets", self.world, lambda: write_dataset(self.world, data.dataroot, fresh=True))
-        stages.run("labels", "2/6  Project LiDAR to 2D labels", data, self._labels)
-        stages.run("train", "3/6  Train on 2D labels", self.experiment, lambda: self._train(stages.fingerprint))
-        stages.run("predict", "4/6  Predict the val scenes", self.experiment, self._predict)
+        root, labels = data.dataroot, data.label_folder
+        stages.run("world", "1/6  Build synthetic streets", self.world, lambda: write_dataset(self.world, root), makes=root)
+        stages.run("labels", "2/6  Project LiDAR to 2D labels", data, self._labels, makes=labels)
+        stages.run("train", "3/6  Train on 2D labels", self.experiment, self._train, makes=self.checkpoint.parent)
+        stages.run("predict", "4/6  Predict the val scenes", self.experiment, self._predict, makes=self.folder / "output")
         stages.run("score", "5/6  Score", self.experiment, lambda: self._score(stages))
-        stages.run("draw", "6/6  Draw", self.experiment, self._draw)
+        stages.run("draw", "6/6  Draw", self.experiment, self._draw, makes=self.folder / "pictures")
         self._conclude(stages, console)
 
     def _labels(self) -> None:
         data = self.experiment.data
         generate_labels(build_index(data, self.folder), data.dataroot, data.label_folder, num_workers=data.num_workers)
 
-    def _train(self, fingerprint: str) -> None:
-        """Train, going on from a checkpoint only where the same code on the same data left it."""
-        work_dir = self.folder / "train"
-        begun = work_dir / "begun.json"
-        if not begun.is_file() or json.loads(begun.read_text()) != fingerprint:
-            shutil.rmtree(work_dir, ignore_errors=True)
-            write_json(begun, fingerprint)
+    def _train(self) -> None:
+        work_dir = self.checkpoint.parent
         train(self.experiment, work_dir, resume_from=newest_checkpoint(work_dir))
 
     def _predict(self) -> None:

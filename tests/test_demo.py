@@ -1,18 +1,52 @@
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from splattingocc import demo as demo_module
-from splattingocc.demo import CONFIG, WORLD, Demo
-from splattingocc.experiment import load_config
+from splattingocc.config import Config
+from splattingocc.demo import Stages
 
 
-def test_an_interrupted_training_goes_on_only_with_the_same_code_and_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    found = []
-    monkeypatch.setattr(demo_module, "train", lambda experiment, work_dir, resume_from: found.append((work_dir / "left").exists()))
-    demo = Demo(tmp_path, WORLD, load_config(CONFIG))
-    demo._train("one")
-    (tmp_path / "train" / "left").write_text("by an interrupted run")
-    demo._train("one")
-    demo._train("another")
+class Nothing(Config):
+    """A stage without options."""
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_stage_goes_on_only_with_the_same_code_and_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made, found = tmp_path / "train", []
+
+    def work(code: str) -> None:
+        def leave_something_and_stop() -> None:
+            found.append((made / "left").exists())
+            made.mkdir(exist_ok=True)
+            (made / "left").write_text("by an interrupted run")
+            raise Interrupted
+
+        monkeypatch.setattr(demo_module, "source_hash", lambda: code)
+        with pytest.raises(Interrupted):
+            Stages(tmp_path, Console()).run("train", "Train", Nothing(), leave_something_and_stop, makes=made)
+
+    for code in ("one", "one", "another"):
+        work(code)
     assert found == [False, True, False]
+
+
+def test_a_finished_stage_is_skipped_until_a_stage_before_it_changes(tmp_path: Path):
+    ran = []
+
+    class Seed(Config):
+        seed: int
+
+    def run(seed: int) -> dict[str, float]:
+        stages = Stages(tmp_path, Console())
+        stages.run("world", "World", Seed(seed=seed), lambda: ran.append(f"world {seed}"))
+        stages.run("labels", "Labels", Nothing(), lambda: ran.append(f"labels of {seed}"))
+        return stages.seconds
+
+    for seed in (0, 0, 1):
+        assert set(run(seed)) == {"world", "labels"}
+    assert ran == ["world 0", "labels of 0", "world 1", "labels of 1"]

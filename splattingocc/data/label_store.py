@@ -149,10 +149,7 @@ def write_scene(
     """Write the rays of a scene's key frames and return its entry in the manifest."""
     packed = {token: pack_rays(table, steps=steps, num_cameras=num_cameras) for token, table in tables.items()}
     # One metadata key only: safetensors writes several in no fixed order, and equal labels must make equal bytes.
-    content = save(
-        packed,
-        metadata={"format": f"{FORMAT_NAME}-{FORMAT_VERSION}"},
-    )
+    content = save(packed, metadata={"format": f"{FORMAT_NAME}-{FORMAT_VERSION}"})
     write_atomically(folder / f"{name}.safetensors", lambda temporary: temporary.write_bytes(content))
     return SceneRecord(
         file=f"{name}.safetensors",
