@@ -14,7 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from splattingocc.data.nuscenes import CHANNELS, read_index
+from splattingocc.data.nuscenes import read_index
+from splattingocc.data.nuscenes_columns import CHANNELS
 from splattingocc.data.taxonomy import LIDARSEG_CATEGORIES
 
 VERSION = "v1.0-trainval"

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from splattingocc.config import Config
+from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet
-from splattingocc.data.nuscenes import Index, read_index
+from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.batches import TrainingBatches, prediction_loader
 from splattingocc.engine.callbacks import StepProgress
 from splattingocc.engine.checkpoint import RememberNetwork

@@ -8,14 +8,12 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from splattingocc.data.augment import choose_window
+from splattingocc.data.key_frames import KeyFrame
 from splattingocc.data.label_store import LabelStore, sha256_of
 from splattingocc.data.labelled_rays import labelled_rays
-from splattingocc.data.loaders import LoaderConfig, read_views
-from splattingocc.data.nuscenes import KeyFrame, cameras_of
+from splattingocc.data.loaders import LoaderConfig, read_views, still_windows
 from splattingocc.data.occ3d import read_truth, truth_path
 from splattingocc.data.samples import PredictionSample
-from splattingocc.data.taxonomy import CAMERA_CHANNELS
 from splattingocc.engine.inference import predict_gaussians
 from splattingocc.engine.module import RenderConfig
 from splattingocc.evaluation.predictions import CachedFrame, PredictionCache
@@ -36,7 +34,6 @@ MAP_WIDTH = 224
 """Pixels, and rays, of a rendered map's row."""
 HIT_ALPHA = 0.5
 """A ray that is stopped to less than this share counts as hitting nothing."""
-FRONT = CAMERA_CHANNELS.index("CAM_FRONT")
 
 
 def draw_key_frame(config: ExperimentConfig, checkpoint: Path, cache: PredictionCache, key_frame: KeyFrame, out: Path) -> list[Path]:
@@ -73,8 +70,13 @@ def _draw(
         save_cameras(out / f"{stem}_cameras.png", cameras, title),
         save_renderings(out / f"{stem}_rendering.png", cameras, title),
         save_occupancies(out / f"{stem}_occupancy.png", grids, title),
-        save_overview(out / f"{stem}_overview.png", cameras, FRONT, grids),
+        save_overview(out / f"{stem}_overview.png", cameras, _front_of(key_frame), grids),
     ]
+
+
+def _front_of(key_frame: KeyFrame) -> int:
+    """Return the camera that looks most nearly straight ahead."""
+    return max(range(len(key_frame.cameras)), key=lambda view: key_frame.cameras[view].ego_from_sensor[0, 2])
 
 
 def _see(config: ExperimentConfig, network: OccupancyNetwork, key_frame: KeyFrame) -> Gaussians:
@@ -85,9 +87,8 @@ def _see(config: ExperimentConfig, network: OccupancyNetwork, key_frame: KeyFram
 
 
 def _views(config: ExperimentConfig, key_frame: KeyFrame, loader: LoaderConfig) -> tuple[Float[Tensor, "view 3 h w"], Cameras]:
-    cameras = cameras_of(key_frame)
-    window = choose_window(cameras.image_size, loader.image_size, vertical_position=loader.vertical_position)
-    return read_views(key_frame, config.data.dataroot, loader, cameras=cameras, windows=[window] * len(key_frame.cameras))
+    windows = still_windows(key_frame, loader)
+    return read_views(key_frame, config.data.dataroot, loader, windows=windows, in_ego_of=key_frame)
 
 
 def _camera_maps(config: ExperimentConfig, gaussians: Gaussians, key_frame: KeyFrame) -> list[CameraMaps]:

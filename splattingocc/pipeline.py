@@ -13,9 +13,9 @@ from lightning import seed_everything
 from rich.progress import track
 from torch import Tensor
 
+from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore, sha256_of
 from splattingocc.data.labelled_rays import Part, inside, labelled_rays
-from splattingocc.data.nuscenes import Index
 from splattingocc.data.occ3d import read_truth
 from splattingocc.engine.checkpoint import load_network, save_network
 from splattingocc.engine.inference import predict_gaussians, render_labelled

@@ -1,11 +1,24 @@
 """Every example runs on the synthetic data set, as a newcomer would run it."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
+from splattingocc.cli import main
+from splattingocc.data.label_store import LabelStore
+from splattingocc.data.labelled_rays import labelled_rays
+from splattingocc.data.nuscenes import read_index
+from splattingocc.synthetic.scene_mesh import SceneMesh
+from splattingocc.synthetic.world import draw_world
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
+CONFIG = Path(__file__).parents[1] / "configs" / "splattingocc" / "splattingocc-synth.py"
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,3 +40,46 @@ def test_a_frame_that_is_not_there_is_named(synthetic_dataroot: Path):
     result = run("01_fit_one_frame.py", "--dataroot", str(synthetic_dataroot), "--frame", "99")
     assert result.returncode != 0
     assert result.stderr.strip() == "--frame 99: v1.0-mini has key frames 0 to 5"
+
+
+@pytest.fixture(scope="module")
+def own_rig(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data root that the second example fills."""
+    out = tmp_path_factory.mktemp("own_rig")
+    result = run("02_your_own_rig.py", "--out", str(out), "--drives", "2", "--frames", "2")
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def test_labels_of_an_own_rig_lie_on_what_its_cameras_see(own_rig: Path):
+    specification = importlib.util.spec_from_file_location("own_rig_example", EXAMPLES / "02_your_own_rig.py")
+    assert specification is not None
+    assert specification.loader is not None
+    example = importlib.util.module_from_spec(specification)
+    sys.modules["own_rig_example"] = example
+    specification.loader.exec_module(example)
+    main(["prepare", "--dataroot", str(own_rig), "--version", "drives"])
+    store, index = LabelStore.open(own_rig / "labels_2d"), read_index(own_rig, "drives")
+    world = draw_world(np.random.default_rng((0, 0)), 2 * example.INTERVAL)
+    scene = SceneMesh(world, torch.device("cpu"))
+    key_frame = index[1]
+    rays, labels = labelled_rays(key_frame, store)
+    views = torch.from_numpy(store.read(key_frame.token).camera_indices.astype("int64"))
+    ego_in_world = torch.from_numpy(key_frame.world_from_ego).float()
+    shares = []
+    for view, camera in enumerate(example.RIG.values()):
+        scene.set_time(example.INTERVAL + camera.delay)
+        own = rays[views == view].transform(ego_in_world)
+        errors = (scene.cast(own, 100.0).distances - labels[views == view].distances).abs()
+        assert len(errors) > 500
+        shares.append((errors < 0.05).float().mean().item())
+    # The rest is hidden from the camera, or moved between the sweep and the image
+    assert min(shares) > 0.9
+
+
+def test_an_own_rig_is_trained_and_drawn_by_the_usual_commands(own_rig: Path, tmp_path: Path):
+    options = ["--data.dataroot", str(own_rig), "--data.version", "drives", "--data.loader.image-size", "32", "64"]
+    options += ["--data.loader.num-rays", "500", "--network.lift.coarsening", "4", "--optimization.image-steps", "1"]
+    main(["train", str(CONFIG), *options, "--trainer.max-epochs", "1", "--data.num-workers", "0", "--work-dir", str(tmp_path)])
+    main(["visualize", str(CONFIG), str(tmp_path / "network.safetensors"), *options, "--out", str(tmp_path / "pictures")])
+    assert len(list((tmp_path / "pictures").glob("drive-1_000_*.png"))) == 4

@@ -9,9 +9,10 @@ import tiny_nuscenes
 import torch
 from PIL import Image
 
+from splattingocc.data.key_frames import KeyFrame
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig
-from splattingocc.data.nuscenes import KeyFrame, read_index
+from splattingocc.data.nuscenes import read_index
 from splattingocc.data.taxonomy import CAMERA_CHANNELS
 from splattingocc.engine.checkpoint import save_network
 from splattingocc.evaluation.predictions import Manifest, PredictionCache, Provenance

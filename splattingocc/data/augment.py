@@ -105,17 +105,17 @@ def choose_random_window(
     )
 
 
-def jitter_colors(images: Float[Tensor, "view 3 h w"], config: AugmentConfig, rng: np.random.Generator) -> Float[Tensor, "view 3 h w"]:
-    """Return images with one random brightness, contrast and saturation for all views, clamped to [0, 1]."""
+def jitter_colors(images: Float[Tensor, "*batch 3 h w"], config: AugmentConfig, rng: np.random.Generator) -> Float[Tensor, "*batch 3 h w"]:
+    """Return images with one random brightness, contrast and saturation for all of them, clamped to [0, 1]."""
     brightness, contrast, saturation = (
         float(rng.uniform(1 - spread, 1 + spread)) for spread in (config.brightness, config.contrast, config.saturation)
     )
     if config.brightness == config.contrast == config.saturation == 0:
         return images
     luma = images.new_tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
-    grey = torch.einsum("vchw,c->vhw", images, luma)[:, None]
+    grey = torch.einsum("...chw,c->...hw", images, luma)[..., None, :, :]
     images = grey + saturation * (images - grey)
-    mean = grey.mean(dim=(2, 3), keepdim=True)
+    mean = grey.mean(dim=(-2, -1), keepdim=True)
     return (brightness * (mean + contrast * (images - mean))).clamp(0, 1)
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float32, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from splattingocc.data.nuscenes import Index, KeyFrame
+from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.files import write_atomically
 
 FORMAT_NAME = "splattingocc-labels"
@@ -41,7 +41,7 @@ class RayTable:
     """The labelled pixels of one key frame."""
 
     camera_indices: UInt8[np.ndarray, " ray"]
-    """Into CAMERA_CHANNELS."""
+    """Into the cameras of the key frame."""
     semantics: UInt8[np.ndarray, " ray"]
     """Class index, SKY or IGNORE."""
     pixels: Float32[np.ndarray, "ray 2"]
@@ -135,8 +135,10 @@ def scene_fingerprint(key_frames: Sequence[KeyFrame], source: str) -> str:
     """Return a digest of what a scene's labels depend on in the tables (files, calibration, poses) and of the options `source`."""
     digest = hashlib.sha256(source.encode())
     for key_frame in key_frames:
-        digest.update(f"{key_frame.token} {key_frame.lidar.filename} {key_frame.lidarseg}".encode())
-        for sensor in (key_frame.lidar, *key_frame.cameras):
+        lidar_file = key_frame.lidar and key_frame.lidar.filename
+        digest.update(f"{key_frame.token} {lidar_file} {key_frame.point_classes}".encode())
+        digest.update(np.ascontiguousarray(key_frame.world_from_ego, dtype="<f8").tobytes())
+        for sensor in key_frame.sensors:
             digest.update(f"{sensor.token} {sensor.image_size}".encode())
             for matrix in (sensor.K, sensor.ego_from_sensor, sensor.world_from_ego):
                 digest.update(b"" if matrix is None else np.ascontiguousarray(matrix, dtype="<f8").tobytes())

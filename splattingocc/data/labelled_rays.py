@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from splattingocc.data.key_frames import KeyFrame, camera_of
 from splattingocc.data.label_store import LabelStore
-from splattingocc.data.nuscenes import KeyFrame, cameras_of
 from splattingocc.data.taxonomy import MOVING_CLASSES
 from splattingocc.geometry.rays import IGNORE, RayLabels, Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
@@ -38,15 +38,19 @@ def labelled_rays(
 ) -> LabelledRays:
     """Return the labelled rays of a key frame, with weight one, in its ego frame or in that of another key frame of the scene.
 
-    Every label is there, also those whose surface lies outside a voxel grid; `inside` drops them.
+    Every label is there, camera by camera, also those whose surface lies outside a voxel grid; `inside` drops them.
     """
     table = store.read(key_frame.token)
     if part != "all":
         table = table[held_out_rays(key_frame.token, len(table), held_out_fraction) == (part == "held_out")]
-    cameras = cameras_of(key_frame, in_ego_of=in_ego_of)
-    rays = cameras.rays_through(torch.from_numpy(table.camera_indices).long(), torch.from_numpy(table.pixels))
-    distances = torch.from_numpy(table.distances)
-    return rays, RayLabels(torch.from_numpy(table.semantics).long(), distances, torch.ones_like(distances))
+    parts = []
+    for view, sensor in enumerate(key_frame.cameras):
+        own = table[table.camera_indices == view]
+        camera, pixels = camera_of(sensor, in_ego_of=in_ego_of or key_frame), torch.from_numpy(own.pixels)
+        rays = camera[None].rays_through(torch.zeros(len(own), dtype=torch.int64), pixels)
+        distances = torch.from_numpy(own.distances)
+        parts.append((rays, RayLabels(torch.from_numpy(own.semantics).long(), distances, torch.ones_like(distances))))
+    return join(parts)
 
 
 def auxiliary_rays(

@@ -17,9 +17,9 @@ from torch.utils.data import Dataset, Sampler
 
 from splattingocc.config import Config
 from splattingocc.data.augment import AugmentConfig, ImageWindow, choose_ego_change, choose_random_window, choose_window, jitter_colors
+from splattingocc.data.key_frames import Index, KeyFrame, SensorFrame, camera_of
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
 from splattingocc.data.labelled_rays import LabelledRays, Part, auxiliary_rays, draw_rays, join, labelled_rays
-from splattingocc.data.nuscenes import Index, KeyFrame, SensorFrame, cameras_of
 from splattingocc.data.samples import PredictionSample, TrainingSample
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.struct import stack
@@ -42,6 +42,8 @@ class LoaderConfig(Config):
     """Neighbouring key frames of the scene whose rays are added, e.g. -1 1; rays of classes that move stay out."""
     auxiliary_weight: Annotated[float, Field(ge=0)] = 0.3
     """Weight of those rays in the loss."""
+    previous_frames: Annotated[int, Field(ge=0)] = 0
+    """Earlier key frames whose images a sample holds too, newest first; before the start of a scene its first one is repeated."""
     load_interval: Annotated[int, Field(gt=0)] = 1
     """Train on every so manieth key frame of the split only."""
     augment: AugmentConfig = AugmentConfig()
@@ -77,15 +79,37 @@ def read_image(path: Path, sensor: SensorFrame, window: ImageWindow, image_size:
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
+def _size_of(sensor: SensorFrame) -> tuple[int, int]:
+    assert sensor.image_size is not None
+    return sensor.image_size
+
+
+def still_windows(key_frame: KeyFrame, config: LoaderConfig) -> list[ImageWindow]:
+    """Return the window of each camera as seen at test time."""
+    return [choose_window(_size_of(sensor), config.image_size, vertical_position=config.vertical_position) for sensor in key_frame.cameras]
+
+
 def read_views(
-    key_frame: KeyFrame, dataroot: Path, config: LoaderConfig, *, cameras: Cameras, windows: Sequence[ImageWindow]
+    key_frame: KeyFrame, dataroot: Path, config: LoaderConfig, *, windows: Sequence[ImageWindow], in_ego_of: KeyFrame
 ) -> tuple[Float[Tensor, "view 3 h w"], Cameras]:
     """Return the images of a key frame through the given windows, RGB in [0, 1], and the cameras of what they show."""
-    images = [
-        read_image(dataroot / sensor.filename, sensor, window, config.image_size) for sensor, window in zip(key_frame.cameras, windows)
-    ]
-    seen = stack([window.camera(cameras[view], config.image_size) for view, window in enumerate(windows)])
-    return torch.stack(images).float().div_(255), seen
+    images, seen = [], []
+    for sensor, window in zip(key_frame.cameras, windows):
+        images.append(read_image(dataroot / sensor.filename, sensor, window, config.image_size))
+        seen.append(window.camera(camera_of(sensor, in_ego_of=in_ego_of), config.image_size))
+    return torch.stack(images).float().div_(255), stack(seen)
+
+
+def read_frames(index: Index, position: int, dataroot: Path, config: LoaderConfig, *, windows: Sequence[ImageWindow]) -> Views:
+    """Return the images of a key frame and of those before it, newest first, each camera through one window in all of them."""
+    frames: list[tuple[Tensor, Cameras]] = []
+    for offset in range(1 + config.previous_frames):
+        earlier = index.neighbour(position, -offset)
+        if earlier is not None:
+            frames.append(read_views(index[earlier], dataroot, config, windows=windows, in_ego_of=index[position]))
+        else:
+            frames.append(frames[-1])
+    return Views(torch.stack([images for images, _ in frames]), stack([cameras for _, cameras in frames]))
 
 
 class TrainingSet(Dataset[TrainingSample]):
@@ -129,18 +153,17 @@ class TrainingSet(Dataset[TrainingSample]):
         rng = np.random.default_rng((self.seed, epoch, i))
         position, augment = self.positions[i], self.config.augment
         key_frame = self.index[position]
-        cameras = cameras_of(key_frame)
         windows = [
-            choose_random_window(cameras.image_size, self.config.image_size, augment, rng, vertical_position=self.config.vertical_position)
-            for _ in key_frame.cameras
+            choose_random_window(_size_of(sensor), self.config.image_size, augment, rng, vertical_position=self.config.vertical_position)
+            for sensor in key_frame.cameras
         ]
-        images, cameras = read_views(key_frame, self.dataroot, self.config, cameras=cameras, windows=windows)
-        images = jitter_colors(images, augment, rng)
+        views = read_frames(self.index, position, self.dataroot, self.config, windows=windows)
+        images = jitter_colors(views.images, augment, rng)
         new_ego_from_ego = choose_ego_change(augment, rng)
         rays, labels = self._rays(position, key_frame)
-        rays, cameras = rays.transform(new_ego_from_ego), cameras.transform_ego(new_ego_from_ego)
+        rays, cameras = rays.transform(new_ego_from_ego), views.cameras.transform_ego(new_ego_from_ego)
         rays, labels = draw_rays(rays, labels, self.config.num_rays, class_balance=self.config.class_balance, rng=rng)
-        return TrainingSample(key_frame.token, Views(images[None], cameras[None]), rays, labels)
+        return TrainingSample(key_frame.token, Views(images, cameras), rays, labels)
 
     def _rays(self, position: int, key_frame: KeyFrame) -> LabelledRays:
         """Return the rays of a key frame and of its auxiliary ones, in its ego frame."""
@@ -175,12 +198,10 @@ class PredictionSet(Dataset[PredictionSample]):
         return len(self.positions)
 
     def __getitem__(self, i: int) -> PredictionSample:
-        key_frame = self.index[self.positions[i]]
-        cameras = cameras_of(key_frame)
-        window = choose_window(cameras.image_size, self.config.image_size, vertical_position=self.config.vertical_position)
-        windows = [window] * len(key_frame.cameras)
-        images, cameras = read_views(key_frame, self.dataroot, self.config, cameras=cameras, windows=windows)
-        return PredictionSample(key_frame.token, Views(images[None], cameras[None]))
+        position = self.positions[i]
+        key_frame = self.index[position]
+        windows = still_windows(key_frame, self.config)
+        return PredictionSample(key_frame.token, read_frames(self.index, position, self.dataroot, self.config, windows=windows))
 
 
 class EpochSampler(Sampler[int]):

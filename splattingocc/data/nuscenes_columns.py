@@ -38,18 +38,22 @@ def _build(folder: Path) -> dict[str, Any]:
     frames = _key_frame_rows(folder / "sample_data.json", samples, sensor_rows, calibration_rows)
     camera_frames = [frame for i, frame in enumerate(frames) if CHANNELS[i % len(CHANNELS)] != LIDAR_CHANNEL]
     by_sensor, by_camera = (len(samples), len(CHANNELS)), (len(samples), len(CAMERA_CHANNELS))
+    world_from_ego = _poses(folder, frames).reshape(*by_sensor, 4, 4)
     return {
         "scenes": scenes,
+        "channels": list(CHANNELS),
+        "has_lidar": True,
         "tokens": [sample.token for sample in samples],
         "timestamps": np.array([sample.timestamp for sample in samples], dtype=np.int64),
+        "world_from_key_ego": world_from_ego[:, CHANNELS.index(LIDAR_CHANNEL)].copy(),
         "sensor_tokens": [frame.token for frame in frames],
         "filenames": [frame.filename for frame in frames],
-        "lidarsegs": _lidarseg_files(folder, [frame.token for frame in frames[:: len(CHANNELS)]]),
+        "point_classes": _lidarseg_files(folder, [frame.token for frame in frames[:: len(CHANNELS)]]),
         "sensor_timestamps": np.array([frame.timestamp for frame in frames], dtype=np.int64).reshape(by_sensor),
         "image_sizes": _image_sizes(folder / "sample_data.json", camera_frames).reshape(*by_camera, 2),
         "K": _intrinsics(folder / "calibrated_sensor.json", calibration_rows, camera_frames).reshape(*by_camera, 3, 3),
         "ego_from_sensor": _mounts(folder / "calibrated_sensor.json", calibration_rows, frames).reshape(*by_sensor, 4, 4),
-        "world_from_ego": _poses(folder, frames).reshape(*by_sensor, 4, 4),
+        "world_from_ego": world_from_ego,
     }
 
 

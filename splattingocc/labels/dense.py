@@ -12,8 +12,8 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from splattingocc.config import Config
+from splattingocc.data.key_frames import KeyFrame, SensorFrame
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
-from splattingocc.data.nuscenes import KeyFrame, SensorFrame
 from splattingocc.data.taxonomy import CLASSES, NUM_CLASSES
 from splattingocc.geometry.rays import IGNORE, SKY
 from splattingocc.labels.lidar import LidarLabelConfig, find_shown_pixels, read_points
@@ -135,6 +135,8 @@ def label_densely(key_frame: KeyFrame, dataroot: Path, config: DenseLabelConfig)
     table = read_class_table(config.class_map)
     hits = None
     if config.depth is None:
+        if key_frame.lidar is None:
+            raise ValueError("the data set has no LiDAR: give depth maps with --dense.depth")
         points = read_points(dataroot / key_frame.lidar.filename)
         hits = find_shown_pixels(points, key_frame, LidarLabelConfig(max_distance=config.max_distance))
     parts: list[RayTable] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.data.label_store import (
     MANIFEST_NAME,
     Manifest,
@@ -23,8 +24,6 @@ from splattingocc.data.label_store import (
     write_manifest,
     write_scene,
 )
-from splattingocc.data.nuscenes import Index, KeyFrame
-from splattingocc.data.taxonomy import CAMERA_CHANNELS
 from splattingocc.labels.dense import DenseLabelConfig, label_densely
 from splattingocc.labels.lidar import LidarLabelConfig, project_lidar
 
@@ -76,7 +75,7 @@ def _begin(index: Index, out: Path, config: LabelConfig) -> Manifest:
     empty = Manifest(
         dataset_version=index.version,
         source=config.describe(),
-        cameras=CAMERA_CHANNELS,
+        cameras=tuple(camera.channel for camera in cameras),
         image_sizes=image_sizes,
         steps_per_pixel=steps_per_pixel(image_sizes),
     )

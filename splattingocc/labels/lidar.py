@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from splattingocc.config import Config
+from splattingocc.data.key_frames import KeyFrame, inverse
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
-from splattingocc.data.nuscenes import KeyFrame, inverse
-from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG
+from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, NUM_CLASSES
 from splattingocc.geometry.rays import IGNORE
 from splattingocc.labels.occlusion import hidden_points
 
@@ -48,13 +48,19 @@ class PointPixels:
 
 
 def read_points(path: Path) -> Float32[np.ndarray, "point 3"]:
-    """Read the points of a sweep, sensor frame, metres."""
-    content = _read_bytes(path)
-    if len(content) == 0 or len(content) % POINT_BYTES:
-        raise ValueError(
-            f"{path}: {len(content)} bytes, expected a positive multiple of {POINT_BYTES} (x, y, z, intensity, ring as float32)"
-        )
-    points = np.frombuffer(content, dtype="<f4").reshape(-1, 5)[:, :3]
+    """Read the points of a sweep, sensor frame, metres: nuScenes' `.bin`, or a `.npy` of (point, 3 or more) numbers."""
+    if path.suffix == ".npy":
+        points = _read_array(path)
+        if points.ndim != 2 or points.shape[1] < 3 or len(points) == 0 or not np.issubdtype(points.dtype, np.floating):
+            raise ValueError(f"{path}: {points.dtype} {points.shape}, expected floating-point (point, 3 or more): x, y, z first")
+        points = points[:, :3].astype(np.float32)
+    else:
+        content = _read_bytes(path)
+        if len(content) == 0 or len(content) % POINT_BYTES:
+            raise ValueError(
+                f"{path}: {len(content)} bytes, expected a positive multiple of {POINT_BYTES} (x, y, z, intensity, ring as float32)"
+            )
+        points = np.frombuffer(content, dtype="<f4").reshape(-1, 5)[:, :3]
     if not np.isfinite(points).all():
         first = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
         raise ValueError(f"{path}: point {first} is {points[first].tolist()}, expected finite metres")
@@ -62,10 +68,22 @@ def read_points(path: Path) -> Float32[np.ndarray, "point 3"]:
 
 
 def read_point_classes(path: Path, num_points: int) -> UInt8[np.ndarray, " point"]:
-    """Read the class of each point from a lidarseg file; IGNORE for noise and for the ego vehicle."""
-    categories = np.frombuffer(_read_bytes(path), dtype=np.uint8)
-    if len(categories) != num_points:
-        raise ValueError(f"{path}: {len(categories)} categories for a sweep of {num_points} points, expected one byte per point")
+    """Read the class of each point; IGNORE for what is not trained.
+
+    A `.npy` (point,) of uint8 holds Occ3D's class indices, or IGNORE. Anything else is a lidarseg file, one byte per point: nuScenes'
+    categories, of which noise and the ego vehicle are not trained.
+    """
+    is_own = path.suffix == ".npy"
+    categories = _read_array(path) if is_own else np.frombuffer(_read_bytes(path), dtype=np.uint8)
+    if categories.shape != (num_points,) or categories.dtype != np.uint8:
+        found = f"{len(categories)} categories" if categories.dtype == np.uint8 else f"{categories.dtype} {categories.shape}"
+        raise ValueError(f"{path}: {found} for a sweep of {num_points} points, expected one byte per point")
+    if is_own:
+        unknown = np.flatnonzero((categories >= NUM_CLASSES) & (categories != IGNORE))
+        if len(unknown):
+            first = int(unknown[0])
+            raise ValueError(f"{path}: class {categories[first]} of point {first} is out of range 0..{NUM_CLASSES - 1} or {IGNORE}")
+        return categories
     if num_points and categories.max() >= len(CLASS_OF_LIDARSEG):
         first = int(np.argmax(categories >= len(CLASS_OF_LIDARSEG)))
         raise ValueError(f"{path}: category {categories[first]} of point {first} is out of range 0..{len(CLASS_OF_LIDARSEG) - 1}")
@@ -79,12 +97,23 @@ def _read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(loaded, np.ndarray):
+        raise ValueError(f"{path}: is an archive, expected one array")
+    return loaded
+
+
 def find_pixels(points_lidar: Float32[np.ndarray, "point 3"], key_frame: KeyFrame, config: LidarLabelConfig) -> PointPixels:
     """Project a sweep into the cameras of its key frame.
 
     The vehicle moves between the sweep and each image, so points go through the world: LiDAR, ego at the sweep, world, ego at the
     image, camera. Nothing is hidden by anything else: a point behind another one keeps its own distance.
     """
+    assert key_frame.lidar is not None
     world_from_lidar = key_frame.lidar.world_from_ego @ key_frame.lidar.ego_from_sensor
     points = points_lidar.astype(np.float64)
     hits: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -130,10 +159,12 @@ def project_lidar(key_frame: KeyFrame, dataroot: Path, config: LidarLabelConfig 
 
     Noise and points on the ego vehicle are left out.
     """
-    if key_frame.lidarseg is None:
-        raise ValueError(f"lidarseg.json: no row for LiDAR frame {key_frame.lidar.token} of key frame {key_frame.token}")
+    if key_frame.lidar is None:
+        raise ValueError("the data set has no LiDAR: make labels from maps, with --dense.semantics and --dense.depth")
+    if key_frame.point_classes is None:
+        raise ValueError(f"LiDAR frame {key_frame.lidar.token}: no classes of its points (in nuScenes, no row in lidarseg.json)")
     points_lidar = read_points(dataroot / key_frame.lidar.filename)
-    classes = read_point_classes(dataroot / key_frame.lidarseg, len(points_lidar))
+    classes = read_point_classes(dataroot / key_frame.point_classes, len(points_lidar))
     # Points that are not trained are left out before the projection, which costs more than reading them.
     trained = np.flatnonzero(classes != IGNORE)
     hits = find_shown_pixels(points_lidar[trained], key_frame, config or LidarLabelConfig())

@@ -10,9 +10,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from splattingocc.data.augment import AugmentConfig, ImageWindow
+from splattingocc.data.key_frames import Index, cameras_of
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import EpochSampler, LoaderConfig, PredictionSet, TrainingSet, read_image
-from splattingocc.data.nuscenes import Index, cameras_of, read_index
+from splattingocc.data.nuscenes import read_index
 from splattingocc.data.samples import PredictionSample, TrainingSample
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.struct import Struct, stack
@@ -260,3 +261,27 @@ def test_a_thing_is_found_where_the_camera_of_a_turned_window_says(index: Index,
     expected, visible = window.camera(camera, (72, 144)).project(point[None])
     assert visible.all()
     torch.testing.assert_close(found.float(), expected[0], atol=0.15, rtol=0)
+
+
+def test_previous_frames_are_seen_from_the_ego_frame_of_the_key_frame(index: Index, store: LabelStore, tiny_dataroot: Path):
+    config = with_options(SMALL, previous_frames=2)
+    for dataset in (TrainingSet(index, store, tiny_dataroot, config), PredictionSet(index, tiny_dataroot, config, range(3))):
+        sample = dataset[1]
+        assert sample.views.images.shape == (3, 6, 3, 64, 176)
+        alone = PredictionSet(index, tiny_dataroot, SMALL, range(3))
+        for frame, position in enumerate((1, 0, 0)):  # before the first key frame of the scene there is none: it is repeated
+            assert torch.equal(sample.views.images[frame], alone[position].views.images[0])
+            torch.testing.assert_close(sample.views.cameras[frame].K, alone[position].views.cameras.K[0])
+            expected = cameras_of(index[position], in_ego_of=index[1]).cam_from_ego
+            torch.testing.assert_close(sample.views.cameras[frame].cam_from_ego, expected)
+
+
+def test_previous_frames_are_changed_together_with_the_key_frame(index: Index, store: LabelStore, tiny_dataroot: Path):
+    plain, changed = (
+        TrainingSet(index, store, tiny_dataroot, with_options(SMALL, previous_frames=1, augment=augment), seed=5)[2].views.cameras
+        for augment in (AugmentConfig(), STRONG)
+    )
+    newest_from_previous = plain.cam_from_ego[0] @ torch.linalg.inv(plain.cam_from_ego[1])
+    torch.testing.assert_close(changed.cam_from_ego[0] @ torch.linalg.inv(changed.cam_from_ego[1]), newest_from_previous, atol=1e-4, rtol=0)
+    assert not torch.equal(changed.cam_from_ego, plain.cam_from_ego)
+    assert torch.equal(changed.K[0], changed.K[1])

@@ -7,7 +7,8 @@ import pytest
 import tiny_nuscenes
 import torch
 
-from splattingocc.data.nuscenes import Index, cameras_of, inverse, read_index
+from splattingocc.data.key_frames import Index, cameras_of, inverse
+from splattingocc.data.nuscenes import read_index
 from splattingocc.data.taxonomy import CAMERA_CHANNELS
 from splattingocc.geometry.transforms import rotation_from_quat
 
@@ -206,7 +207,7 @@ def test_a_missing_version_folder_is_named(tmp_path: Path):
 def test_without_lidarseg_the_index_is_there_and_says_so(own_dataroot: Path):
     (own_dataroot / VERSION / "lidarseg.json").unlink()
     (own_dataroot / VERSION / "category.json").unlink()
-    assert read_index(own_dataroot, VERSION)[0].lidarseg is None
+    assert read_index(own_dataroot, VERSION)[0].point_classes is None
 
 
 def test_the_real_key_frame_is_read(real_dataroot: Path, tmp_path: Path):

@@ -6,8 +6,9 @@ import pytest
 import tiny_nuscenes
 from PIL import Image
 
+from splattingocc.data.key_frames import KeyFrame
 from splattingocc.data.label_store import LabelStore
-from splattingocc.data.nuscenes import KeyFrame, read_index
+from splattingocc.data.nuscenes import read_index
 from splattingocc.geometry.rays import IGNORE, SKY
 from splattingocc.labels.dense import DenseLabelConfig, label_densely, read_class_table
 from splattingocc.labels.generate import generate_labels

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import tiny_nuscenes
 
+from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
-from splattingocc.data.nuscenes import Index, read_index
+from splattingocc.data.nuscenes import read_index
 from splattingocc.labels import generate
 from splattingocc.labels.generate import generate_labels
 from splattingocc.labels.lidar import LidarLabelConfig

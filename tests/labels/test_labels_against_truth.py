@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import LabelledRays, auxiliary_rays, inside, labelled_rays
-from splattingocc.data.nuscenes import Index, KeyFrame, read_index
+from splattingocc.data.nuscenes import read_index
 from splattingocc.data.taxonomy import FREE
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels

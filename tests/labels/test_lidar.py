@@ -6,7 +6,8 @@ import pytest
 import tiny_nuscenes
 import torch
 
-from splattingocc.data.nuscenes import KeyFrame, cameras_of, read_index
+from splattingocc.data.key_frames import KeyFrame, cameras_of
+from splattingocc.data.nuscenes import read_index
 from splattingocc.data.taxonomy import CAMERA_CHANNELS
 from splattingocc.geometry.rays import IGNORE
 from splattingocc.labels.lidar import LidarLabelConfig, find_pixels, project_lidar, read_point_classes, read_points
@@ -56,9 +57,9 @@ def test_labels_of_a_moving_vehicle_lie_on_the_road_and_on_the_wall(tiny_dataroo
 
 
 def test_noise_and_ego_points_are_left_out(tiny_dataroot: Path, tiny_key_frame: KeyFrame):
-    assert tiny_key_frame.lidarseg is not None
+    assert tiny_key_frame.point_classes is not None
     points = read_points(tiny_dataroot / tiny_key_frame.lidar.filename)
-    classes = read_point_classes(tiny_dataroot / tiny_key_frame.lidarseg, len(points))
+    classes = read_point_classes(tiny_dataroot / tiny_key_frame.point_classes, len(points))
     hits = find_pixels(points, tiny_key_frame, LidarLabelConfig())
     table = project_lidar(tiny_key_frame, tiny_dataroot, LidarLabelConfig(drop_hidden=False))
     assert (classes[hits.point_indices] == IGNORE).any()

@@ -1,0 +1,182 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from splattingocc.data.key_frames import KeyFrame, SensorFrame
+from splattingocc.data.label_store import LabelStore
+from splattingocc.data.labelled_rays import labelled_rays
+from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet
+from splattingocc.data.nuscenes import read_index
+from splattingocc.data.own_data import OWN_INDEX, write_index
+from splattingocc.geometry.rays import IGNORE
+from splattingocc.labels.generate import generate_labels
+
+SIZES = {"ahead": (60, 100), "behind": (40, 120)}
+SPLITS = {"train": ["a"], "val": ["b"]}
+ROAD = 11
+
+
+def pose(x: float, yaw: float = 0.0) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[math.cos(yaw), -math.sin(yaw)], [math.sin(yaw), math.cos(yaw)]]
+    matrix[0, 3] = x
+    return matrix
+
+
+def mount(yaw: float) -> np.ndarray:
+    """`ego_from_sensor` of a camera 1.5 m above the ego frame's origin."""
+    matrix = pose(0.0, yaw)
+    matrix[:3, :3] = matrix[:3, :3] @ np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+    matrix[2, 3] = 1.5
+    return matrix
+
+
+def write_files(root: Path, stem: str, *, points: np.ndarray) -> None:
+    for name, (height, width) in SIZES.items():
+        path = root / name / f"{stem}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (width, height), (10, 20, 30)).save(path)
+    np.save(root / f"{stem}.npy", points.astype(np.float32))
+    np.save(root / f"{stem}_classes.npy", np.array([ROAD] * (len(points) - 1) + [IGNORE], dtype=np.uint8))
+
+
+def key_frame(scene: str, i: int, *, lidar: bool = True) -> KeyFrame:
+    stem = f"{scene}{i}"
+    cameras = tuple(
+        SensorFrame(
+            token=f"{stem}-{name}",
+            channel=name,
+            filename=f"{name}/{stem}.png",
+            timestamp=i,
+            image_size=(height, width),
+            K=np.array([[width / 2, 0, width / 2], [0, width / 2, height / 2], [0, 0, 1.0]]),
+            ego_from_sensor=mount(0.0 if name == "ahead" else math.pi),
+            world_from_ego=pose(2.0 * i + 0.1),
+        )
+        for name, (height, width) in SIZES.items()
+    )
+    sweep = SensorFrame(f"{stem}-lidar", "lidar", f"{stem}.npy", i, None, None, pose(0.5), pose(2.0 * i))
+    classes = f"{stem}_classes.npy" if lidar else None
+    return KeyFrame(stem, scene, i, i, pose(2.0 * i), cameras, sweep if lidar else None, classes)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for stem in ("a0", "a1", "b0"):
+        write_files(tmp_path, stem, points=np.array([[6.0, 1.0, 0.0], [-5.0, 0.0, 1.0], [7.0, 0.0, 1.0]]))
+    return tmp_path
+
+
+def frames() -> list[KeyFrame]:
+    return [key_frame("a", 0), key_frame("a", 1), key_frame("b", 0)]
+
+
+def test_key_frames_come_back_as_they_were_given(root: Path):
+    write_index(root, "mine", frames(), SPLITS)
+    index = read_index(root, "mine")
+    assert index.splits == {"train": ("a",), "val": ("b",)}
+    assert len(index) == 3
+    for found, given in zip((index[i] for i in range(3)), frames()):
+        for one, other in ((found, given), *zip(found.sensors, given.sensors)):
+            for field in dataclasses.fields(one):  # type: ignore[arg-type]
+                value, expected = getattr(one, field.name), getattr(other, field.name)
+                if isinstance(expected, np.ndarray):
+                    np.testing.assert_array_equal(value, expected)
+                elif field.name not in ("lidar", "cameras"):
+                    assert value == expected, field.name
+
+
+def test_labels_and_samples_of_cameras_with_images_of_different_sizes(root: Path):
+    write_index(root, "mine", frames(), SPLITS)
+    index = read_index(root, "mine")
+    generate_labels(index, root, root / "labels", show_progress=False)
+    store = LabelStore.open(root / "labels")
+    assert store.manifest.cameras == ("ahead", "behind")
+    assert store.manifest.image_sizes == ((60, 100), (40, 120))
+    table = store.read("a0")
+    assert table.camera_indices.tolist() == [0, 1]
+    # In the ego frame of the cameras, 0.1 m farther on, the point lies 6.4 m ahead, 1 m to the left, 1.5 m under the camera
+    np.testing.assert_allclose(table.pixels[0], [50 - 50 / 6.4, 30 + 50 * 1.5 / 6.4], atol=0.02)
+    rays, labels = labelled_rays(index[0], store)
+    np.testing.assert_allclose(rays.at(labels.distances), [[6.5, 1.0, 0.0], [-4.5, 0.0, 1.0]], atol=0.02)
+    config = LoaderConfig(image_size=(32, 64), num_rays=8, held_out_fraction=0.0)
+    sample = TrainingSet(index, store, root, config)[0]
+    assert sample.views.images.shape == (1, 2, 3, 32, 64)
+    # Of 100 × 60 the lower 50 rows are seen; of 120 × 40 the middle 80 columns
+    assert sample.views.cameras.K[0, :, 0, 0].tolist() == pytest.approx([32.0, 48.0])
+    assert PredictionSet(index, root, config, [2])[0].views.images.shape == (1, 2, 3, 32, 64)
+
+
+def test_a_data_set_without_a_lidar_asks_for_maps(root: Path):
+    write_index(root, "mine", [key_frame("a", 0, lidar=False)], {"train": ["a"]})
+    index = read_index(root, "mine")
+    assert index[0].lidar is None
+    assert [sensor.channel for sensor in index[0].sensors] == ["ahead", "behind"]
+    with pytest.raises(
+        ValueError, match=r"no LiDAR: make labels from maps, with --dense\.semantics and --dense\.depth \(a, key frame a0\)"
+    ):
+        generate_labels(index, root, root / "labels", show_progress=False)
+
+
+def changed(**fields: object) -> list[KeyFrame]:
+    return [dataclasses.replace(key_frame("a", 0), **fields), *frames()[1:]]
+
+
+def with_camera(**fields: object) -> list[KeyFrame]:
+    cameras = frames()[0].cameras
+    return changed(cameras=(dataclasses.replace(cameras[0], **fields), cameras[1]))
+
+
+@pytest.mark.parametrize(
+    ("key_frames", "splits", "message"),
+    [
+        ([], SPLITS, "no key frames were given"),
+        (frames()[::-1], {"train": ["a", "b"]}, "key frame a0 of a: is number 1 but not later than the one before it"),
+        ([frames()[0], frames()[2], frames()[1]], SPLITS, "scene a: its key frames are not given one after the other"),
+        (changed(token="a1"), SPLITS, "3 key frames have 2 different tokens; each needs its own"),
+        (changed(cameras=frames()[0].cameras[:1]), SPLITS, "has the sensors lidar, ahead, behind, the first key frame has lidar, ahead"),
+        (changed(point_classes="gone.npy"), SPLITS, "gone.npy: no such file"),
+        (with_camera(filename="gone.png"), SPLITS, "gone.png: no such file"),
+        (with_camera(K=np.zeros((3, 3))), SPLITS, "key frame a0 of a, ahead: K is not a 3×3 matrix with positive focal lengths"),
+        (with_camera(image_size=None), SPLITS, "key frame a0 of a, ahead: image_size is None"),
+        (with_camera(ego_from_sensor=2 * np.eye(4)), SPLITS, "ahead: ego_from_sensor is not a finite 4×4 transform"),
+        (with_camera(world_from_ego=np.diag([1.0, 1, -1, 1])), SPLITS, "ahead: world_from_ego does not hold a rotation (determinant -1"),
+        (changed(world_from_ego=np.full((4, 4), np.nan)), SPLITS, "key frame a0 of a: world_from_ego is not a finite 4×4 transform"),
+        (frames(), {"val": ["a"]}, "splits: names val, expected at least train"),
+        (frames(), {"train": ["a", "c"]}, "splits: train: scene c has no key frames"),
+        (frames(), {"train": ["a"], "val": ["a"]}, "splits: scene a is listed twice (in train and val)"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(root: Path, key_frames: list[KeyFrame], splits: dict[str, list[str]], message: str):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared whole below
+        write_index(root, "mine", key_frames, splits)
+    assert message in str(caught.value)
+    assert not (root / "mine").exists()
+
+
+def test_a_damaged_index_is_refused(root: Path):
+    path = write_index(root, "mine", frames(), SPLITS)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=rf"{OWN_INDEX}: damaged, or written by another version of this program; write it again"):
+        read_index(root, "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("a0.npy", np.zeros((3, 2), np.float32), r"a0\.npy: float32 \(3, 2\), expected floating-point \(point, 3 or more\)"),
+        ("a0.npy", np.zeros((3, 3), np.int32), r"a0\.npy: int32 \(3, 3\), expected floating-point"),
+        ("a0_classes.npy", np.zeros(4, np.uint8), r"a0_classes\.npy: 4 categories for a sweep of 3 points"),
+        ("a0_classes.npy", np.zeros(3, np.int64), r"a0_classes\.npy: int64 \(3,\) for a sweep of 3 points"),
+        ("a0_classes.npy", np.array([0, 17, 255], np.uint8), r"a0_classes\.npy: class 17 of point 1 is out of range 0\.\.16 or 255"),
+    ],
+)
+def test_wrong_points_and_classes_are_named(root: Path, name: str, array: np.ndarray, message: str):
+    write_index(root, "mine", frames(), SPLITS)
+    np.save(root / name, array)
+    with pytest.raises(ValueError, match=message):
+        generate_labels(read_index(root, "mine"), root, root / "labels", show_progress=False)
