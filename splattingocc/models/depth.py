@@ -6,13 +6,15 @@ import math
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from splattingocc.config import Config
 from splattingocc.geometry.cameras import Cameras
 
 MIN_GROUND_PROBABILITY = 1e-3
 """Of any pixel; keeps the logarithms of the column finite."""
+DOUBT = 0.64
+"""Spread over all bins and added to the guess of where a pixel's surface stands: how far image features must push to overrule it."""
 
 
 class DepthBins(Config):
@@ -22,40 +24,49 @@ class DepthBins(Config):
     """Metres at which the first bin begins; nearer depths count to it."""
     farthest: float = 60.0
     """Metres at which the last bin ends; farther depths count to it."""
-    count: int = 32
-    """Number of bins."""
+    count: int = 64
+    """Number of bins. With 64 of them each is 6 % of its depth wide: a cell of 0.4 m at 7 m."""
 
     def position(self, depths: Tensor) -> Tensor:
         """Return where z-depths lie on the axis of bins, in bins: 0 at `nearest`, `count` at `farthest`."""
         span = math.log(self.farthest / self.nearest)
         return (torch.log(depths.clamp(min=self.nearest) / self.nearest) / span * self.count).clamp(max=self.count)
 
-    def width(self, depths: Tensor) -> Tensor:
-        """Return the width in metres of the bin around each z-depth."""
-        return depths * ((self.farthest / self.nearest) ** (1 / self.count) - 1)
-
     def index(self, depths: Tensor) -> Int64[Tensor, "..."]:
         """Return the bin of each z-depth."""
         return self.position(depths).long().clamp(max=self.count - 1)
 
+    def edges(self) -> Float[Tensor, " edge"]:
+        """Return where the bins end, metres; the first edge is `nearest`."""
+        return self.nearest * (self.farthest / self.nearest) ** (torch.arange(self.count + 1) / self.count)
 
-def ground_encoding(cameras: Cameras, bins: DepthBins, size: tuple[int, int]) -> Float[Tensor, "*batch bin height width"]:
-    """Say, for each feature pixel, at which depth its ray meets the plane z = 0 of the ego frame.
+    def shares_within(self, size: float) -> tuple[Float[Tensor, "bin bin"], Float[Tensor, "bin bin"]]:
+        """Say which share of each bin (columns) lies within `size` metres around the middle of each bin (rows), and which before that."""
+        edges = self.edges()
+        middles = (edges[:-1] * edges[1:]).sqrt()[:, None]
+        up_to = [((middles + side * size / 2 - edges[:-1]) / edges.diff()).clamp(0, 1) for side in (-1, 1)]
+        return up_to[1] - up_to[0], up_to[0]
 
-    The depth is spread over the two nearest bins so that it varies smoothly; rays that meet the plane nowhere in front give zeros.
+
+def ground_encoding(
+    cameras: Cameras, bins: DepthBins, ground_heights: Float[Tensor, "*batch height width"], spread: Float[Tensor, ""]
+) -> Float[Tensor, "*batch bin height width"]:
+    """Say, for each pixel of a map of the image, at which depth its ray meets level ground of the given height in the ego frame, metres.
+
+    The belief falls off by e every `spread` bins to either side and sums to one; rays that meet the ground nowhere in front give zeros.
     """
-    height, width = size
+    height, width = ground_heights.shape[-2:]
     v = (torch.arange(height, device=cameras.K.device) + 0.5) * (cameras.image_size[0] / height)
     u = (torch.arange(width, device=cameras.K.device) + 0.5) * (cameras.image_size[1] / width)
     pixels = torch.stack([u.expand(height, width), v[:, None].expand(height, width), torch.ones(height, width, device=u.device)], dim=-1)
     # Per metre of depth the ray climbs by this much; only the z row of ego_from_cam is needed.
     up_from_cam = cameras.cam_from_ego[..., :3, 2]
     climb = torch.einsum("...i,...ij,hwj->...hw", up_from_cam, torch.linalg.inv(cameras.K), pixels)
-    camera_height = cameras.optical_centers[..., 2][..., None, None]
-    depths = -camera_height / climb.where(climb < 0, torch.full_like(climb, -1e-6))
+    camera_heights = cameras.optical_centers[..., 2][..., None, None] - ground_heights
+    depths = -camera_heights / climb.where(climb < 0, torch.full_like(climb, -1e-6))
     position = bins.position(depths.clamp(min=0.0))[..., None] - 0.5
-    spread = (1 - (position - torch.arange(bins.count, device=position.device)).abs()).clamp(min=0)
-    return (spread * (climb < 0)[..., None]).movedim(-1, -3)
+    belief = torch.softmax(-(position - torch.arange(bins.count, device=position.device)).abs() / spread, dim=-1)
+    return (belief * (climb < 0)[..., None]).movedim(-1, -3)
 
 
 def standing_encoding(
@@ -65,8 +76,9 @@ def standing_encoding(
 
     What is not ground stands on it: going down the column from pixel q, the first ground pixel r is where the thing at q stands, and tells
     its depth (`ground` of r, from `ground_encoding`). With the probability g of each pixel to be ground, P(r | q) = g_r · Π (1 − g_s)
-    over the rows s from q to above r; a ground pixel is its own r. What is left, where no ground is below, gives nothing. Cameras are
-    taken to be upright and things to be vertical (compare the stixel world, Badino et al. 2009).
+    over the rows s from q to above r; a ground pixel is its own r. Where no ground is below, the thing stands under the edge of the image,
+    at any depth nearer than ground would have in the last row. Cameras are taken to be upright and things to be vertical (compare the
+    stixel world, Badino et al. 2009).
     """
     g = ground_probability.clamp(MIN_GROUND_PROBABILITY, 1 - MIN_GROUND_PROBABILITY).transpose(-1, -2)
     passed = torch.log1p(-g)
@@ -74,4 +86,33 @@ def standing_encoding(
     # log Π (1 − g_s), s from q (axis -2) to above r (axis -1)
     between = (above[..., None, :] - above[..., :, None]).clamp(max=0)
     stands_at = (between.exp() * g[..., None, :]).triu()
-    return torch.einsum("vwqr,vbrw->vbqw", stands_at, ground)
+    nearer = 1 - ground[:, :, -1].cumsum(dim=1)
+    nearer = nearer / nearer.sum(dim=1, keepdim=True)
+    stands_below = (above[..., -1:] + passed[..., -1:] - above).exp()
+    return torch.einsum("vwqr,vbrw->vbqw", stands_at, ground) + torch.einsum("vwq,vbw->vbqw", stands_below, nearer)
+
+
+class StandingDepth(nn.Module):
+    """Belief about each pixel's depth from geometry and from where the classes say ground: what the image features only correct."""
+
+    def __init__(self, bins: DepthBins, ground_classes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.bins = bins
+        self.ground_classes = list(ground_classes)
+        self.heights = nn.Parameter(torch.zeros(len(ground_classes)))
+        """Of each ground class above the plane z = 0 of the ego frame, metres: a sidewalk lies a curb above the road."""
+        self.log_spread = nn.Parameter(torch.zeros(()))
+        """Of the bins within which level ground is believed to be where it is computed to be."""
+
+    def ground_probability(self, class_probabilities: Float[Tensor, "view class *size"]) -> Float[Tensor, "view *size"]:
+        """Return the probability that a pixel is ground of any class."""
+        return class_probabilities[:, self.ground_classes].sum(dim=1)
+
+    def forward(
+        self, class_probabilities: Float[Tensor, "view class height width"], cameras: Cameras
+    ) -> Float[Tensor, "view bin height width"]:
+        """Return logits over the depth bins; `cameras` are those of the views, (view,)."""
+        ground = self.ground_probability(class_probabilities)
+        weighed = torch.einsum("vchw,c->vhw", class_probabilities[:, self.ground_classes], self.heights)
+        encoding = ground_encoding(cameras, self.bins, weighed / ground.clamp(min=MIN_GROUND_PROBABILITY), self.log_spread.exp())
+        return torch.log(standing_encoding(encoding, ground) + DOUBT / self.bins.count)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,7 +15,7 @@ from splattingocc.config import Config
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.transforms import transform_points
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.models.depth import DepthBins, ground_encoding, standing_encoding
+from splattingocc.models.depth import DepthBins, StandingDepth
 from splattingocc.struct import Struct
 
 
@@ -27,20 +28,38 @@ class SamplingLiftConfig(Config):
     coarsening: int = 2
     """Cells of the Gaussians' grid per cell of the volume, along each axis."""
     depth_bins: DepthBins = DepthBins()
-    """Bins of the depth distribution of each feature pixel."""
+    """Bins of each pixel's depth distribution."""
+    rows_per_feature: int = 4
+    """Rows of the depth and class maps for each row of image features. Where a thing meets the ground tells its depth, so a row too
+    many is an error of 10 % or more; columns matter less."""
     ground_classes: tuple[int, ...] = (11, 12, 13, 14)
     """Classes that things stand on: driveable surface, other flat, sidewalk and terrain."""
 
 
 @dataclass(frozen=True)
 class ImageReading(Struct):
-    """What the image branch says of each feature pixel, before anything is lifted."""
+    """What the image branch says of each pixel, before anything is lifted."""
 
     context: Float[Tensor, "batch view channel height width"]
-    depth_logits: Float[Tensor, "batch view bin height width"]
-    """Belief about the z-depth of the surface seen there."""
-    class_logits: Float[Tensor, "batch view class height width"]
+    depth_logits: Float[Tensor, "batch view bin row width"]
+    """Belief about the z-depth of the surface seen there, in finer rows than the context."""
+    class_logits: Float[Tensor, "batch view class row width"]
     """Belief about its class."""
+
+
+class RowHead(nn.Module):
+    """A map with several rows for each row of features: a smooth one, and learned differences of the rows between."""
+
+    def __init__(self, in_channels: int, out_channels: int, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.smooth = nn.Conv2d(in_channels, out_channels, 1)
+        self.differences = nn.Conv2d(in_channels, rows * out_channels, 1, bias=False)
+        nn.init.zeros_(self.differences.weight)
+
+    def forward(self, features: Float[Tensor, "view in_channel height width"]) -> Float[Tensor, "view channel row width"]:
+        smooth = functional.interpolate(self.smooth(features), scale_factor=(self.rows, 1), mode="bilinear", align_corners=False)
+        return smooth + self.differences(features).unflatten(1, (-1, self.rows)).movedim(2, 3).flatten(2, 3)
 
 
 class SamplingLift(nn.Module):
@@ -50,7 +69,7 @@ class SamplingLift(nn.Module):
     feature (and class), the same times the density of the surface at this depth, that density, and the probability that the surface lies
     behind it (so that the cell is free).
 
-    The depth distribution starts from geometry (`standing_encoding`): a ground pixel is where its ray meets level ground, any other stands
+    The depth distribution starts from geometry (`StandingDepth`): a ground pixel is where its ray meets level ground, any other stands
     where the ground below it in the image ends. A network would otherwise have to learn both for each camera from the rows alone.
     """
 
@@ -63,9 +82,10 @@ class SamplingLift(nn.Module):
         self.register_buffer("centers", self.grid.centers().reshape(-1, 3), persistent=False)
         if not all(0 <= index < num_classes for index in config.ground_classes):
             raise ValueError(f"lift.ground_classes: {config.ground_classes}, expected class indices below {num_classes}")
-        self.depth_head = nn.Conv2d(in_channels, config.depth_bins.count, 1)
+        self.standing = StandingDepth(config.depth_bins, config.ground_classes)
+        self.depth_head = RowHead(in_channels, config.depth_bins.count, config.rows_per_feature)
+        self.class_head = RowHead(in_channels, num_classes, config.rows_per_feature)
         self.context_head = nn.Conv2d(in_channels, config.channels, 1)
-        self.class_head = nn.Conv2d(in_channels, num_classes, 1)
         self.mix = nn.Linear(2 * (config.channels + num_classes) + NUM_GEOMETRY, config.channels)
         self.height_embedding = nn.Parameter(torch.zeros(config.channels, self.grid.shape[2]))
         nn.init.normal_(self.height_embedding)
@@ -74,20 +94,16 @@ class SamplingLift(nn.Module):
         """Read the image features of each view by themselves."""
         batch, views = features.shape[:2]
         flat = features.flatten(0, 1)
-        with torch.no_grad():
-            ground = ground_encoding(cameras, self.config.depth_bins, (features.shape[-2], features.shape[-1])).flatten(0, 1)
         class_logits = self.class_head(flat)
-        standing = standing_encoding(ground.to(flat.dtype), self._ground_probability(class_logits))
-        depth_logits = self.depth_head(flat) + torch.log(standing + STANDING_FLOOR)
-        context = self.context_head(flat)
-        return ImageReading(*(maps.unflatten(0, (batch, views)) for maps in (context, depth_logits, class_logits)))
-
-    def _ground_probability(self, class_logits: Float[Tensor, "view class *size"]) -> Float[Tensor, "view *size"]:
-        return class_logits.softmax(dim=1)[:, list(self.config.ground_classes)].sum(dim=1)
+        standing = self.standing(class_logits.softmax(dim=1), cameras.map(lambda values: values.flatten(0, 1)))
+        maps = (self.context_head(flat), self.depth_head(flat) + standing, class_logits)
+        return ImageReading(*(values.unflatten(0, (batch, views)) for values in maps))
 
     def forward(self, reading: ImageReading, cameras: Cameras) -> Float[Tensor, "batch channel x y z"]:
         """Return the volume."""
-        seen = torch.cat([reading.context, reading.class_logits.softmax(dim=2)], dim=2)
+        rows = self.config.rows_per_feature
+        classes = reduce(reading.class_logits.softmax(dim=2), "batch view c (h row) w -> batch view c h w", "mean", row=rows)
+        seen = torch.cat([reading.context, classes], dim=2)
         volumes = [self._lift_one(seen[sample], reading.depth_logits[sample], cameras[sample]) for sample in range(len(seen))]
         return torch.stack(volumes) + self.height_embedding[:, None, None, :]
 
@@ -97,7 +113,7 @@ class SamplingLift(nn.Module):
         # The surface lies behind bin i: one minus the distribution up to and including it
         distribution = torch.stack([density * bins.count, 1 - density.cumsum(dim=1)], dim=1)
         with torch.no_grad():
-            seen, positions, _ = self._project(self.centers, cameras)
+            seen, positions = self._project(self.centers, cameras)
             share = 1 / torch.bincount(torch.cat(seen), minlength=len(self.centers)).clamp(min=1).to(context.dtype)
         volume = context.new_zeros(len(self.centers), self.config.channels)
         for view, (cells, position) in enumerate(zip(seen, positions)):
@@ -119,19 +135,21 @@ class SamplingLift(nn.Module):
         Cells that level ground passes through are also taken for occupied where the pixel says ground: seen at a low angle one pixel
         covers many of them, and its depth could name only one.
         """
-        bins = self.config.depth_bins
         holds_ground = centers[:, 2].abs() <= cell_size / 2
+        within, before = (shares.to(centers.device) for shares in self.config.depth_bins.shares_within(cell_size))
         hazards, classes = [], []
         for sample in range(len(reading.context)):
             density = reading.depth_logits[sample].softmax(dim=1)
-            distribution = torch.stack([density, 1 - density.cumsum(dim=1) + density], dim=1)
+            # At the depth of each bin: how likely the surface lies within a cell there, and how likely not before it
+            spans = [torch.einsum("ab,vbhw->vahw", shares, density) for shares in (within, before)]
+            distribution = torch.stack([spans[0], 1 - spans[1]], dim=1)
             class_probabilities = reading.class_logits[sample].softmax(dim=1)
-            ground_probability = self._ground_probability(reading.class_logits[sample])[:, None]
+            ground_probability = self.standing.ground_probability(class_probabilities)[:, None]
             hazard, views = centers.new_zeros(len(centers)), centers.new_zeros(len(centers))
             weighed = centers.new_zeros(len(centers), class_probabilities.shape[1])
-            for view, (cells, position, depths) in enumerate(zip(*self._project(centers, cameras[sample]))):
+            for view, (cells, position) in enumerate(zip(*self._project(centers, cameras[sample]))):
                 mass, left = _sample(distribution[view], position).unbind(dim=-1)
-                seen = mass * (cell_size / bins.width(depths)).clamp(max=1) / left.clamp(min=1e-3)
+                seen = mass / left.clamp(min=1e-3)
                 on_ground = _sample(ground_probability[view], position[:, :2]).squeeze(1) * holds_ground[cells]
                 seen = torch.maximum(seen, on_ground)
                 hazard.index_add_(0, cells, seen)
@@ -141,10 +159,10 @@ class SamplingLift(nn.Module):
             classes.append(weighed / hazard.clamp(min=1e-6)[:, None])
         return torch.stack(hazards).clamp(max=1), torch.stack(classes)
 
-    def _project(self, centers: Tensor, cameras: Cameras) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Return, for each view, the cells it sees, where (u, v and depth bin in [-1, 1]) and at which z-depth."""
+    def _project(self, centers: Tensor, cameras: Cameras) -> tuple[list[Tensor], list[Tensor]]:
+        """Return, for each view, the cells it sees and where (u, v and depth bin in [-1, 1])."""
         bins = self.config.depth_bins
-        seen, positions, z_depths = [], [], []
+        seen, positions = [], []
         for view in range(len(cameras.K)):
             camera = cameras[view]
             pixels, visible = camera.project(centers)
@@ -154,12 +172,9 @@ class SamplingLift(nn.Module):
             position = torch.cat([pixels[cells] / size, bins.position(depths)[:, None] / bins.count], dim=-1)
             seen.append(cells)
             positions.append(position * 2 - 1)
-            z_depths.append(depths)
-        return seen, positions, z_depths
+        return seen, positions
 
 
-STANDING_FLOOR = 0.02
-"""Added to the geometric guess of a pixel's depth before its logarithm: how far the image features must push to overrule it."""
 NUM_GEOMETRY = 2
 """Channels a camera says of a cell besides features: surface density, and the probability that the surface lies behind."""
 

@@ -53,7 +53,7 @@ class OccupancyNetwork(nn.Module):
     @property
     def image_branch(self) -> nn.ModuleList:
         """What decides the depth and class that `read_images` gives each pixel; the rest needs a volume to learn."""
-        return nn.ModuleList([self.backbone, self.neck, self.lift.depth_head, self.lift.class_head])
+        return nn.ModuleList([self.backbone, self.neck, self.lift.standing, self.lift.depth_head, self.lift.class_head])
 
     def read_images(self, views: Views) -> ImageReading:
         """Read the newest frame of `views` (batch, frame, view), each image by itself."""

@@ -12,7 +12,7 @@ GRID = VoxelGrid((-8.0, -8.0, -0.8), (8.0, 8.0, 2.4), 0.4)
 def test_a_cell_reads_the_pixel_it_projects_to_and_the_depth_it_stands_at():
     cameras = surround_cameras(1, (32, 48), focal=20.0)
     lift = SamplingLift(SamplingLiftConfig(channels=2, coarsening=2, ground_classes=(2,)), 4, 5, GRID)
-    (cells,), (positions,), _ = lift._project(lift.centers, cameras)
+    (cells,), (positions,) = lift._project(lift.centers, cameras)
     pixels, visible = cameras[0].project(lift.centers)
     assert torch.equal(cells, visible.nonzero().squeeze(1))
     assert torch.allclose((positions[:, :2] + 1) / 2 * torch.tensor([48.0, 32.0]), pixels[cells], atol=1e-4)
@@ -25,8 +25,8 @@ def test_cells_no_camera_sees_know_only_their_height_and_the_others_more():
     cameras = stack([surround_cameras(2, (32, 48), focal=20.0)])
     lift = SamplingLift(SamplingLiftConfig(channels=8, coarsening=2, ground_classes=(2,)), 4, 5, GRID)
     reading = lift.read(torch.randn(1, 2, 4, 4, 6), cameras)
-    assert reading.depth_logits.shape == (1, 2, lift.config.depth_bins.count, 4, 6)
-    assert reading.class_logits.shape == (1, 2, 5, 4, 6)
+    assert reading.depth_logits.shape == (1, 2, lift.config.depth_bins.count, 16, 6)
+    assert reading.class_logits.shape == (1, 2, 5, 16, 6)
     volume = lift(reading, cameras)
     seen = torch.zeros(len(lift.centers), dtype=torch.bool)
     for view in range(2):
@@ -51,7 +51,7 @@ def test_gradients_reach_depth_and_context():
     cameras = stack([surround_cameras(2, (32, 48), focal=20.0)])
     volume = lift(lift.read(torch.randn(1, 2, 4, 4, 6), cameras), cameras)
     volume.square().sum().backward()
-    for parameter in (lift.depth_head.weight, lift.context_head.weight, lift.class_head.weight, lift.mix.weight):
+    for parameter in (lift.depth_head.smooth.weight, lift.context_head.weight, lift.class_head.differences.weight, lift.mix.weight):
         assert parameter.grad is not None
         assert parameter.grad.abs().sum() > 0
 
@@ -67,7 +67,7 @@ def test_evidence_stands_where_the_depth_distribution_and_the_pixel_say():
     reading = ImageReading(torch.zeros(1, 1, 2, 4, 6), depth_logits, class_logits)
     ahead = torch.tensor([[5.0, 0.0, 1.5], [2.5, 0.0, 1.5], [7.9, 0.0, 1.5], [-5.0, 0.0, 1.5]])
     hazards, classes = lift.evidence(reading, cameras, ahead, cell_size=0.4)
-    assert hazards[0, 0] > 0.3
+    assert hazards[0, 0] > 0.9
     assert hazards[0, 1] < 1e-3
     assert hazards[0, 3] == 0
     assert classes[0, 0].argmax() == 3
