@@ -51,41 +51,58 @@ class Train:
 
 @dataclass
 class Test:
-    """Predict a split with a trained network and score it."""
+    """Predict a split with a trained network and score it, or score predictions that are there. Under torchrun processes share the work."""
 
     config: tyro.conf.Positional[Path]
     """Configuration file."""
-    checkpoint: tyro.conf.Positional[Path]
-    """`network.safetensors`, or a checkpoint of a training that is not finished."""
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
-    eval: tuple[Literal["segm", "render"], ...] = ("segm",)
-    """What to score: `segm` the occupancy against Occ3D's truth, `render` rendered rays against 2D labels."""
+    checkpoint: tyro.conf.Positional[Path | None] = None
+    """`network.safetensors`, or a checkpoint of a training that is not finished."""
+    eval: tuple[Literal["segm", "ray", "render", "all"], ...] = ("segm",)
+    """What to score: `segm` voxels against Occ3D's truth, `ray` RayIoU beside them, `render` rendered rays against 2D labels, `all`."""
     split: str = "val"
     """Which split."""
     part: Literal["all", "train", "held_out"] = "all"
     """For `render`: which rays of each frame; `held_out` are those that training did not use."""
     dump_dir: Path | None = None
     """Where the prediction cache goes; `output` beside the checkpoint by default."""
+    from_cache: Path | None = None
+    """Score these predictions instead: a cache of ours, or another program's `<token>.npz` or `<scene>/<token>/labels.npz`."""
 
     def run(self) -> None:
-        from splattingocc.evaluation import miou, report
+        from splattingocc.engine.distributed import processes, rank
+        from splattingocc.evaluation import report
+        from splattingocc.evaluation.predictions import PredictionCache, open_predictions
         from splattingocc.experiment import build_index
-        from splattingocc.pipeline import predict, score_rendering
+        from splattingocc.pipeline import frames_of, predict, score, score_rendering
 
-        work_dir = self.checkpoint.parent
-        index = build_index(self.experiment.data, work_dir)
-        console = Console()
-        metrics: dict[str, Any] = {}
-        if "segm" in self.eval:
-            cache = predict(self.experiment, self.checkpoint, self.dump_dir or work_dir / "output", split=self.split, index=index)
-            rows = miou.score_cache(cache, self.experiment.data.truth_folder)
-            console.print(report.summary_table(rows), report.class_table(rows))
-            metrics |= {row.name: report.metrics_of(row) for row in rows}
-        if "render" in self.eval:
-            scores = score_rendering(self.experiment, self.checkpoint, split=self.split, part=self.part, index=index)
-            console.print(report.rendering_table({f"{self.split}, {self.part} rays": scores}))
-            metrics["rendering"] = scores
-        report.write_metrics(work_dir / f"metrics_{self.split}.json", metrics)
+        if (self.checkpoint is None) == (self.from_cache is None):
+            raise ValueError("give either a checkpoint, or --from-cache with predictions")
+        kinds = {"segm", "ray", "render"} if "all" in self.eval else set(self.eval)
+        work_dir = self.from_cache or self.checkpoint.parent  # type: ignore[union-attr]
+        with processes():
+            index = build_index(self.experiment.data, work_dir)
+            console = Console(quiet=rank() > 0)
+            metrics: dict[str, Any] = {}
+            if kinds & {"segm", "ray"}:
+                if self.checkpoint is None:
+                    predictions = open_predictions(work_dir, list(frames_of(index, self.split).values()))
+                else:
+                    dump_dir = self.dump_dir or work_dir / "output"
+                    predictions = predict(self.experiment, self.checkpoint, dump_dir, split=self.split, index=index)
+                rows = score(self.experiment, predictions, index, rays="ray" in kinds)
+                provenance = predictions.manifest.provenance if isinstance(predictions, PredictionCache) else None
+                console.print(report.summary_table(rows), report.class_table(rows), report.region_table(rows[0]), report.ray_table(rows))
+                metrics |= {row.name: report.metrics_of(row) for row in rows}
+                metrics["markdown"] = report.MARKDOWN_HEADER + "\n" + report.markdown_row(rows[0], provenance, self.split)
+            if "render" in kinds:
+                if self.checkpoint is None:
+                    raise ValueError("--eval render: needs the network itself; give a checkpoint instead of --from-cache")
+                scores = score_rendering(self.experiment, self.checkpoint, split=self.split, part=self.part, index=index)
+                console.print(report.rendering_table({f"{self.split}, {self.part} rays": scores}))
+                metrics["rendering"] = scores
+            if rank() == 0:
+                report.write_metrics(work_dir / f"metrics_{self.split}.json", metrics)
 
 
 @dataclass

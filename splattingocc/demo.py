@@ -18,7 +18,6 @@ from splattingocc.config import Config
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import inside, labelled_rays
 from splattingocc.evaluation.grid_rendering import render_grid
-from splattingocc.evaluation.miou import score_cache
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.prior import better_of
 from splattingocc.evaluation.rendering import RenderingScores
@@ -28,7 +27,7 @@ from splattingocc.files import write_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels
 from splattingocc.pictures import draw_key_frame
-from splattingocc.pipeline import NETWORK_FILE, newest_checkpoint, predict, prior_predictions, score_rendering, train
+from splattingocc.pipeline import NETWORK_FILE, newest_checkpoint, predict, prior_predictions, score, score_rendering, train
 from splattingocc.provenance import environment, source_hash
 from splattingocc.synthetic.writer import SynthConfig, write_dataset
 
@@ -124,7 +123,7 @@ class Demo:
         index = build_index(data, self.folder)
         cache = read_predictions(self.folder / "output")
         baselines = prior_predictions(self.experiment, index)
-        rows = score_cache(cache, data.truth_folder, baselines=baselines)
+        rows = score(self.experiment, cache, index, rays=True, baselines=baselines)
         prior = better_of(rows[2], rows[3])
         rendering = {"model": score_rendering(self.experiment, self.checkpoint, split="val", part="all", index=index)}
         store = LabelStore.open(data.label_folder)

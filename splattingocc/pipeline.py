@@ -6,6 +6,9 @@ import hashlib
 import json
 import logging
 import warnings
+from collections.abc import Mapping
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import torch
@@ -16,13 +19,16 @@ from torch import Tensor
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore, sha256_of
 from splattingocc.data.labelled_rays import Part, inside, labelled_rays
+from splattingocc.data.loaders import calibration_scenes
 from splattingocc.data.occ3d import read_truth
 from splattingocc.engine.checkpoint import load_network, save_network
+from splattingocc.engine.distributed import gather, rank, share
 from splattingocc.engine.inference import predict_gaussians, render_labelled
 from splattingocc.evaluation.calibrate import Calibration, ThresholdCalibration
-from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, PredictionWriter, Provenance
+from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, Predictions, PredictionWriter, Provenance, read_predictions
 from splattingocc.evaluation.prior import TrainingPrior, all_free
 from splattingocc.evaluation.rendering import RenderingScores
+from splattingocc.evaluation.scoring import ScoredOccupancy, count_split, scored
 from splattingocc.experiment import (
     ExperimentConfig,
     build_index,
@@ -40,7 +46,7 @@ from splattingocc.splatting.read_out import read_out
 
 NETWORK_FILE = "network.safetensors"
 CALIBRATION_FRAMES = 16
-"""Training frames, evenly spread over the split, whose held-out rays choose the threshold."""
+"""Key frames, evenly spread, that choose the threshold."""
 
 
 def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None = None, show_progress: bool = True) -> Path:
@@ -90,8 +96,10 @@ def open_network(config: ExperimentConfig, checkpoint: Path) -> tuple[OccupancyN
 
 
 def calibrate(config: ExperimentConfig, network: OccupancyNetwork, index: Index) -> Calibration:
-    """Choose the occupancy threshold on rays of training frames that training did not use."""
-    positions = index.of_split("train")
+    """Choose the occupancy threshold on the labels of scenes kept back from training, or else on rays that training did not use."""
+    loader_config = config.data.loader
+    kept_back = index.of_scenes(calibration_scenes(index, loader_config))
+    positions, part = (kept_back, "all") if kept_back else (index.of_split("train"), "held_out")
     step = max(1, len(positions) // CALIBRATION_FRAMES)
     store = LabelStore.open(config.data.label_folder)
     calibration = ThresholdCalibration(config.calibration, OCC3D_GRID)
@@ -99,7 +107,7 @@ def calibrate(config: ExperimentConfig, network: OccupancyNetwork, index: Index)
     loader = build_prediction_loader(config, index, positions)
     samples = predict_gaussians(network, loader)
     for (_, gaussians), position in zip(track(samples, "calibrating", total=len(positions)), positions):
-        rays, labels = labelled_rays(index[position], store, part="held_out", held_out_fraction=config.data.loader.held_out_fraction)
+        rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=loader_config.held_out_fraction)
         occupancy = read_out(gaussians, OCC3D_GRID, threshold=0.5)
         calibration.update(occupancy.probabilities.cpu(), rays, labels)
     return calibration.compute()
@@ -117,16 +125,43 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
         commit=commit(),
         threshold=threshold,
         split=split,
+        seed=config.seed,
     )
     writer = PredictionWriter(out, provenance)
-    positions = index.of_split(split)
-    frames = {position: CachedFrame(index[position].scene, index[position].index_in_scene, index[position].token) for position in positions}
-    missing = [position for position in positions if not writer.has(frames[position])]
+    frames = frames_of(index, split)
+    gather(None)  # no process may open the cache for writing after another one has finished it
+    missing = [position for position in share(list(frames)) if not writer.has(frames[position])]
     samples = predict_gaussians(network, build_prediction_loader(config, index, missing))
-    for (_, gaussians), position in zip(track(samples, f"predicting {split}", total=len(missing)), missing):
+    for (_, gaussians), position in zip(track(samples, f"predicting {split}", total=len(missing), disable=rank() > 0), missing):
         occupancy = read_out(gaussians, OCC3D_GRID, threshold=threshold)
         writer.write(frames[position], occupancy.semantics.cpu(), occupancy.probabilities.cpu())
-    return writer.finish(list(frames.values()))
+    gather(None)
+    if rank() == 0:
+        writer.finish(list(frames.values()))
+    gather(None)
+    return read_predictions(out)
+
+
+def frames_of(index: Index, split: str) -> dict[int, CachedFrame]:
+    """Return the names of a split's key frames in a cache, by position."""
+    key_frames = {position: index[position] for position in index.of_split(split)}
+    return {position: CachedFrame(frame.scene, frame.index_in_scene, frame.token) for position, frame in key_frames.items()}
+
+
+def score(
+    config: ExperimentConfig,
+    predictions: Predictions,
+    index: Index,
+    *,
+    rays: bool,
+    baselines: Mapping[str, Tensor] | None = None,
+) -> list[ScoredOccupancy]:
+    """Score predictions, and the baselines after them, against Occ3D's truth; `rays` asks for RayIoU too. Processes share the work."""
+    own = share(predictions.frames)
+    read = (predictions.read(frame) for frame in track(own, "scoring", total=len(own), disable=rank() > 0))
+    counts = count_split(read, config.data.truth_folder, index=index if rays else None, baselines=baselines)
+    names = ["model", *(baselines or {})]
+    return [scored(name, reduce(add, parts)) for name, parts in zip(names, zip(*gather(counts)))]
 
 
 def score_rendering(config: ExperimentConfig, checkpoint: Path, *, split: str, part: Part, index: Index) -> dict[str, float | int]:

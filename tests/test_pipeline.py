@@ -13,8 +13,8 @@ from splattingocc.cli import main
 from splattingocc.data.loaders import LoaderConfig
 from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.module import OptimizationConfig
-from splattingocc.evaluation.miou import score_cache
 from splattingocc.evaluation.predictions import read_predictions
+from splattingocc.evaluation.scoring import score_split
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig, build_index
 from splattingocc.labels.generate import generate_labels
 from splattingocc.models.lift import SamplingLiftConfig
@@ -111,7 +111,7 @@ def test_predictions_are_cached_scored_and_kept(trained: Path, synthetic_dataroo
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "output").rglob("*.npz")} == written
     with_truth = config.model_copy(update={"data": config.data.model_copy(update={"gts": synthetic_dataroot / "gts"})})
     baselines = prior_predictions(with_truth, index)
-    rows = score_cache(read_predictions(tmp_path / "output"), synthetic_dataroot / "gts", baselines=baselines)
+    rows = score_split(read_predictions(tmp_path / "output"), synthetic_dataroot / "gts", baselines=baselines)
     assert [row.name for row in rows] == ["model", "all free", "training prior", "training prior, observed"]
     assert rows[1].camera.geometric_iou == 0
     assert rows[2].camera.miou_17 > 0
@@ -185,4 +185,4 @@ def test_a_damaged_truth_is_named(trained: Path, dataroot: Path, synthetic_datar
     config = small_experiment(dataroot)
     cache = predict(config, trained / "network.safetensors", tmp_path / "out", split="val", index=build_index(config.data, tmp_path))
     with pytest.raises(ValueError, match=r"labels\.npz"):
-        score_cache(cache, gts)
+        score_split(cache, gts)

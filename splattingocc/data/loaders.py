@@ -37,7 +37,10 @@ class LoaderConfig(Config):
     class_balance: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Where there are more rays than that, a ray is drawn with odds (rays of its class) to the power of minus this; 0 is uniform."""
     held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of each training key frame's rays that is never trained on; the opacity threshold is calibrated on them."""
+    """Share of each training key frame's rays that is never trained on, to measure and to calibrate on."""
+    calibration_scenes: Annotated[int, Field(ge=0)] = 2
+    """Training scenes that are never trained on; the opacity threshold is calibrated on their labels. At most one scene in eight is: a
+    split of fewer has none, and its threshold comes from held-out rays of key frames that were trained on, where a network is surer."""
     auxiliary_offsets: tuple[int, ...] = ()
     """Neighbouring key frames of the scene whose rays are added, e.g. -1 1; rays of classes that move stay out."""
     auxiliary_weight: Annotated[float, Field(ge=0)] = 0.3
@@ -112,6 +115,13 @@ def read_frames(index: Index, position: int, dataroot: Path, config: LoaderConfi
     return Views(torch.stack([images for images, _ in frames]), stack([cameras for _, cameras in frames]))
 
 
+def calibration_scenes(index: Index, config: LoaderConfig, split: str = "train") -> tuple[str, ...]:
+    """Return the scenes of a split that are kept back from training, evenly spread over it."""
+    names = index.splits[split]
+    count = min(config.calibration_scenes, len(names) // 8)
+    return tuple(names[(2 * i + 1) * len(names) // (2 * count)] for i in range(count))
+
+
 class TrainingSet(Dataset[TrainingSample]):
     """Key frames of a split with their images and labelled rays.
 
@@ -137,7 +147,8 @@ class TrainingSet(Dataset[TrainingSample]):
         self.config = config
         self.part: Part = part
         self.seed = seed
-        self.positions = index.of_split(split)[:: config.load_interval]
+        kept_back = set(index.of_scenes(calibration_scenes(index, config, split)))
+        self.positions = [position for position in index.of_split(split) if position not in kept_back][:: config.load_interval]
         for position in self.positions:
             if index.tokens[position] not in store:
                 raise ValueError(

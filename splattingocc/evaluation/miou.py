@@ -1,4 +1,4 @@
-"""Voxel scores of a whole split from one confusion matrix: mean IoU and geometric IoU.
+"""Voxel scores of a whole split from confusion matrices: mean IoU and geometric IoU.
 
 Definition: Occ3D-nuScenes. IoU of class c = TP / (TP + FP + FN) over all voxels of all key frames, averaged over the classes that
 truth or prediction hold at all.
@@ -7,20 +7,23 @@ truth or prediction hold at all.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from splattingocc.data.occ3d import read_truth
+from splattingocc.data.occ3d import OccupancyTruth
 from splattingocc.data.taxonomy import CLASSES_OUTSIDE_M15, FREE, NUM_CLASSES
-from splattingocc.evaluation.predictions import PredictionCache
+from splattingocc.geometry.voxel_grid import OCC3D_GRID
 
 NUM_LABELS = NUM_CLASSES + 1
 """The semantic classes and FREE."""
+DISTANCE_BANDS = ((0.0, 10.0), (10.0, 20.0), (20.0, 40.0), (40.0, math.inf))
+"""Metres from the ego frame's vertical axis to the voxel's centre; the last one is what is left in the corners of the grid."""
+HEIGHT_BANDS = ((-1.0, 0.6), (0.6, 2.2), (2.2, 5.4))
+"""Metres above the ego frame: ground, the height of cars and people, above."""
 
 
 @dataclass(frozen=True)
@@ -37,30 +40,23 @@ class OccupancyScores:
     """By class index, 0 to 16."""
 
 
-@dataclass(frozen=True)
-class ScoredOccupancy:
-    """One method's scores on a split."""
-
-    name: str
-    camera: OccupancyScores
-    """Voxels inside mask_camera: the protocol of published numbers."""
-    unmasked: OccupancyScores
-    """All voxels."""
-
-
 def confusion(
     prediction: UInt8[Tensor, "*voxel"], truth: UInt8[Tensor, "*voxel"], mask: Bool[Tensor, "*voxel"] | None = None
 ) -> Int64[Tensor, "18 18"]:
     """Count voxels by (truth, prediction); rows are truth. Only voxels where `mask` is True count; without a mask all do."""
-    for name, labels in (("prediction", prediction), ("truth", truth)):
-        if labels.numel() and labels.max() > FREE:
-            raise ValueError(f"{name} holds class {labels.max().item()}; classes are 0 to {FREE} (free)")
+    _check_labels(prediction=prediction, truth=truth)
     # 18² = 324 pairs, and one more bin that the masked-out voxels fall into: quicker than gathering the others first.
     pairs = truth.to(torch.int32).mul_(NUM_LABELS).add_(prediction)
     if mask is not None:
         pairs.masked_fill_(~mask, NUM_LABELS**2)
     counts = torch.bincount(pairs.reshape(-1), minlength=NUM_LABELS**2 + 1)
     return counts[: NUM_LABELS**2].reshape(NUM_LABELS, NUM_LABELS)
+
+
+def _check_labels(**labels: UInt8[Tensor, "*voxel"]) -> None:
+    for name, values in labels.items():
+        if values.numel() and values.max() > FREE:
+            raise ValueError(f"{name} holds class {values.max().item()}; classes are 0 to {FREE} (free)")
 
 
 def scores(confusion: Int64[Tensor, "18 18"]) -> OccupancyScores:
@@ -81,20 +77,21 @@ def scores(confusion: Int64[Tensor, "18 18"]) -> OccupancyScores:
     )
 
 
-def score_cache(
-    cache: PredictionCache, gts: Path, *, name: str = "model", baselines: Mapping[str, UInt8[Tensor, "200 200 16"]] | None = None
-) -> Sequence[ScoredOccupancy]:
-    """Score cached predictions against the truth under `gts`, each frame once, beside baselines that predict one grid for every frame.
+@cache
+def _region_offsets() -> Tensor:
+    """Return, for each voxel, where the pairs of its distance and height band begin in the count of all pairs."""
+    centers = OCC3D_GRID.centers()
+    distance, height = centers[..., :2].norm(dim=-1), centers[..., 2].contiguous()
+    band = torch.bucketize(distance, torch.tensor([low for low, _ in DISTANCE_BANDS[1:]]), right=True, out_int32=True)
+    level = torch.bucketize(height, torch.tensor([low for low, _ in HEIGHT_BANDS[1:]]), right=True, out_int32=True)
+    return (band * len(HEIGHT_BANDS) + level) * NUM_LABELS**2
 
-    The first result is the cache's, the others are in the order of `baselines`.
-    """
-    fixed = dict(baselines or {})
-    names = [name, *fixed]
-    camera = torch.zeros(len(names), NUM_LABELS, NUM_LABELS, dtype=torch.int64)
-    unmasked = torch.zeros_like(camera)
-    for prediction in cache:
-        truth = read_truth(gts, prediction.frame.scene, prediction.frame.token)
-        for row, semantics in enumerate([prediction.semantics, *fixed.values()]):
-            camera[row] += confusion(semantics, truth.semantics, truth.mask_camera)
-            unmasked[row] += confusion(semantics, truth.semantics)
-    return [ScoredOccupancy(name, scores(camera[row]), scores(unmasked[row])) for row, name in enumerate(names)]
+
+def count_voxels(prediction: UInt8[Tensor, "200 200 16"], truth: OccupancyTruth) -> Int64[Tensor, "mask distance height 18 18"]:
+    """Count the voxels of one key frame by (truth, prediction), in each distance and height band: inside mask_camera, and all of them."""
+    shape = (len(DISTANCE_BANDS), len(HEIGHT_BANDS), NUM_LABELS, NUM_LABELS)
+    _check_labels(prediction=prediction, truth=truth.semantics)
+    pairs = (truth.semantics.to(torch.int32) * NUM_LABELS).add_(prediction).add_(_region_offsets())
+    every = torch.bincount(pairs.flatten(), minlength=math.prod(shape))
+    seen = torch.bincount(pairs[truth.mask_camera], minlength=math.prod(shape))
+    return torch.stack([seen, every]).reshape(2, *shape)

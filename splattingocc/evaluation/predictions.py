@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -23,7 +24,7 @@ from splattingocc.data.taxonomy import FREE
 from splattingocc.files import write_atomically
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TAXONOMY = "occ3d-nuscenes-17"
 MANIFEST_NAME = "manifest.json"
 
@@ -52,6 +53,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threshold: float
     """Occupancy probability from which on a voxel counts as occupied."""
     split: str
+    seed: int | None = None
+    """Of the training."""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +77,16 @@ class CachedPrediction:
     """Of being occupied, float16; None if the cache was written without."""
 
 
+@runtime_checkable
+class Predictions(Protocol):
+    """Predicted key frames on disk, whoever made them."""
+
+    @property
+    def frames(self) -> tuple[CachedFrame, ...]: ...
+
+    def read(self, frame: CachedFrame) -> CachedPrediction: ...
+
+
 @dataclass(frozen=True)
 class PredictionCache:
     """A whole cache of one checkpoint; iterating reads its frames one by one."""
@@ -81,11 +94,15 @@ class PredictionCache:
     directory: Path
     manifest: Manifest
 
+    @property
+    def frames(self) -> tuple[CachedFrame, ...]:
+        return self.manifest.frames
+
     def __len__(self) -> int:
-        return len(self.manifest.frames)
+        return len(self.frames)
 
     def __iter__(self) -> Iterator[CachedPrediction]:
-        return map(self.read, self.manifest.frames)
+        return map(self.read, self.frames)
 
     def read(self, frame: CachedFrame) -> CachedPrediction:
         """Read one frame; a damaged file is a `ValueError` naming it."""
@@ -98,6 +115,69 @@ class PredictionCache:
         return CachedPrediction(
             frame, torch.from_numpy(arrays["semantics"]), None if probabilities is None else torch.from_numpy(probabilities)
         )
+
+
+FOREIGN_NAMES = ("{scene}/{token}/labels.npz", "{scene}/{token}.npz", "{token}/labels.npz", "{token}.npz")
+"""Where another program may have put the prediction of a key frame."""
+FOREIGN_KEYS = ("semantics", "pred", "arr_0")
+"""What it may have called the grid."""
+
+
+@dataclass(frozen=True)
+class ForeignPredictions:
+    """Predictions of another program: one `.npz` a key frame, a grid of whole numbers 0..17 in Occ3D's layout."""
+
+    directory: Path
+    frames: tuple[CachedFrame, ...]
+    paths: dict[str, Path]
+    """By token."""
+
+    def read(self, frame: CachedFrame) -> CachedPrediction:
+        """Read one frame; a damaged file is a `ValueError` naming it."""
+        path = self.paths[frame.token]
+        arrays = _read_npz(path, FOREIGN_KEYS)
+        if not arrays:
+            raise ValueError(f"{path}: has none of the arrays {', '.join(FOREIGN_KEYS)}")
+        semantics = next(iter(arrays.values()))
+        if not np.issubdtype(semantics.dtype, np.integer) or semantics.size == 0 or semantics.min() < 0 or semantics.max() > FREE:
+            raise ValueError(f"{path}: the grid is {semantics.dtype}, expected whole numbers from 0 to {FREE} (free)")
+        semantics = semantics.astype(np.uint8)
+        _check_semantics(path, semantics)
+        return CachedPrediction(frame, torch.from_numpy(semantics), None)
+
+
+def read_foreign_predictions(directory: Path, frames: Sequence[CachedFrame]) -> ForeignPredictions:
+    """Find another program's predictions of these key frames; `ValueError` names the first that has none and counts the others."""
+    paths: dict[str, Path] = {}
+    for frame in frames:
+        names = (name.format(scene=frame.scene, token=frame.token) for name in FOREIGN_NAMES)
+        path = next((directory / name for name in names if (directory / name).is_file()), None)
+        if path is not None:
+            paths[frame.token] = path
+    missing = [frame for frame in frames if frame.token not in paths]
+    if missing:
+        raise ValueError(
+            f"{directory}: no prediction for {len(missing)} of {len(frames)} key frames, the first is {missing[0].token} of "
+            f"{missing[0].scene}; looked for {', '.join(FOREIGN_NAMES)}"
+        )
+    return ForeignPredictions(directory, tuple(frames), paths)
+
+
+def open_predictions(directory: Path, frames: Sequence[CachedFrame]) -> Predictions:
+    """Open the predictions of a whole split: a cache of ours, by its manifest, or another program's files.
+
+    A cache of other key frames than these is a `ValueError`: a score of a part is none of the split.
+    """
+    if not (directory / MANIFEST_NAME).is_file() and not any(directory.glob(f"*/[0-9][0-9][0-9]_{frames[0].token}.npz")):
+        return read_foreign_predictions(directory, frames)
+    cache = read_predictions(directory)
+    there, asked = ({frame.token for frame in one} for one in (cache.frames, frames))
+    if there != asked:
+        raise ValueError(
+            f"{directory}: holds {len(there)} key frames of split {cache.manifest.provenance.split}, {len(there - asked)} of them not "
+            f"asked for; asked for are {len(asked)}, of which {len(asked - there)} are missing"
+        )
+    return cache
 
 
 class PredictionWriter:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from splattingocc.data.occ3d import OccupancyTruth
 from splattingocc.data.taxonomy import FREE
-from splattingocc.evaluation.miou import NUM_LABELS, ScoredOccupancy
+from splattingocc.evaluation.miou import NUM_LABELS
+from splattingocc.evaluation.scoring import ScoredOccupancy
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 
 

@@ -12,15 +12,17 @@ import msgspec
 from rich.table import Table
 
 from splattingocc.data.taxonomy import CLASSES
-from splattingocc.evaluation.miou import OccupancyScores, ScoredOccupancy
+from splattingocc.evaluation.miou import OccupancyScores
 from splattingocc.evaluation.predictions import Provenance
+from splattingocc.evaluation.ray_iou import THRESHOLDS
+from splattingocc.evaluation.scoring import ScoredOccupancy
 from splattingocc.files import write_atomically
 
 MARKDOWN_HEADER = (
-    "| method | split | mIoU m17 | mIoU m15 | IoU | mIoU m17, unmasked | IoU, unmasked | config | checkpoint | commit | threshold |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|"
+    "| method | split | mIoU m17 | m15 | IoU | m17 unmasked | IoU unmasked | RayIoU | RayIoU m15 | F-score "
+    "| config | seed | checkpoint | commit | threshold |\n" + "|---" * 15 + "|"
 )
-"""The head of the table that `markdown_row` adds to."""
+"""The head of the table that `markdown_row` adds to; masked is inside mask_camera, RayIoU has no mask, the F-score is masked."""
 
 
 def summary_table(rows: Sequence[ScoredOccupancy], *, title: str = "Occupancy, Occ3D-nuScenes protocol") -> Table:
@@ -57,25 +59,61 @@ def rendering_table(scores: Mapping[str, Mapping[str, float | int]], *, title: s
     return table
 
 
-def markdown_row(row: ScoredOccupancy, provenance: Provenance) -> str:
-    """Return one line under MARKDOWN_HEADER, for the table of results."""
+def region_table(row: ScoredOccupancy, *, title: str = "By distance and height, inside mask_camera") -> Table:
+    """Return the masked scores of one method in each band of distance from the vehicle and of height above the ego frame."""
+    table = Table(title=title, caption="percent")
+    for column in ("", "mIoU m17", "mIoU m15", "IoU"):
+        table.add_column(column, justify="right" if column else "left")
+    for kind, bands in (("distance", row.by_distance), ("height", row.by_height)):
+        for band, values in bands.items():
+            table.add_row(f"{kind} {band}", *(_percent(value) for value in (values.miou_17, values.miou_15, values.geometric_iou)))
+    return table
+
+
+def ray_table(rows: Sequence[ScoredOccupancy], *, title: str = "RayIoU and F-score") -> Table:
+    """Return RayIoU by threshold and the F-scores, one method a line."""
+    table = Table(title=title, caption="percent; RayIoU has no mask; F-score: voxel centres within 0.6 m")
+    table.add_column("")
+    for column in (*(f"RayIoU {limit:g} m" for limit in THRESHOLDS), "RayIoU", "RayIoU m15", "F-score", "F unmasked"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        rays = [math.nan] * 5 if row.rays is None else [*row.rays.at.values(), row.rays.mean, row.rays.mean_15]
+        table.add_row(row.name, *(_percent(value) for value in (*rays, row.f_score, row.f_score_unmasked)))
+    return table
+
+
+def markdown_row(row: ScoredOccupancy, provenance: Provenance | None, split: str) -> str:
+    """Return one line under MARKDOWN_HEADER, for the table of results; another program's predictions have no provenance."""
     camera, unmasked = row.camera, row.unmasked
-    figures = [camera.miou_17, camera.miou_15, camera.geometric_iou, unmasked.miou_17, unmasked.geometric_iou]
-    cells = [
-        row.name,
-        provenance.split,
-        *(_percent(value) for value in figures),
-        provenance.config,
-        provenance.checkpoint_hash[:12],
-        provenance.commit[:12],
-        f"{provenance.threshold:.3f}",
-    ]
-    return f"| {' | '.join(cells)} |"
+    rays = (math.nan, math.nan) if row.rays is None else (row.rays.mean, row.rays.mean_15)
+    figures = [camera.miou_17, camera.miou_15, camera.geometric_iou, unmasked.miou_17, unmasked.geometric_iou, *rays, row.f_score]
+    made = ["–"] * 5
+    if provenance is not None:
+        seed = "–" if provenance.seed is None else str(provenance.seed)
+        made = [provenance.config, seed, provenance.checkpoint_hash[:12], provenance.commit[:12], f"{provenance.threshold:.3f}"]
+    return f"| {' | '.join([row.name, split, *(_percent(value) for value in figures), *made])} |"
 
 
 def metrics_of(row: ScoredOccupancy) -> dict[str, Any]:
     """Return one method's scores as plain values for `write_metrics`."""
-    return {"camera_mask": _as_dict(row.camera), "unmasked": _as_dict(row.unmasked)}
+    metrics: dict[str, Any] = {
+        "camera_mask": _as_dict(row.camera),
+        "unmasked": _as_dict(row.unmasked),
+        "by_distance": {band: _as_dict(values) for band, values in row.by_distance.items()},
+        "by_height": {band: _as_dict(values) for band, values in row.by_height.items()},
+        "f_score": row.f_score,
+        "f_score_unmasked": row.f_score_unmasked,
+        "num_frames": row.num_frames,
+    }
+    if row.rays is not None:
+        metrics["ray_iou"] = {
+            "mean": row.rays.mean,
+            "mean_15": row.rays.mean_15,
+            "at": {f"{limit:g} m": value for limit, value in row.rays.at.items()},
+            "at_15": {f"{limit:g} m": value for limit, value in row.rays.at_15.items()},
+            "class_ious": {f"{limit:g} m": dict(zip(CLASSES, ious)) for limit, ious in zip(THRESHOLDS, row.rays.class_ious)},
+        }
+    return metrics
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from splattingocc.data.augment import AugmentConfig, ImageWindow
 from splattingocc.data.key_frames import Index, cameras_of
 from splattingocc.data.label_store import LabelStore
-from splattingocc.data.loaders import EpochSampler, LoaderConfig, PredictionSet, TrainingSet, read_image
+from splattingocc.data.loaders import EpochSampler, LoaderConfig, PredictionSet, TrainingSet, calibration_scenes, read_image
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.samples import PredictionSample, TrainingSample
 from splattingocc.geometry.cameras import Cameras
@@ -285,3 +285,18 @@ def test_previous_frames_are_changed_together_with_the_key_frame(index: Index, s
     torch.testing.assert_close(changed.cam_from_ego[0] @ torch.linalg.inv(changed.cam_from_ego[1]), newest_from_previous, atol=1e-4, rtol=0)
     assert not torch.equal(changed.cam_from_ego, plain.cam_from_ego)
     assert torch.equal(changed.K[0], changed.K[1])
+
+
+@pytest.mark.parametrize(
+    ("scenes", "asked", "kept_back"), [(7, 2, []), (8, 2, [4]), (24, 2, [6, 18]), (24, 0, []), (700, 3, [116, 350, 583])]
+)
+def test_calibration_scenes_are_spread_over_the_split(index: Index, scenes: int, asked: int, kept_back: list[int]):
+    names = tuple(f"scene-{i}" for i in range(scenes))
+    many = dataclasses.replace(index, splits={"train": names})
+    assert calibration_scenes(many, with_options(SMALL, calibration_scenes=asked)) == tuple(names[i] for i in kept_back)
+
+
+def test_calibration_scenes_are_not_trained_on(index: Index, store: LabelStore, tiny_dataroot: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("splattingocc.data.loaders.calibration_scenes", lambda *_: ("scene-0001",))
+    dataset = TrainingSet(index, store, tiny_dataroot, SMALL)
+    assert [index[position].scene for position in dataset.positions] == ["scene-0002"] * 3

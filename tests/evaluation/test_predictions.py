@@ -119,7 +119,7 @@ def test_a_cache_mixed_from_two_checkpoints_or_thresholds_is_refused(cache_dir, 
     ("changes", "message"),
     [
         ({"taxonomy": "semantic-kitti"}, "taxonomy is 'semantic-kitti', only 'occ3d-nuscenes-17'"),
-        ({"format_version": 2}, "format_version is 2, this version reads 1"),
+        ({"format_version": 1}, "format_version is 1, this version reads 2"),
         ({"colour": "red"}, "unknown field `colour`"),
         ({"frames": 3}, "not a manifest"),
     ],

@@ -1,8 +1,9 @@
 import torch
 
 from splattingocc.data.occ3d import OccupancyTruth
-from splattingocc.evaluation.miou import OccupancyScores, ScoredOccupancy
+from splattingocc.evaluation.miou import OccupancyScores
 from splattingocc.evaluation.prior import TrainingPrior, all_free, better_of
+from splattingocc.evaluation.scoring import ScoredOccupancy
 
 SHAPE = (200, 200, 16)
 

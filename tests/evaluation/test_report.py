@@ -5,7 +5,7 @@ import math
 from rich.console import Console
 
 from splattingocc.data.taxonomy import CLASSES
-from splattingocc.evaluation.miou import OccupancyScores, ScoredOccupancy
+from splattingocc.evaluation.miou import OccupancyScores
 from splattingocc.evaluation.predictions import Provenance
 from splattingocc.evaluation.report import (
     MARKDOWN_HEADER,
@@ -16,6 +16,7 @@ from splattingocc.evaluation.report import (
     summary_table,
     write_metrics,
 )
+from splattingocc.evaluation.scoring import ScoredOccupancy
 
 CAMERA = OccupancyScores(12.344, 13.0, 40.0, (*map(float, range(16)), math.nan))
 UNMASKED = OccupancyScores(8.5, 9.0, 30.0, (1.0,) * 17)
@@ -58,7 +59,8 @@ def test_metrics_on_disk_are_json_without_nan(tmp_path):
 
 
 def test_a_markdown_row_fits_its_header():
-    row = markdown_row(ROW, Provenance("splattingocc-synth", "c0", "d" * 64, "e" * 40, 0.25, "val"))
+    row = markdown_row(ROW, Provenance("splattingocc-synth", "c0", "d" * 64, "e" * 40, 0.25, "val", 3), "val")
+    assert row.count("|") == markdown_row(ROW, None, "val").count("|")
     assert row.count("|") == MARKDOWN_HEADER.splitlines()[0].count("|")
     assert "| 13.00 |" in row
     assert "splattingocc-synth" in row
