@@ -1,18 +1,21 @@
 """How well `labels.occlusion.hidden_points` finds LiDAR points that a camera cannot see, on synthetic streets, where ray casting knows.
 
     python benchmarks/occlusion_filter.py --scenes 8
+    python benchmarks/occlusion_filter.py --scenes 8 --sweeps -1 1
 
 Prints one JSON line: the share of hidden labels before and after the filter, its precision and recall, and the labels lost for nothing.
+With --sweeps, the sweeps of neighbouring key frames are projected too, as `splattingocc prepare --lidar.sweeps` does.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG
+from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, MOVING_CLASSES
 from splattingocc.geometry.rays import IGNORE, Rays
 from splattingocc.labels.occlusion import hidden_points
 from splattingocc.provenance import environment
@@ -22,29 +25,38 @@ from splattingocc.synthetic.scene_mesh import SceneMesh
 from splattingocc.synthetic.world import draw_world
 
 IMAGE_SIZE = (900, 1600)
+INTERVAL = 0.5
+"""Seconds between key frames."""
 MIN_DEPTH = 1.0
 """Metres, as for labels."""
 SLACK, RELATIVE_SLACK = 0.3, 0.02
 """A point counts as hidden if the camera's ray to it meets something nearer by more than both together, metres and share."""
 
 
-def measure_scene(seed: int) -> tuple[np.ndarray, np.ndarray, float]:
+def measure_scene(seed: int, sweeps: Sequence[int]) -> tuple[np.ndarray, np.ndarray, float]:
     """Return, for the labels of one sweep in all cameras, which are hidden, which the filter drops, and its seconds."""
     rng = np.random.default_rng(seed)
-    world = draw_world(rng, 0.5)
+    first, last = min(0, *sweeps, 0), max(0, *sweeps, 0)
+    world = draw_world(rng, INTERVAL * (last - first + 1))
+    now = -first * INTERVAL
     *cameras, lidar = draw_rig(rng, IMAGE_SIZE)
     mesh = SceneMesh(world, torch.device("cpu"))
-    mesh.set_time(0.0)
-    world_from_ego = world.ego.world_from_ego(0.0)
-    sweep = Lidar(lidar.ego_from_sensor, torch.device("cpu")).measure(mesh, world_from_ego, rng)
-    trained = np.array(CLASS_OF_LIDARSEG)[sweep.categories] != IGNORE
-    world_from_lidar = world_from_ego @ lidar.ego_from_sensor
-    points_world = sweep.points[trained, :3].astype(np.float64) @ world_from_lidar[:3, :3].T + world_from_lidar[:3, 3]
+    sensor = Lidar(lidar.ego_from_sensor, torch.device("cpu"))
+    parts = []
+    for offset in (0, *sweeps):
+        mesh.set_time(now + offset * INTERVAL)
+        world_from_ego = world.ego.world_from_ego(now + offset * INTERVAL)
+        sweep = sensor.measure(mesh, world_from_ego, rng)
+        classes = np.array(CLASS_OF_LIDARSEG)[sweep.categories]
+        kept = (classes != IGNORE) & ((offset == 0) | ~np.isin(classes, MOVING_CLASSES))
+        world_from_lidar = world_from_ego @ lidar.ego_from_sensor
+        parts.append(sweep.points[kept, :3].astype(np.float64) @ world_from_lidar[:3, :3].T + world_from_lidar[:3, 3])
+    points_world = np.concatenate(parts)
     truths, drops, seconds = [], [], 0.0
     for camera in cameras:
         assert camera.K is not None
-        mesh.set_time(camera.delay)
-        world_from_cam = world.ego.world_from_ego(camera.delay) @ camera.ego_from_sensor
+        mesh.set_time(now + camera.delay)
+        world_from_cam = world.ego.world_from_ego(now + camera.delay) @ camera.ego_from_sensor
         points_cam = (points_world - world_from_cam[:3, 3]) @ world_from_cam[:3, :3]
         points_cam = points_cam[points_cam[:, 2] > MIN_DEPTH]
         pixels = ((points_cam / points_cam[:, 2:]) @ camera.K.T)[:, :2].astype(np.float32)
@@ -63,12 +75,14 @@ def measure_scene(seed: int) -> tuple[np.ndarray, np.ndarray, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=8)
+    parser.add_argument("--sweeps", type=int, nargs="*", default=[], help="neighbouring key frames, e.g. -1 1")
     arguments = parser.parse_args()
-    truths, drops, seconds = zip(*(measure_scene(seed) for seed in range(arguments.scenes)))
+    truths, drops, seconds = zip(*(measure_scene(seed, arguments.sweeps) for seed in range(arguments.scenes)))
     hidden, dropped = np.concatenate(truths), np.concatenate(drops)
     figures = {
         "what": "occlusion filter",
         "scenes": arguments.scenes,
+        "sweeps": arguments.sweeps,
         "labels": len(hidden),
         "hidden_before": hidden.mean(),
         "hidden_after": hidden[~dropped].mean(),
@@ -79,7 +93,7 @@ def main() -> None:
     }
     print(
         json.dumps(
-            {name: round(float(value), 4) if not isinstance(value, str) else value for name, value in figures.items()} | environment()
+            {name: value if isinstance(value, str | list) else round(float(value), 4) for name, value in figures.items()} | environment()
         )
     )
 

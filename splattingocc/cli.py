@@ -123,19 +123,24 @@ class Prepare:
     """Labels from dense maps, where `--dense.semantics` is given."""
     verify: bool = False
     """Check an existing store against its manifest and tables instead of making one."""
+    verify_inputs: bool = False
+    """Check, beside that, that the sweeps and maps still hold what the labels were made from: reads them all."""
 
     def run(self) -> None:
         from splattingocc.data.label_store import LabelStore
         from splattingocc.data.nuscenes import read_index
-        from splattingocc.labels.generate import generate_labels
+        from splattingocc.labels.generate import generate_labels, verify_inputs
 
         out = self.out or self.dataroot / "labels_2d"
         index = read_index(self.dataroot, self.version, cache_dir=out / "index")
-        if self.verify:
-            LabelStore.open(out).verify(index)
-            print(f"{out}: every scene is whole and made from these tables")
-            return
         config = self.lidar if self.dense.semantics is None else self.dense
+        if self.verify or self.verify_inputs:
+            store = LabelStore.open(out)
+            store.verify(index)
+            if self.verify_inputs:
+                verify_inputs(store, index, self.dataroot, config)
+            print(f"{out}: every scene is whole and made from these tables{' and files' if self.verify_inputs else ''}")
+            return
         manifest = generate_labels(index, self.dataroot, out, config=config, num_workers=self.workers)
         rays = sum(scene.num_rays for scene in manifest.scenes.values())
         print(f"{out}: {rays:,} labelled rays in {len(index)} key frames of {len(manifest.scenes)} scenes")

@@ -23,7 +23,7 @@ from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.files import write_atomically
 
 FORMAT_NAME = "splattingocc-labels"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 METRES_PER_STEP = 0.002
 NO_DISTANCE = 65535
@@ -64,7 +64,9 @@ class SceneRecord(msgspec.Struct, frozen=True):
     sha256: str
     """Of the file."""
     source_sha256: str
-    """Of what the labels were made from, as `scene_fingerprint` gives it."""
+    """Of the tables and options that the labels were made from, as `scene_fingerprint` gives it."""
+    inputs_sha256: str
+    """Of the contents of the files that they were made from."""
     num_rays: int
     tokens: tuple[str, ...]
     """Key frames, in order of time."""
@@ -146,7 +148,7 @@ def scene_fingerprint(key_frames: Sequence[KeyFrame], source: str) -> str:
 
 
 def write_scene(
-    folder: Path, name: str, tables: Mapping[str, RayTable], *, steps: int, num_cameras: int, source_sha256: str
+    folder: Path, name: str, tables: Mapping[str, RayTable], *, steps: int, num_cameras: int, source_sha256: str, inputs_sha256: str
 ) -> SceneRecord:
     """Write the rays of a scene's key frames and return its entry in the manifest."""
     packed = {token: pack_rays(table, steps=steps, num_cameras=num_cameras) for token, table in tables.items()}
@@ -157,6 +159,7 @@ def write_scene(
         file=f"{name}.safetensors",
         sha256=hashlib.sha256(content).hexdigest(),
         source_sha256=source_sha256,
+        inputs_sha256=inputs_sha256,
         num_rays=sum(len(table) for table in tables.values()),
         tokens=tuple(tables),
     )

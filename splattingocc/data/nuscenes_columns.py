@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import sys
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float64
@@ -17,6 +22,8 @@ from splattingocc.geometry.transforms import rigid, rotation_from_quat
 LIDAR_CHANNEL = "LIDAR_TOP"
 CHANNELS = (LIDAR_CHANNEL, *CAMERA_CHANNELS)
 """The sensor order of every column."""
+LARGE_TABLE = 200_000_000
+"""Bytes from which on a table is worth a process of its own."""
 UNIT_NORM_TOLERANCE = 1e-3
 """How far the norm of a rotation quaternion may be from one before the row counts as damaged."""
 
@@ -28,6 +35,8 @@ def build_columns(folder: Path) -> dict[str, Any]:
 
 
 def _build(folder: Path) -> dict[str, Any]:
+    pose_reader = PoseReader(folder / "ego_pose.json")
+
     def read(name: str, row_type: type[tables.R]) -> dict[str, tables.R]:
         path = folder / f"{name}.json"
         return tables.by_token(tables.read_table(path, row_type), path)
@@ -38,7 +47,7 @@ def _build(folder: Path) -> dict[str, Any]:
     frames = _key_frame_rows(folder / "sample_data.json", samples, sensor_rows, calibration_rows)
     camera_frames = [frame for i, frame in enumerate(frames) if CHANNELS[i % len(CHANNELS)] != LIDAR_CHANNEL]
     by_sensor, by_camera = (len(samples), len(CHANNELS)), (len(samples), len(CAMERA_CHANNELS))
-    world_from_ego = _poses(folder, frames).reshape(*by_sensor, 4, 4)
+    world_from_ego = _poses(folder, frames, pose_reader).reshape(*by_sensor, 4, 4)
     return {
         "scenes": scenes,
         "channels": list(CHANNELS),
@@ -147,11 +156,57 @@ def _mounts(
     return matrices[[row_of[frame.calibrated_sensor_token] for frame in frames]]
 
 
-def _poses(folder: Path, frames: Sequence[tables.SampleDataRow]) -> Float64[np.ndarray, "frame 4 4"]:
-    """Return `world_from_ego` of each frame. Most rows of ego_pose belong to sweeps and are dropped."""
+class PoseReader:
+    """Reads the rows of ego_pose that key frames need; most belong to sweeps and are dropped.
+
+    A table as large as trainval's is decoded by a process of its own, while this one decodes sample_data, which is as large.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pipe: Connection | None = None
+        if path.is_file() and path.stat().st_size > LARGE_TABLE and sys.platform == "linux":
+            # Forked: a fresh interpreter would first import for as long as the decoding takes. It only decodes and exits.
+            context = multiprocessing.get_context("fork")
+            self._pipe, theirs = context.Pipe()
+            context.Process(target=_serve_poses, args=(path, theirs), daemon=True).start()
+            theirs.close()
+
+    def read(self, wanted: set[str]) -> dict[str, tables.EgoPoseRow]:
+        """Return those of the wanted rows that the table has, by token."""
+        if self._pipe is None:
+            return _read_poses(self._path, wanted)
+        try:
+            self._pipe.send_bytes(msgspec.msgpack.encode(sorted(wanted)))
+            answer = self._pipe.recv_bytes()
+        except (EOFError, OSError):
+            raise ValueError(f"{self._path}: the process that reads it was killed, most likely for want of memory") from None
+        rows = msgspec.msgpack.decode(answer, type=list[tables.EgoPoseRow] | str)
+        if isinstance(rows, str):
+            raise ValueError(rows)
+        return {row.token: row for row in rows}
+
+
+def _read_poses(path: Path, wanted: set[str]) -> dict[str, tables.EgoPoseRow]:
+    return tables.by_token((row for row in tables.read_table(path, tables.EgoPoseRow) if row.token in wanted), path)
+
+
+def _serve_poses(path: Path, pipe: Connection) -> None:
+    """Decode the table, then answer with the wanted rows, or with what is wrong with it."""
+    try:
+        rows = tables.read_table(path, tables.EgoPoseRow)
+        wanted = set(msgspec.msgpack.decode(pipe.recv_bytes(), type=list[str]))
+        answer: object = list(tables.by_token((row for row in rows if row.token in wanted), path).values())
+    except ValueError as error:
+        answer = str(error)
+    pipe.send_bytes(msgspec.msgpack.encode(answer))
+    os._exit(0)  # freeing millions of rows one by one would take longer than the work
+
+
+def _poses(folder: Path, frames: Sequence[tables.SampleDataRow], reader: PoseReader) -> Float64[np.ndarray, "frame 4 4"]:
+    """Return `world_from_ego` of each frame."""
     path = folder / "ego_pose.json"
-    wanted = {frame.ego_pose_token for frame in frames}
-    poses = tables.by_token((row for row in tables.read_table(path, tables.EgoPoseRow) if row.token in wanted), path)
+    poses = reader.read({frame.ego_pose_token for frame in frames})
     for frame in frames:
         if frame.ego_pose_token not in poses:
             raise ValueError(f"{folder}/sample_data.json: row {frame.token}: ego_pose_token {frame.ego_pose_token} is not in ego_pose.json")

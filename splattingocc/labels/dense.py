@@ -16,7 +16,7 @@ from splattingocc.data.key_frames import KeyFrame, SensorFrame
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
 from splattingocc.data.taxonomy import CLASSES, NUM_CLASSES
 from splattingocc.geometry.rays import IGNORE, SKY
-from splattingocc.labels.lidar import LidarLabelConfig, find_shown_pixels, read_points
+from splattingocc.labels.lidar import LidarLabelConfig, find_shown_pixels, read_points, to_world
 
 CITYSCAPES_TRAIN_IDS = (
     "driveable_surface", "sidewalk", "manmade", "manmade", "manmade", "manmade", "manmade", "manmade", "vegetation", "terrain", "sky",
@@ -98,12 +98,24 @@ def _read_class_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_map(folder: Path, camera: SensorFrame) -> Shaped[np.ndarray, "h w"]:
-    """Read the map of a camera's image; `ValueError` where it is missing, damaged or of another size than the image."""
+def find_map(folder: Path, camera: SensorFrame) -> Path:
+    """Return the file with the map of a camera's image; `ValueError` where there is none."""
     stem = folder / camera.channel / Path(camera.filename).stem
     path = next((found for suffix in MAP_SUFFIXES if (found := stem.with_name(stem.name + suffix)).exists()), None)
     if path is None:
         raise ValueError(f"{stem}: no map of that name; expected {', '.join(MAP_SUFFIXES)}")
+    return path
+
+
+def input_maps(key_frame: KeyFrame, config: DenseLabelConfig) -> list[Path]:
+    """Return the files of all maps that a key frame's labels are made from."""
+    folders = [folder for folder in (config.semantics, config.depth, config.confidence) if folder is not None]
+    return [find_map(folder, camera) for folder in folders for camera in key_frame.cameras]
+
+
+def read_map(folder: Path, camera: SensorFrame) -> Shaped[np.ndarray, "h w"]:
+    """Read the map of a camera's image; `ValueError` where it is missing, damaged or of another size than the image."""
+    path = find_map(folder, camera)
     try:
         if path.suffix == ".png":
             with Image.open(path) as image:
@@ -138,7 +150,8 @@ def label_densely(key_frame: KeyFrame, dataroot: Path, config: DenseLabelConfig)
         if key_frame.lidar is None:
             raise ValueError("the data set has no LiDAR: give depth maps with --dense.depth")
         points = read_points(dataroot / key_frame.lidar.filename)
-        hits = find_shown_pixels(points, key_frame, LidarLabelConfig(max_distance=config.max_distance))
+        options = LidarLabelConfig(max_distance=config.max_distance)
+        hits = find_shown_pixels(to_world(points, key_frame.lidar), key_frame, options)
     parts: list[RayTable] = []
     for view, camera in enumerate(key_frame.cameras):
         semantics = _classes(camera, table, config)

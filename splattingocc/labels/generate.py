@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.data.label_store import (
     MANIFEST_NAME,
+    LabelStore,
     Manifest,
     RayTable,
     SceneRecord,
@@ -24,7 +26,7 @@ from splattingocc.data.label_store import (
     write_manifest,
     write_scene,
 )
-from splattingocc.labels.dense import DenseLabelConfig, label_densely
+from splattingocc.labels.dense import DenseLabelConfig, input_maps, label_densely
 from splattingocc.labels.lidar import LidarLabelConfig, project_lidar
 
 LabelConfig = LidarLabelConfig | DenseLabelConfig
@@ -121,20 +123,55 @@ def _run(jobs: Sequence[SceneJob], num_workers: int) -> Iterator[tuple[str, Scen
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def label_key_frame(key_frame: KeyFrame, dataroot: Path, config: LabelConfig) -> RayTable:
-    """Return the labelled pixels of a key frame, from LiDAR and lidarseg or from dense maps."""
+def label_key_frame(key_frames: Sequence[KeyFrame], i: int, dataroot: Path, config: LabelConfig) -> RayTable:
+    """Return the labelled pixels of the i-th key frame of a scene, from LiDAR and lidarseg or from dense maps."""
     if isinstance(config, DenseLabelConfig):
-        return label_densely(key_frame, dataroot, config)
-    return project_lidar(key_frame, dataroot, config)
+        return label_densely(key_frames[i], dataroot, config)
+    neighbours = [key_frames[i + offset] for offset in config.sweeps if 0 <= i + offset < len(key_frames)]
+    return project_lidar(key_frames[i], dataroot, config, neighbours=neighbours)
 
 
 def label_scene(job: SceneJob) -> SceneRecord:
     """Label the key frames of one scene and write its file. A fault is a `ValueError` that names the scene and the key frame."""
     name, key_frames, dataroot, out, steps, source_sha256, config = job
     tables: dict[str, RayTable] = {}
-    for key_frame in key_frames:
+    for i, key_frame in enumerate(key_frames):
         try:
-            tables[key_frame.token] = label_key_frame(key_frame, dataroot, config)
+            tables[key_frame.token] = label_key_frame(key_frames, i, dataroot, config)
         except ValueError as error:
             raise ValueError(f"{error} ({name}, key frame {key_frame.token})") from None
-    return write_scene(out, name, tables, steps=steps, num_cameras=len(key_frames[0].cameras), source_sha256=source_sha256)
+    return write_scene(
+        out,
+        name,
+        tables,
+        steps=steps,
+        num_cameras=len(key_frames[0].cameras),
+        source_sha256=source_sha256,
+        inputs_sha256=inputs_sha256(key_frames, dataroot, config),
+    )
+
+
+def inputs_sha256(key_frames: Sequence[KeyFrame], dataroot: Path, config: LabelConfig) -> str:
+    """Return a digest of the contents of the sweeps, classes and maps that the labels of a scene are made from."""
+    digest = hashlib.sha256()
+    for key_frame in key_frames:
+        paths = input_maps(key_frame, config) if isinstance(config, DenseLabelConfig) else []
+        if isinstance(config, LidarLabelConfig) or config.depth is None:
+            paths += [dataroot / key_frame.lidar.filename] if key_frame.lidar else []
+        if isinstance(config, LidarLabelConfig) and key_frame.point_classes:
+            paths.append(dataroot / key_frame.point_classes)
+        for path in paths:
+            digest.update(bytes.fromhex(sha256_of(path)))
+    return digest.hexdigest()
+
+
+def verify_inputs(store: LabelStore, index: Index, dataroot: Path, config: LabelConfig) -> None:
+    """Check that the files which the labels were made from still hold the same; reads them all. `config` is what made the store."""
+    if config.describe() != store.manifest.source:
+        raise ValueError(f"{store.folder / MANIFEST_NAME}: the store holds {store.manifest.source}; give the options that made it")
+    for name, record in store.manifest.scenes.items():
+        key_frames = [index[position] for position in index.of_scenes([name])]
+        if inputs_sha256(key_frames, dataroot, config) != record.inputs_sha256:
+            raise ValueError(
+                f"{store.folder / record.file}: the labels of {name} were made from other sweeps, classes or maps than are there now"
+            )

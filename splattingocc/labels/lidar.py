@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 
 from splattingocc.config import Config
-from splattingocc.data.key_frames import KeyFrame, inverse
+from splattingocc.data.key_frames import KeyFrame, SensorFrame, inverse
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
-from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, NUM_CLASSES
+from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, MOVING_CLASSES, NUM_CLASSES
 from splattingocc.geometry.rays import IGNORE
 from splattingocc.labels.occlusion import hidden_points
 
@@ -30,10 +31,14 @@ class LidarLabelConfig(Config):
     drop_hidden: bool = True
     """Drop points that something nearer hides from the camera (`occlusion.hidden_points`)."""
 
+    sweeps: tuple[int, ...] = ()
+    """Key frames before (-1, -2) and after (1) whose sweeps are projected too, without the classes that move."""
+
     def describe(self) -> str:
         """Return the one line that the manifest keeps."""
         hidden = "without" if self.drop_hidden else "with"
-        return f"lidar points, min_depth {self.min_depth} m, max_distance {self.max_distance} m, {hidden} hidden ones"
+        more = f", sweeps of key frames {', '.join(f'{offset:+d}' for offset in self.sweeps)}" if self.sweeps else ""
+        return f"lidar points, min_depth {self.min_depth} m, max_distance {self.max_distance} m, {hidden} hidden ones{more}"
 
 
 @dataclass(frozen=True)
@@ -107,21 +112,18 @@ def _read_array(path: Path) -> np.ndarray:
     return loaded
 
 
-def find_pixels(points_lidar: Float32[np.ndarray, "point 3"], key_frame: KeyFrame, config: LidarLabelConfig) -> PointPixels:
-    """Project a sweep into the cameras of its key frame.
+def find_pixels(points_world: Float64[np.ndarray, "point 3"], key_frame: KeyFrame, config: LidarLabelConfig) -> PointPixels:
+    """Project points of the world frame into the cameras of a key frame.
 
     The vehicle moves between the sweep and each image, so points go through the world: LiDAR, ego at the sweep, world, ego at the
     image, camera. Nothing is hidden by anything else: a point behind another one keeps its own distance.
     """
-    assert key_frame.lidar is not None
-    world_from_lidar = key_frame.lidar.world_from_ego @ key_frame.lidar.ego_from_sensor
-    points = points_lidar.astype(np.float64)
     hits: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for camera in key_frame.cameras:
         assert camera.K is not None
         assert camera.image_size is not None
-        cam_from_lidar = inverse(camera.world_from_ego @ camera.ego_from_sensor) @ world_from_lidar
-        points_cam = points @ cam_from_lidar[:3, :3].T + cam_from_lidar[:3, 3]
+        cam_from_world = inverse(camera.world_from_ego @ camera.ego_from_sensor)
+        points_cam = points_world @ cam_from_world[:3, :3].T + cam_from_world[:3, 3]
         in_front = np.flatnonzero(points_cam[:, 2] > config.min_depth)
         points_cam = points_cam[in_front]
         pixels = ((points_cam / points_cam[:, 2:]) @ camera.K.T)[:, :2]
@@ -140,9 +142,15 @@ def find_pixels(points_lidar: Float32[np.ndarray, "point 3"], key_frame: KeyFram
     )
 
 
-def find_shown_pixels(points_lidar: Float32[np.ndarray, "point 3"], key_frame: KeyFrame, config: LidarLabelConfig) -> PointPixels:
-    """Project a sweep into the cameras of its key frame, without what something nearer hides, unless the options keep that."""
-    hits = find_pixels(points_lidar, key_frame, config)
+def to_world(points_lidar: Float32[np.ndarray, "point 3"], lidar: SensorFrame) -> Float64[np.ndarray, "point 3"]:
+    """Move the points of a sweep from the sensor frame to the world, in double precision: world coordinates are thousands of metres."""
+    world_from_lidar = lidar.world_from_ego @ lidar.ego_from_sensor
+    return points_lidar.astype(np.float64) @ world_from_lidar[:3, :3].T + world_from_lidar[:3, 3]
+
+
+def find_shown_pixels(points_world: Float64[np.ndarray, "point 3"], key_frame: KeyFrame, config: LidarLabelConfig) -> PointPixels:
+    """Project points into the cameras of a key frame, without what something nearer hides, unless the options keep that."""
+    hits = find_pixels(points_world, key_frame, config)
     if not config.drop_hidden:
         return hits
     shown = np.ones(len(hits.distances), dtype=bool)
@@ -154,11 +162,8 @@ def find_shown_pixels(points_lidar: Float32[np.ndarray, "point 3"], key_frame: K
     return PointPixels(hits.camera_indices[shown], hits.point_indices[shown], hits.pixels[shown], hits.distances[shown])
 
 
-def project_lidar(key_frame: KeyFrame, dataroot: Path, config: LidarLabelConfig | None = None) -> RayTable:
-    """Return the labelled pixels of a key frame: class and distance of every LiDAR point that a camera sees.
-
-    Noise and points on the ego vehicle are left out.
-    """
+def read_labelled_points(key_frame: KeyFrame, dataroot: Path) -> tuple[Float64[np.ndarray, "point 3"], UInt8[np.ndarray, " point"]]:
+    """Return the points of a key frame's sweep in the world frame, and their classes; without those that are never trained on."""
     if key_frame.lidar is None:
         raise ValueError("the data set has no LiDAR: make labels from maps, with --dense.semantics and --dense.depth")
     if key_frame.point_classes is None:
@@ -167,5 +172,20 @@ def project_lidar(key_frame: KeyFrame, dataroot: Path, config: LidarLabelConfig 
     classes = read_point_classes(dataroot / key_frame.point_classes, len(points_lidar))
     # Points that are not trained are left out before the projection, which costs more than reading them.
     trained = np.flatnonzero(classes != IGNORE)
-    hits = find_shown_pixels(points_lidar[trained], key_frame, config or LidarLabelConfig())
-    return RayTable(hits.camera_indices, classes[trained][hits.point_indices], hits.pixels, hits.distances)
+    return to_world(points_lidar[trained], key_frame.lidar), classes[trained]
+
+
+def project_lidar(
+    key_frame: KeyFrame, dataroot: Path, config: LidarLabelConfig | None = None, *, neighbours: Sequence[KeyFrame] = ()
+) -> RayTable:
+    """Return the labelled pixels of a key frame: class and distance of every LiDAR point that a camera sees.
+
+    Noise and points on the ego vehicle are left out. Of the sweeps of neighbours, so are points of classes that move.
+    """
+    points, classes = read_labelled_points(key_frame, dataroot)
+    for neighbour in neighbours:
+        more_points, more_classes = read_labelled_points(neighbour, dataroot)
+        is_static = ~np.isin(more_classes, MOVING_CLASSES)
+        points, classes = np.concatenate([points, more_points[is_static]]), np.concatenate([classes, more_classes[is_static]])
+    hits = find_shown_pixels(points, key_frame, config or LidarLabelConfig())
+    return RayTable(hits.camera_indices, classes[hits.point_indices], hits.pixels, hits.distances)

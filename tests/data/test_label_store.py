@@ -36,7 +36,7 @@ def store_folder(tmp_path: Path) -> Path:
         "scene-b": {"b0": random_table(50, 1), "b1": random_table(0)},
         "scene-a": {"a0": random_table(70, 2)},
     }.items():
-        scenes[name] = write_scene(tmp_path, name, tables, steps=32, num_cameras=6, source_sha256="0")
+        scenes[name] = write_scene(tmp_path, name, tables, steps=32, num_cameras=6, source_sha256="0", inputs_sha256="i")
     sizes = ((900, 1600),) * 6
     manifest = Manifest("v1.0-own", "made by a test", cameras=tuple("ABCDEF"), image_sizes=sizes, steps_per_pixel=32, scenes=scenes)
     write_manifest(tmp_path, manifest)
@@ -149,14 +149,14 @@ def test_another_format_version_is_refused_by_name(store_folder: Path):
     path = store_folder / MANIFEST_NAME
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "format_version": 7}))
-    with pytest.raises(ValueError, match="label store of format version 7, this program reads version 2"):
+    with pytest.raises(ValueError, match="label store of format version 7, this program reads version 3"):
         LabelStore.open(store_folder)
     path.write_text(json.dumps({**content, "format": "something"}))
     with pytest.raises(ValueError, match="field format is not 'splattingocc-labels'"):
         LabelStore.open(store_folder)
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"format": "splattingocc-labels", "format_version": 2}', "[1]"])
+@pytest.mark.parametrize("content", ["{", "{}", '{"format": "splattingocc-labels", "format_version": 3}', "[1]"])
 def test_a_damaged_manifest_is_named(store_folder: Path, content: str):
     (store_folder / MANIFEST_NAME).write_text(content)
     with pytest.raises(ValueError, match=r"manifest\.json: (damaged manifest|not the manifest)"):
@@ -173,7 +173,15 @@ def test_equal_labels_make_equal_bytes(tmp_path: Path):
     for folder in folders:
         folder.mkdir()
     records = [
-        write_scene(folder, "s", {"k1": random_table(20, 1), "k0": random_table(30, 2)}, steps=32, num_cameras=6, source_sha256="0")
+        write_scene(
+            folder,
+            "s",
+            {"k1": random_table(20, 1), "k0": random_table(30, 2)},
+            steps=32,
+            num_cameras=6,
+            source_sha256="0",
+            inputs_sha256="i",
+        )
         for folder in folders
     ]
     assert records[0] == records[1]

@@ -145,3 +145,29 @@ def test_the_real_key_frame_takes_less_than_160_kilobytes(real_dataroot: Path, t
     assert manifest.scenes["scene-0061"].num_rays == 21_698
     assert (tmp_path / "store" / "scene-0061.safetensors").stat().st_size < 160_000
     assert (tmp_path / "store" / MANIFEST_NAME).exists()
+
+
+def test_changed_contents_under_the_same_names_are_found(tiny_dataroot: Path, tmp_path: Path):
+    for name in (tiny_nuscenes.VERSION, "samples", "lidarseg"):
+        shutil.copytree(tiny_dataroot / name, tmp_path / name)
+    index = read_index(tmp_path, tiny_nuscenes.VERSION)
+    generate_labels(index, tmp_path, tmp_path / "labels", show_progress=False)
+    store = LabelStore.open(tmp_path / "labels")
+    generate.verify_inputs(store, index, tmp_path, LidarLabelConfig())
+    assert index[4].lidar is not None
+    path = tmp_path / index[4].lidar.filename
+    path.write_bytes(path.read_bytes()[:-20] + bytes(20))
+    store.verify(index)
+    with pytest.raises(ValueError, match=r"the labels of scene-0002 were made from other sweeps, classes or maps than are there now"):
+        generate.verify_inputs(store, index, tmp_path, LidarLabelConfig())
+    with pytest.raises(ValueError, match=r"the store holds lidar points, .*; give the options that made it"):
+        generate.verify_inputs(store, index, tmp_path, LidarLabelConfig(sweeps=(-1,)))
+
+
+def test_neighbouring_sweeps_end_with_the_scene(index: Index, tiny_dataroot: Path, undisturbed: Path, tmp_path: Path):
+    generate_labels(index, tiny_dataroot, tmp_path, config=LidarLabelConfig(sweeps=(-1,)), show_progress=False)
+    alone, more = LabelStore.open(undisturbed), LabelStore.open(tmp_path)
+    assert "sweeps of key frames -1" in more.manifest.source
+    counts = [(len(alone.read(index.tokens[position])), len(more.read(index.tokens[position]))) for position in range(3)]
+    assert counts[0][0] == counts[0][1]
+    assert all(after > 1.3 * before for before, after in counts[1:])

@@ -8,9 +8,9 @@ import torch
 
 from splattingocc.data.key_frames import KeyFrame, cameras_of
 from splattingocc.data.nuscenes import read_index
-from splattingocc.data.taxonomy import CAMERA_CHANNELS
+from splattingocc.data.taxonomy import CAMERA_CHANNELS, MOVING_CLASSES
 from splattingocc.geometry.rays import IGNORE
-from splattingocc.labels.lidar import LidarLabelConfig, find_pixels, project_lidar, read_point_classes, read_points
+from splattingocc.labels.lidar import LidarLabelConfig, find_pixels, project_lidar, read_point_classes, read_points, to_world
 
 
 @pytest.fixture
@@ -25,7 +25,8 @@ def tiny_key_frame(tiny_dataroot: Path) -> KeyFrame:
 
 def test_real_points_land_on_the_pixels_that_an_independent_script_computed(real_dataroot: Path, real_key_frame: KeyFrame):
     truth = json.loads((real_dataroot / "point_pixels.json").read_text())
-    hits = find_pixels(read_points(real_dataroot / real_key_frame.lidar.filename), real_key_frame, LidarLabelConfig())
+    points = read_points(real_dataroot / real_key_frame.lidar.filename)
+    hits = find_pixels(to_world(points, real_key_frame.lidar), real_key_frame, LidarLabelConfig())
     assert len(truth["points"]) == 60
     for point in truth["points"]:
         of_camera = hits.camera_indices == CAMERA_CHANNELS.index(point["camera"])
@@ -37,7 +38,7 @@ def test_real_points_land_on_the_pixels_that_an_independent_script_computed(real
 def test_real_counts_per_camera_are_those_of_the_independent_script(real_dataroot: Path, real_key_frame: KeyFrame):
     counts = json.loads((real_dataroot / "point_pixels.json").read_text())["counts"]
     points = read_points(real_dataroot / real_key_frame.lidar.filename)
-    hits = find_pixels(points, real_key_frame, LidarLabelConfig())
+    hits = find_pixels(to_world(points, real_key_frame.lidar), real_key_frame, LidarLabelConfig())
     table = project_lidar(real_key_frame, real_dataroot, LidarLabelConfig(drop_hidden=False))
     for view, channel in enumerate(CAMERA_CHANNELS):
         assert (hits.camera_indices == view).sum() == counts[channel]["in_image"]
@@ -60,7 +61,7 @@ def test_noise_and_ego_points_are_left_out(tiny_dataroot: Path, tiny_key_frame: 
     assert tiny_key_frame.point_classes is not None
     points = read_points(tiny_dataroot / tiny_key_frame.lidar.filename)
     classes = read_point_classes(tiny_dataroot / tiny_key_frame.point_classes, len(points))
-    hits = find_pixels(points, tiny_key_frame, LidarLabelConfig())
+    hits = find_pixels(to_world(points, tiny_key_frame.lidar), tiny_key_frame, LidarLabelConfig())
     table = project_lidar(tiny_key_frame, tiny_dataroot, LidarLabelConfig(drop_hidden=False))
     assert (classes[hits.point_indices] == IGNORE).any()
     assert len(table) == (classes[hits.point_indices] != IGNORE).sum()
@@ -73,7 +74,7 @@ def test_points_behind_too_near_and_too_far_are_left_out(tiny_key_frame: KeyFram
     lidar_from_cam = np.linalg.inv(world_from_lidar) @ camera.world_from_ego @ camera.ego_from_sensor
     points_cam = np.array([[0, 0, -5], [0, 0, 0.9], [0, 0, 1.1], [0, 0, 39.9], [0, 0, 40.1], [30, 0, 5]], dtype=np.float64)
     points_lidar = (points_cam @ lidar_from_cam[:3, :3].T + lidar_from_cam[:3, 3]).astype(np.float32)
-    hits = find_pixels(points_lidar, tiny_key_frame, LidarLabelConfig(max_distance=40.0))
+    hits = find_pixels(to_world(points_lidar, tiny_key_frame.lidar), tiny_key_frame, LidarLabelConfig(max_distance=40.0))
     assert hits.point_indices[hits.camera_indices == 1].tolist() == [2, 3]
 
 
@@ -102,3 +103,18 @@ def test_a_damaged_lidarseg_file_is_named(tmp_path: Path):
         read_point_classes(path, 10)
     with pytest.raises(ValueError, match=r"absent\.bin: cannot be read: No such file"):
         read_points(tmp_path / "absent.bin")
+
+
+def test_static_points_of_neighbouring_sweeps_lie_where_the_world_has_them(tiny_dataroot: Path):
+    index = read_index(tiny_dataroot, tiny_nuscenes.VERSION)
+    alone = project_lidar(index[1], tiny_dataroot, LidarLabelConfig(drop_hidden=False))
+    more = project_lidar(index[1], tiny_dataroot, LidarLabelConfig(drop_hidden=False), neighbours=[index[0], index[2]])
+    assert len(more) > 2 * len(alone)
+    cameras = cameras_of(index[1])
+    rays = cameras.rays_through(torch.from_numpy(more.camera_indices).long(), torch.from_numpy(more.pixels))
+    points = rays.at(torch.from_numpy(more.distances)).numpy()
+    world = (np.concatenate([points, np.ones((len(points), 1))], axis=1) @ index[1].world_from_ego.T)[:, :3]
+    assert np.abs(world[more.semantics == 11, 2]).max() < 0.05
+    assert np.abs(world[more.semantics == 15, 1] - tiny_nuscenes.WALL_Y).max() < 0.05
+    moving = np.isin(more.semantics, MOVING_CLASSES)
+    assert moving.sum() == np.isin(alone.semantics, MOVING_CLASSES).sum()
