@@ -23,6 +23,32 @@ from splattingocc.labels.dense import DenseLabelConfig
 from splattingocc.labels.lidar import LidarLabelConfig
 
 
+def with_load_interval(experiment: ExperimentConfig, load_interval: int | None) -> ExperimentConfig:
+    """Return the experiment on every so manieth training key frame only."""
+    if load_interval is None:
+        return experiment
+    loader = experiment.data.loader.model_validate({**dict(experiment.data.loader), "load_interval": load_interval})
+    return experiment.model_copy(update={"data": experiment.data.model_copy(update={"loader": loader})})
+
+
+def expand_cfg_options(words: Sequence[str]) -> list[str]:
+    """Turn `--cfg-options a.b=c d=1,2`, as this family of projects writes it, into `--a.b c --d 1 2`."""
+    expanded: list[str] = []
+    inside = False
+    for word in words:
+        if word in ("--cfg-options", "--cfg_options"):
+            inside = True
+        elif inside and not word.startswith("-") and "=" in word:
+            name, value = word.split("=", 1)
+            expanded += [f"--{name}", *value.strip("[]()").replace(",", " ").split()]
+        elif inside and not word.startswith("-"):
+            raise ValueError(f"--cfg-options {word}: expected key=value")
+        else:
+            inside = False
+            expanded.append(word)
+    return expanded
+
+
 @dataclass
 class Train:
     """Train a configuration; any of its fields can be set on the command line."""
@@ -36,17 +62,36 @@ class Train:
     """Checkpoint to go on from."""
     auto_resume: bool = False
     """Go on from the newest checkpoint in the work directory, where there is one."""
+    launcher: Literal["none", "pytorch", "slurm"] = "none"
+    """What started this process and others beside it: torchrun (`pytorch`), srun (`slurm`), or nothing."""
+    validate: bool = False
+    """Predict and score the val split when training is done."""
+    deterministic: bool = False
+    """Short for --trainer.deterministic True."""
+    load_interval: int | None = None
+    """Short for --data.loader.load-interval."""
 
     def run(self) -> None:
-        from splattingocc.pipeline import newest_checkpoint, train
+        from splattingocc.engine.distributed import rank, started_by
+        from splattingocc.pipeline import NETWORK_FILE, newest_checkpoint, train
 
+        trainer = self.experiment.trainer
+        if self.deterministic:
+            trainer = trainer.model_copy(update={"deterministic": True})
+        if (started := started_by(self.launcher)) is not None:
+            trainer = trainer.model_copy(update={"devices": started[0], "num_nodes": started[1]})
+        self.experiment = with_load_interval(self.experiment.model_copy(update={"trainer": trainer}), self.load_interval)
         work_dir = self.work_dir or Path("work_dirs") / self.experiment.name
         resume_from = self.resume_from
         if resume_from is None and self.auto_resume:
             resume_from = newest_checkpoint(work_dir)
         if resume_from is not None and not resume_from.is_file():
             raise ValueError(f"--resume-from {resume_from}: no such checkpoint")
-        print(f"trained network: {train(self.experiment, work_dir, resume_from=resume_from)}")
+        train(self.experiment, work_dir, resume_from=resume_from)
+        if rank() == 0:
+            print(f"trained network: {work_dir / NETWORK_FILE}")
+            if self.validate:
+                Test(self.config, self.experiment, work_dir / NETWORK_FILE).run()
 
 
 @dataclass
@@ -68,9 +113,13 @@ class Test:
     """Where the prediction cache goes; `output` beside the checkpoint by default."""
     from_cache: Path | None = None
     """Score these predictions instead: a cache of ours, or another program's `<token>.npz` or `<scene>/<token>/labels.npz`."""
+    launcher: Literal["none", "pytorch", "slurm"] = "none"
+    """What started this process and others beside it: torchrun (`pytorch`), srun (`slurm`), or nothing."""
+    gpu_collect: bool = False
+    """Nothing: kept for command lines of this family; what processes count is always collected."""
 
     def run(self) -> None:
-        from splattingocc.engine.distributed import processes, rank
+        from splattingocc.engine.distributed import processes, rank, started_by
         from splattingocc.evaluation import report
         from splattingocc.evaluation.predictions import PredictionCache, open_predictions
         from splattingocc.experiment import build_index
@@ -78,6 +127,7 @@ class Test:
 
         if (self.checkpoint is None) == (self.from_cache is None):
             raise ValueError("give either a checkpoint, or --from-cache with predictions")
+        started_by(self.launcher)
         kinds = {"segm", "ray", "render"} if "all" in self.eval else set(self.eval)
         work_dir = self.from_cache or self.checkpoint.parent  # type: ignore[union-attr]
         with processes():
@@ -280,7 +330,7 @@ def parse(arguments: Sequence[str]) -> Any:
     if name not in COMMANDS:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="splattingocc", args=list(arguments))
         raise AssertionError("tyro accepts known commands only")
-    command, rest = COMMANDS[name], list(arguments[1:])
+    command, rest = COMMANDS[name], expand_cfg_options(arguments[1:])
     prog = f"splattingocc {name}"
     if name not in CONFIGURED or not rest or rest[0].startswith("-"):
         return tyro.cli(command, prog=prog, args=rest)

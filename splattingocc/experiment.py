@@ -67,6 +67,8 @@ class TrainerConfig(Config):
     """Nodes."""
     checkpoint_epochs: int = 1
     """A checkpoint to resume from is written every so many epochs."""
+    deterministic: bool = False
+    """Whether every operation must repeat exactly, also on CUDA, where that is slower; on a CPU runs repeat anyway."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Number format of the network; rendering is always float32."""
 
@@ -138,8 +140,6 @@ def build_prediction_loader(config: ExperimentConfig, index: Index, positions: S
 
 def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bool = True) -> Trainer:
     trainer = config.trainer
-    if config.optimization.image_steps and trainer.devices * trainer.num_nodes > 1:
-        raise ValueError("optimization.image_steps: leaves parameters without gradients, which several processes cannot share; set it to 0")
     # At the end of an epoch, where a resumed run meets the same batches as an uninterrupted one
     checkpoints = ModelCheckpoint(
         work_dir / "checkpoints", filename="last", enable_version_counter=False, every_n_epochs=trainer.checkpoint_epochs
@@ -150,6 +150,7 @@ def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bo
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
         precision=trainer.precision,
+        deterministic=trainer.deterministic,
         gradient_clip_val=config.optimization.gradient_clip,
         logger=CSVLogger(work_dir, name="", version="logs", flush_logs_every_n_steps=20),
         callbacks=[checkpoints, RememberNetwork(config.network), *([StepProgress()] if show_progress else [])],

@@ -61,8 +61,11 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     batches = build_training_batches(config, index)
     trainer = build_trainer(config, work_dir, show_progress=show_progress)
     trainer.fit(module, datamodule=batches, ckpt_path=resume_from, weights_only=True)
-    calibration = calibrate(config, module.network, index)
     path = work_dir / NETWORK_FILE
+    if not trainer.is_global_zero:
+        return path
+    calibration = calibrate(config, module.network, index)
+    write_json(work_dir / "calibration.json", calibration.describe())
     metadata = {
         "threshold": repr(calibration.threshold),
         "calibration_f1": repr(calibration.f1),

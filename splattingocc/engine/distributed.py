@@ -1,16 +1,36 @@
-"""Several processes that share the work of predicting and scoring."""
+"""Several processes that share the work: how many were started, and what each of them does."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
+Launcher: TypeAlias = Literal["none", "pytorch", "slurm"]
+"""What started the processes: nothing, torchrun, or srun."""
+
+
+def started_by(launcher: Launcher) -> tuple[int, int] | None:
+    """Return how many processes were started on each node, and on how many nodes; None for `none`.
+
+    A launcher that has left no trace in the environment is a `ValueError`: one process would train where many were asked for.
+    """
+    if launcher == "none":
+        return None
+    if launcher == "pytorch":
+        if "WORLD_SIZE" not in os.environ or "LOCAL_WORLD_SIZE" not in os.environ:
+            raise ValueError("--launcher pytorch: torchrun has not started this process; use tools/dist_train.sh, or --launcher none")
+        per_node = int(os.environ["LOCAL_WORLD_SIZE"])
+        return per_node, int(os.environ["WORLD_SIZE"]) // per_node
+    if "SLURM_NTASKS" not in os.environ:
+        raise ValueError("--launcher slurm: srun has not started this process; use tools/slurm_train.sh, or --launcher none")
+    nodes = int(os.environ["SLURM_NNODES"])
+    return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
 
 
 @contextmanager

@@ -56,14 +56,21 @@ class OccupancyModule(LightningModule):
         self.optimization = optimization
 
     def training_step(self, sample: TrainingSample, batch_index: int) -> Tensor:
-        losses = self._image_losses(sample) if self.global_step < self.optimization.image_steps else self._losses(sample)
+        of_images_alone = self.global_step < self.optimization.image_steps
+        losses = self._image_losses(sample) if of_images_alone else self._losses(sample)
         total = losses.total
+        if of_images_alone and self.trainer.world_size > 1:
+            total = total + self._untrained_yet()
         if not torch.isfinite(total):
             values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.parts.items())
             raise ValueError(f"the loss is not finite at step {self.global_step} on samples {', '.join(sample.token)}: {values}")
         self.log("loss", total, prog_bar=True, batch_size=len(sample.token))
         self.log_dict({f"loss/{name}": value for name, value in losses.parts.items()}, batch_size=len(sample.token))
         return total
+
+    def _untrained_yet(self) -> Tensor:
+        """Return a zero that depends on every parameter: processes that share gradients expect one for each of them."""
+        return torch.stack([parameter.sum() for parameter in self.network.parameters()]).sum() * 0
 
     def _image_losses(self, sample: TrainingSample) -> Losses:
         return self.objective.on_images(self.network.read_images(sample.views), sample.rays, sample.labels, sample.views.cameras[:, 0])

@@ -8,9 +8,10 @@ separates them best needs neither 3D truth nor the validation set.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from splattingocc.config import Config
@@ -45,9 +46,28 @@ class Calibration:
     """F1 of the occupied class at the threshold."""
     thresholds: Float64[Tensor, " bin"]
     f1_curve: Float64[Tensor, " bin"]
-    num_free: int
-    """Free cells seen over all frames."""
-    num_occupied: int
+    free_by_bin: Int64[Tensor, " bin"]
+    """Free cells seen over all frames, by predicted probability."""
+    occupied_by_bin: Int64[Tensor, " bin"]
+
+    @property
+    def num_free(self) -> int:
+        return int(self.free_by_bin.sum())
+
+    @property
+    def num_occupied(self) -> int:
+        return int(self.occupied_by_bin.sum())
+
+    def reliability(self, num_bins: int = 20) -> list[dict[str, float]]:
+        """Say how often the cells of each range of predicted probability were hit: of a well calibrated network, as often as predicted."""
+        free, occupied = (counts.reshape(num_bins, -1).sum(dim=1).tolist() for counts in (self.free_by_bin, self.occupied_by_bin))
+        return [{"from": i / num_bins, "cells": f + o, "hit": o / (f + o)} for i, (f, o) in enumerate(zip(free, occupied)) if f + o]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the curve and the reliability as plain values, to write as JSON."""
+        curve = {f"{threshold:.2f}": f1 for threshold, f1 in zip(self.thresholds.tolist()[::10], self.f1_curve.tolist()[::10])}
+        counts = {"num_free": self.num_free, "num_occupied": self.num_occupied}
+        return {"threshold": self.threshold, "f1": self.f1, **counts, "f1_by_threshold": curve, "reliability": self.reliability()}
 
 
 class ThresholdCalibration:
@@ -87,7 +107,7 @@ class ThresholdCalibration:
         best = (f1_curve == f1_curve.max()).nonzero().flatten()
         chosen = int(best[len(best) // 2])
         thresholds = torch.arange(self.config.num_bins, dtype=torch.float64) / self.config.num_bins
-        return Calibration(thresholds[chosen].item(), f1_curve[chosen].item(), thresholds, f1_curve, num_free, num_occupied)
+        return Calibration(thresholds[chosen].item(), f1_curve[chosen].item(), thresholds, f1_curve, self._free, self._occupied)
 
     def _mark(self, cells: Tensor, points: Float[Tensor, "*batch 3"]) -> None:
         indices, inside = self.grid.cells_of(points)

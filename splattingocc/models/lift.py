@@ -130,7 +130,8 @@ class SamplingLift(nn.Module):
         """Say of any cells what the image branch alone would make of them, without gradients: it learns from its own losses.
 
         The first result is the probability that the surface lies in the cell, given that it does not lie before it (the mean over the
-        views that see the cell, 0 where none does); the second are the class probabilities, weighed by the first and summing to 1 or 0.
+        views that see the cell, 0 where none does); the second are the class probabilities. They sum to how likely the cell is in sight: of
+        what something else hides, a pixel knows no class.
 
         Cells that level ground passes through are also taken for occupied where the pixel says ground: seen at a low angle one pixel
         covers many of them, and its depth could name only one.
@@ -154,7 +155,7 @@ class SamplingLift(nn.Module):
                 seen = torch.maximum(seen, on_ground)
                 hazard.index_add_(0, cells, seen)
                 views.index_add_(0, cells, torch.ones_like(seen))
-                weighed.index_add_(0, cells, _sample(class_probabilities[view], position[:, :2]) * seen[:, None])
+                weighed.index_add_(0, cells, _sample(class_probabilities[view], position[:, :2]) * (seen * left)[:, None])
             hazards.append(hazard / views.clamp(min=1))
             classes.append(weighed / hazard.clamp(min=1e-6)[:, None])
         return torch.stack(hazards).clamp(max=1), torch.stack(classes)

@@ -87,3 +87,16 @@ def test_rays_without_distance_or_weight_say_nothing():
 def test_a_grid_of_another_size_is_refused():
     with pytest.raises(ValueError, match="probabilities have shape"):
         ThresholdCalibration(CalibrationConfig(), GRID).update(torch.rand(4, 4, 4), *_rays_to_wall())
+
+
+def test_reliability_says_how_often_cells_of_a_probability_were_hit():
+    probabilities = torch.full(GRID.shape, 0.12)
+    probabilities[16, 4:] = 0.77
+    calibration = ThresholdCalibration(CalibrationConfig(), GRID)
+    calibration.update(probabilities, *_rays_to_wall())
+    result = calibration.compute()
+    described = result.describe()
+    low, high = described["reliability"]
+    assert low == {"from": 0.1, "cells": 64 * 16 + 32, "hit": 32 / (64 * 16 + 32)}
+    assert high == {"from": 0.75, "cells": 32, "hit": 1.0}
+    assert described["f1_by_threshold"]["0.50"] == result.f1_curve[500].item() == pytest.approx(2 * 32 / (32 + 64))

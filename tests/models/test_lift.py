@@ -90,3 +90,17 @@ def test_ground_is_evident_where_the_pixel_says_ground_whatever_its_depth_says()
 def test_a_ground_class_that_is_no_class_is_refused():
     with pytest.raises(ValueError, match=r"lift\.ground_classes: \(3, 5\), expected class indices below 5"):
         SamplingLift(SamplingLiftConfig(ground_classes=(3, 5)), 4, 5, GRID)
+
+
+def test_of_what_a_thing_hides_its_pixel_knows_no_class():
+    cameras = stack([surround_cameras(1, (32, 48), focal=20.0)])
+    lift = SamplingLift(SamplingLiftConfig(channels=2, coarsening=2, ground_classes=(2,)), 4, 5, GRID)
+    bins = lift.config.depth_bins
+    depth_logits = torch.full((1, 1, bins.count, 16, 6), -10.0)
+    depth_logits[:, :, bins.index(torch.tensor(4.0))] = 10.0
+    class_logits = torch.zeros(1, 1, 5, 16, 6)
+    class_logits[:, :, 3] = 10.0
+    reading = ImageReading(torch.zeros(1, 1, 2, 4, 6), depth_logits, class_logits)
+    _, classes = lift.evidence(reading, cameras, torch.tensor([[4.0, 0.0, 1.5], [7.0, 0.0, 1.5]]), cell_size=0.4)
+    assert classes[0, 0, 3] > 0.9
+    assert classes[0, 1].sum() < 1e-2
