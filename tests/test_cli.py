@@ -4,8 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from splattingocc.cli import main
+from splattingocc.cli import expand_cfg_options, main, parse
 from splattingocc.data.nuscenes import read_index
+
+CONFIG = Path(__file__).parents[1] / "configs" / "splattingocc" / "splattingocc-synth.py"
 
 
 def test_the_bench_prints_one_json_line_for_each_case(capsys: pytest.CaptureFixture):
@@ -39,3 +41,44 @@ def test_maps_that_are_not_there_end_in_one_line(tiny_dataroot: Path, tmp_path: 
     with pytest.raises(SystemExit, match=r"splattingocc: .*CAM_FRONT_LEFT/.*: no map of that name"):
         main(["prepare", "--dataroot", str(tiny_dataroot), "--version", "v1.0-tiny", "--out", str(tmp_path), "--workers", "0",
               "--dense.semantics", str(tmp_path / "nowhere")])  # fmt: skip
+
+
+def test_cfg_options_are_the_options_of_the_same_names():
+    words = ["--seed", "3", "--cfg-options", "trainer.max_epochs=2", "data.loader.image-size=[32,64]", "--validate", "x=y"]
+    expected = ["--seed", "3", "--trainer.max_epochs", "2", "--data.loader.image-size", "32", "64", "--validate", "x=y"]
+    assert expand_cfg_options(words) == expected
+    with pytest.raises(ValueError, match="--cfg-options seed: expected key=value"):
+        expand_cfg_options(["--cfg-options", "seed", "3"])
+
+
+def test_command_lines_of_this_family_are_understood(tmp_path: Path):
+    words = ["train", str(CONFIG), "--launcher", "none", "--work_dir", str(tmp_path), "--resume-from", "a.ckpt", "--validate"]
+    words += [
+        "--seed",
+        "7",
+        "--deterministic",
+        "--load_interval",
+        "5",
+        "--cfg-options",
+        "trainer.max_epochs=3",
+        "optimization.learning_rate=1e-3",
+    ]
+    command = parse(words)
+    assert (command.work_dir, command.resume_from, command.validate, command.load_interval) == (tmp_path, Path("a.ckpt"), True, 5)
+    assert command.experiment.seed == 7
+    assert command.experiment.trainer.max_epochs == 3
+    assert command.experiment.optimization.learning_rate == 1e-3
+    command = parse(["test", str(CONFIG), "net.ckpt", "--launcher", "none", "--eval", "segm", "--gpu-collect", "--dump_dir=out"])
+    assert (command.checkpoint, command.eval, command.dump_dir) == (Path("net.ckpt"), ("segm",), Path("out"))
+
+
+@pytest.mark.parametrize(("launcher", "right"), [("pytorch", "tools/dist_train.sh"), ("slurm", "tools/slurm_train.sh")])
+def test_a_launcher_that_started_nothing_is_refused(launcher: str, right: str, tmp_path: Path):
+    with pytest.raises(SystemExit, match=f"--launcher {launcher}: .* has not started this process; use {right}"):
+        main(["train", str(CONFIG), "--launcher", launcher, "--work-dir", str(tmp_path)])
+
+
+def test_an_unknown_score_is_refused_by_name(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        main(["test", str(CONFIG), "net.ckpt", "--eval", "bbox"])
+    assert "bbox" in capsys.readouterr().err
