@@ -1,4 +1,4 @@
-"""The command line: `splattingocc demo | synth | prepare | train | test | visualize | bench`.
+"""The command line: `splattingocc demo | synth | prepare | train | test | visualize | bench | log | doctor`.
 
 What a command needs is imported when it runs, so that `--help` answers at once.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,6 +51,31 @@ def expand_cfg_options(words: Sequence[str]) -> list[str]:
     return expanded
 
 
+@contextmanager
+def ledger_entry(command: str, config: Path, experiment: ExperimentConfig, work_dir: Path) -> Iterator[dict[str, Any]]:
+    """Write a run into the ledger beside its work directory; of several processes, only the first does."""
+    from splattingocc.engine.distributed import is_first
+    from splattingocc.engine.ledger import LEDGER_NAME, differences, recorded
+    from splattingocc.provenance import commit
+
+    if not is_first():
+        yield {}
+        return
+    what = {
+        "command": command,
+        "name": experiment.name,
+        "commit": commit(),
+        "config": str(config),
+        "changed": differences(experiment.model_dump(mode="json"), load_config(config).model_dump(mode="json")),
+        "data": f"{experiment.data.dataroot} {experiment.data.version}",
+        "processes": int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))),
+        "seed": experiment.seed,
+        "work_dir": str(work_dir),
+    }
+    with recorded(work_dir.resolve().parent / LEDGER_NAME, what) as result:
+        yield result
+
+
 @dataclass
 class Train:
     """Train a configuration; any of its fields can be set on the command line."""
@@ -72,7 +99,7 @@ class Train:
     """Short for --data.loader.load-interval."""
 
     def run(self) -> None:
-        from splattingocc.engine.distributed import rank, started_by
+        from splattingocc.engine.distributed import is_first, started_by
         from splattingocc.pipeline import NETWORK_FILE, newest_checkpoint, train
 
         trainer = self.experiment.trainer
@@ -87,8 +114,9 @@ class Train:
             resume_from = newest_checkpoint(work_dir)
         if resume_from is not None and not resume_from.is_file():
             raise ValueError(f"--resume-from {resume_from}: no such checkpoint")
-        train(self.experiment, work_dir, resume_from=resume_from)
-        if rank() == 0:
+        with ledger_entry("train", self.config, self.experiment, work_dir):
+            train(self.experiment, work_dir, resume_from=resume_from)
+        if is_first():
             print(f"trained network: {work_dir / NETWORK_FILE}")
             if self.validate:
                 Test(self.config, self.experiment, work_dir / NETWORK_FILE).run()
@@ -130,7 +158,7 @@ class Test:
         started_by(self.launcher)
         kinds = {"segm", "ray", "render"} if "all" in self.eval else set(self.eval)
         work_dir = self.from_cache or self.checkpoint.parent  # type: ignore[union-attr]
-        with processes():
+        with processes(), ledger_entry("test", self.config, self.experiment, work_dir) as entry:
             index = build_index(self.experiment.data, work_dir)
             console = Console(quiet=rank() > 0)
             metrics: dict[str, Any] = {}
@@ -144,6 +172,7 @@ class Test:
                 provenance = predictions.manifest.provenance if isinstance(predictions, PredictionCache) else None
                 console.print(report.summary_table(rows), report.class_table(rows), report.region_table(rows[0]), report.ray_table(rows))
                 metrics |= {row.name: report.metrics_of(row) for row in rows}
+                entry |= report.headline_of(rows[0])
                 metrics["markdown"] = report.MARKDOWN_HEADER + "\n" + report.markdown_row(rows[0], provenance, self.split)
             if "render" in kinds:
                 if self.checkpoint is None:
@@ -311,6 +340,73 @@ class Bench:
         Console().print(table)
 
 
+@dataclass
+class Log:
+    """Print the ledger of runs as a table, or what two runs differ in."""
+
+    compare: tuple[str, str] | None = None
+    """Two runs, by the beginning or the end of their number."""
+    path: Path = Path("work_dirs/log.txt")
+    """The ledger."""
+
+    def run(self) -> None:
+        from splattingocc.engine.ledger import differences, read_ledger
+
+        runs = read_ledger(self.path)
+        if self.compare is None:
+            table = Table(title=str(self.path))
+            for column in ("run", "command", "name", "commit", "changed", "seed", "processes", "result"):
+                table.add_column(column)
+            for run in runs:
+                changed = ", ".join(f"{name}={value}" for name, value in run.what["changed"].items())
+                result = ", ".join(f"{name} {value}" for name, value in run.result.items()) or "running, or killed"
+                what = [str(run.what[name]) for name in ("command", "name", "commit")]
+                table.add_row(run.id, *what, changed, str(run.what["seed"]), str(run.what["processes"]), result)
+            Console().print(table)
+            return
+        first, second = (self._find(runs, number) for number in self.compare)
+        for name, value in differences(second.what | second.result, first.what | first.result).items():
+            print(f"{name}: {_at(first.what | first.result, name)} → {value}")
+
+    def _find(self, runs: list, number: str) -> Any:
+        found = [run for run in runs if run.id.startswith(number) or run.id.endswith(number)]
+        if len(found) != 1:
+            raise ValueError(f"--compare {number}: {len(found)} runs of {self.path} have such a number, expected one")
+        return found[0]
+
+
+def _at(content: Any, name: str) -> Any:
+    """Return what a dotted name leads to; dots may be part of a key."""
+    if name in content:
+        return content[name]
+    head, _, rest = name.partition(".")
+    return _at(content[head], rest) if rest and isinstance(content.get(head), dict) else None
+
+
+@dataclass
+class Doctor:
+    """Say what is installed, whether the kernels run, which data are there, and what to do about what is missing."""
+
+    dataroot: Path | None = None
+    """Look at the data in this folder too."""
+    version: str = "v1.0-trainval"
+    """Folder of its tables."""
+
+    def run(self) -> None:
+        from splattingocc.doctor import examine
+
+        table = Table(title="splattingocc doctor")
+        for column in ("", "found", "what to do"):
+            table.add_column(column)
+        findings = examine(self.dataroot, self.version)
+        for finding in findings:
+            style = "red" if finding.is_problem else "yellow" if finding.advice else ""
+            table.add_row(finding.name, finding.found, finding.advice or "", style=style)
+        Console().print(table)
+        if problems := [finding.name for finding in findings if finding.is_problem]:
+            raise ValueError(f"something that is needed does not work: {', '.join(problems)}")
+
+
 COMMANDS: dict[str, type] = {
     "demo": Demo,
     "synth": Synth,
@@ -319,6 +415,8 @@ COMMANDS: dict[str, type] = {
     "test": Test,
     "visualize": Visualize,
     "bench": Bench,
+    "log": Log,
+    "doctor": Doctor,
 }
 CONFIGURED = ("train", "test", "visualize")
 """Commands whose first argument is a configuration file that sets the defaults of their options."""

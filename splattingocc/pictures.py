@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64, UInt8
+from rich.progress import track
 from torch import Tensor
 
 from splattingocc.data.key_frames import KeyFrame
@@ -16,7 +17,7 @@ from splattingocc.data.occ3d import read_truth, truth_path
 from splattingocc.data.samples import PredictionSample
 from splattingocc.engine.inference import predict_gaussians
 from splattingocc.engine.module import RenderConfig
-from splattingocc.evaluation.predictions import CachedFrame, PredictionCache
+from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, read_grid
 from splattingocc.experiment import ExperimentConfig
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.rays import SKY
@@ -54,6 +55,18 @@ def draw_key_frame_without_cache(config: ExperimentConfig, checkpoint: Path, key
     gaussians = _see(config, network, key_frame)
     predicted = read_out(gaussians, OCC3D_GRID, threshold=threshold).semantics.cpu()
     return _draw(config, gaussians, predicted, key_frame, out)
+
+
+def draw_cached_grids(folder: Path) -> list[Path]:
+    """Draw every predicted grid in a folder of a prediction cache, each beside its file; return the paths of the pictures."""
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise ValueError(f"{folder}: no predictions (*.npz) in this folder; give one scene of a cache, e.g. work_dirs/x/output/scene-0103")
+    pictures = []
+    for path in track(files, f"drawing {folder.name}"):
+        grid = draw_grid("predicted occupancy", read_grid(path), OCC3D_GRID)
+        pictures.append(save_occupancies(path.with_suffix(".png"), [grid], f"{folder.name}, {path.stem}"))
+    return pictures
 
 
 def _draw(

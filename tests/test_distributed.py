@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +15,11 @@ import torch
 
 from splattingocc.cli import main
 from splattingocc.engine.checkpoint import save_network
+from splattingocc.engine.ledger import read_ledger
 from splattingocc.experiment import build_network, load_config
 
 CONFIG = Path(__file__).parents[1] / "configs" / "splattingocc" / "splattingocc-synth.py"
+TOOLS = Path(__file__).parents[1] / "tools"
 SMALL = ("--data.loader.image-size", "32", "64", "--data.num-workers", "0")
 
 
@@ -41,8 +45,11 @@ def metrics_of(folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def alone(checkpoint: Path, synthetic_dataroot: Path) -> Path:
-    """What one process predicts."""
+    """What one process predicts, with one thread, as torchrun gives each of its own: more threads round the last digit otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     main(arguments(synthetic_dataroot, checkpoint))
+    torch.set_num_threads(threads)
     assert metrics_of(checkpoint.parent)["model"]["num_frames"] == 4
     assert metrics_of(checkpoint.parent)["model"]["ray_iou"]["mean"] is not None
     return checkpoint.parent / "output"
@@ -59,6 +66,59 @@ def test_several_processes_predict_and_score_the_same(checkpoint: Path, alone: P
     for path in alone.rglob("*.npz"):
         assert np.array_equal(np.load(path)["semantics"], np.load(tmp_path / "output" / path.relative_to(alone))["semantics"])
     assert metrics_of(tmp_path) == metrics_of(checkpoint.parent)
+
+
+def test_processes_that_srun_started_find_each_other(checkpoint: Path, alone: Path, synthetic_dataroot: Path, tmp_path: Path):
+    copy = tmp_path / checkpoint.name
+    copy.write_bytes(checkpoint.read_bytes())
+    slurm = {
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_JOB_ID": "4242",
+        "SLURM_NODELIST": "localhost",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, TOOLS / "test.py", *arguments(synthetic_dataroot, copy, "--launcher", "slurm")[1:]]
+    started = [
+        subprocess.Popen(command, env={**os.environ, **slurm, "SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)})
+        for number in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    assert metrics_of(tmp_path) == metrics_of(checkpoint.parent)
+
+
+def test_two_processes_train_one_network_and_write_one_ledger(synthetic_dataroot: Path, tmp_path: Path):
+    main(["prepare", "--dataroot", str(synthetic_dataroot), "--version", "v1.0-mini", "--out", str(tmp_path / "labels"), "--workers", "0"])
+    options = ["--launcher", "pytorch", "--work_dir", tmp_path / "run", "--data.dataroot", synthetic_dataroot, *SMALL]
+    options += ["--data.labels", tmp_path / "labels", "--data.loader.num-rays", 500, "--network.lift.coarsening", 4]
+    options += ["--cfg-options", "trainer.max_epochs=2", "optimization.image_steps=1"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PORT": "29611"}
+    words = ["bash", TOOLS / "dist_train.sh", CONFIG, 2, *options]
+    finished = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, env=environment)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    with (tmp_path / "run" / "logs" / "metrics.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 4  # two epochs of four key frames, two at a time
+    assert (tmp_path / "run" / "network.safetensors").is_file()
+    (run,) = read_ledger(tmp_path / "log.txt")
+    assert run.ended is not None
+    assert run.what["processes"] == 2
+    assert run.what["changed"]["trainer.max_epochs"] == 2
+
+
+def test_the_grids_of_a_cache_are_drawn_beside_their_files(alone: Path, tmp_path: Path):
+    scene = next(path for path in alone.iterdir() if path.is_dir())
+    for path in scene.glob("*.npz"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    visual = [sys.executable, TOOLS / "visualization" / "visual.py"]
+    finished = subprocess.run([*visual, tmp_path], capture_output=True, text=True, check=True)
+    pictures = sorted(tmp_path.glob("*.png"))
+    assert [path.stem for path in pictures] == sorted(path.stem for path in scene.glob("*.npz"))
+    assert all(str(path) in finished.stdout.replace("\n", "") for path in pictures)
+    finished = subprocess.run([*visual, tmp_path / "none"], capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    assert "no predictions (*.npz) in this folder" in finished.stderr
 
 
 def test_predictions_of_another_program_score_the_same(alone: Path, checkpoint: Path, synthetic_dataroot: Path, tmp_path: Path):

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.environments import SLURMEnvironment
 
 T = TypeVar("T")
 Launcher: TypeAlias = Literal["none", "pytorch", "slurm"]
@@ -35,17 +36,32 @@ def started_by(launcher: Launcher) -> tuple[int, int] | None:
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Join the other processes that torchrun started, if it did, for as long as this lasts."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    """Join the other processes that torchrun or srun started, if one did, for as long as this lasts."""
+    size = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+    if size == 1 or dist.is_initialized():
         yield
         return
+    number, on_node, where = _place()
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("gloo")
+        torch.cuda.set_device(on_node)
+    dist.init_process_group("gloo", init_method=where, rank=number, world_size=size)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _place() -> tuple[int, int, str]:
+    """Return this process's number, its number on its node, and where all of them meet."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), "env://"
+    slurm = SLURMEnvironment()
+    return slurm.global_rank(), slurm.local_rank(), f"tcp://{slurm.main_address}:{slurm.main_port}"
+
+
+def is_first() -> bool:
+    """Say whether this process is the first of those that were started, before they have met."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
 
 
 def rank() -> int:

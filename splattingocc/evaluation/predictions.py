@@ -134,16 +134,20 @@ class ForeignPredictions:
 
     def read(self, frame: CachedFrame) -> CachedPrediction:
         """Read one frame; a damaged file is a `ValueError` naming it."""
-        path = self.paths[frame.token]
-        arrays = _read_npz(path, FOREIGN_KEYS)
-        if not arrays:
-            raise ValueError(f"{path}: has none of the arrays {', '.join(FOREIGN_KEYS)}")
-        semantics = next(iter(arrays.values()))
-        if not np.issubdtype(semantics.dtype, np.integer) or semantics.size == 0 or semantics.min() < 0 or semantics.max() > FREE:
-            raise ValueError(f"{path}: the grid is {semantics.dtype}, expected whole numbers from 0 to {FREE} (free)")
-        semantics = semantics.astype(np.uint8)
-        _check_semantics(path, semantics)
-        return CachedPrediction(frame, torch.from_numpy(semantics), None)
+        return CachedPrediction(frame, read_grid(self.paths[frame.token]), None)
+
+
+def read_grid(path: Path) -> UInt8[Tensor, "200 200 16"]:
+    """Read the predicted grid in a `.npz` of ours or of another program; `ValueError` where there is none."""
+    arrays = _read_npz(path, FOREIGN_KEYS)
+    if not arrays:
+        raise ValueError(f"{path}: has none of the arrays {', '.join(FOREIGN_KEYS)}")
+    semantics = next(iter(arrays.values()))
+    if not np.issubdtype(semantics.dtype, np.integer) or semantics.size == 0 or semantics.min() < 0 or semantics.max() > FREE:
+        raise ValueError(f"{path}: the grid is {semantics.dtype}, expected whole numbers from 0 to {FREE} (free)")
+    semantics = semantics.astype(np.uint8)
+    _check_semantics(path, semantics)
+    return torch.from_numpy(semantics)
 
 
 def read_foreign_predictions(directory: Path, frames: Sequence[CachedFrame]) -> ForeignPredictions:

@@ -116,6 +116,14 @@ def metrics_of(row: ScoredOccupancy) -> dict[str, Any]:
     return metrics
 
 
+def headline_of(row: ScoredOccupancy) -> dict[str, float]:
+    """Return the few scores that a line of the ledger holds, percent."""
+    figures = {"miou_17": row.camera.miou_17, "miou_15": row.camera.miou_15, "iou": row.camera.geometric_iou, "f_score": row.f_score}
+    if row.rays is not None:
+        figures["ray_iou"] = row.rays.mean
+    return {name: round(value, 3) for name, value in figures.items() if math.isfinite(value)}
+
+
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """Write `metrics.json` whole or not at all. JSON has no nan: a score that does not exist is null."""
     text = msgspec.json.format(msgspec.json.encode(_without_nan(metrics)), indent=2)
