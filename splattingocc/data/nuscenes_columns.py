@@ -199,6 +199,8 @@ def _serve_poses(path: Path, pipe: Connection) -> None:
         answer: object = list(tables.by_token((row for row in rows if row.token in wanted), path).values())
     except ValueError as error:
         answer = str(error)
+    except EOFError:
+        os._exit(0)  # nobody wants the rows any more: another table is damaged
     pipe.send_bytes(msgspec.msgpack.encode(answer))
     os._exit(0)  # freeing millions of rows one by one would take longer than the work
 
