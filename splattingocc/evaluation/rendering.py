@@ -25,8 +25,7 @@ class RenderingScores:
         self._num_close = 0
         self._mass_in_front = 0.0
         self._mass_at_hit = 0.0
-        self._num_right = 0
-        self._num_classified = 0
+        self._confusion = torch.zeros(NUM_CLASSES + 1, NUM_CLASSES + 1, dtype=torch.int64)
 
     def update(self, rendering: Rendering, labels: RayLabels) -> None:
         """Add the rays of one frame or batch; `rendering` must have been made with the label distances."""
@@ -42,9 +41,9 @@ class RenderingScores:
         classified = counted & (labels.semantics < NUM_CLASSES)
         strongest = rendering.features[classified][..., :NUM_CLASSES].max(dim=-1)
         # A ray that met nothing shows no class; its argmax would be class 0 by accident.
-        right = (strongest.indices == labels.semantics[classified]) & (strongest.values > 0)
-        self._num_right += int(right.sum())
-        self._num_classified += int(classified.sum())
+        shown = torch.where(strongest.values > 0, strongest.indices, NUM_CLASSES)
+        pairs = labels.semantics[classified] * (NUM_CLASSES + 1) + shown
+        self._confusion += torch.bincount(pairs, minlength=self._confusion.numel()).reshape(self._confusion.shape).cpu()
 
     def _add_distances(self, rendering: Rendering, labels: RayLabels, measured: Bool[Tensor, "*batch ray"]) -> None:
         rendered, true = rendering.distances[measured].detach().double(), labels.distances[measured].double()
@@ -59,6 +58,8 @@ class RenderingScores:
         relative_errors = torch.cat(self._relative_errors) if self._relative_errors else torch.empty(0)
         num_measured = relative_errors.numel()
         per_measured = 1 / num_measured if num_measured else float("nan")
+        hits, num_classified = self._confusion.diagonal().double(), int(self._confusion.sum())
+        ious = hits / (self._confusion.sum(dim=0) + self._confusion.sum(dim=1) - hits)
         return {
             "median_relative_error": relative_errors.median().item() if num_measured else float("nan"),
             "abs_rel": relative_errors.sum(dtype=torch.float64).item() * per_measured,
@@ -66,6 +67,7 @@ class RenderingScores:
             "delta_1": self._num_close * per_measured,
             "mass_in_front": self._mass_in_front * per_measured,
             "mass_at_hit": self._mass_at_hit * per_measured,
-            "class_accuracy": self._num_right / self._num_classified if self._num_classified else float("nan"),
+            "class_accuracy": hits.sum().item() / num_classified if num_classified else float("nan"),
+            "class_miou": ious[:NUM_CLASSES].nanmean().item(),
             "num_rays": num_measured,
         }

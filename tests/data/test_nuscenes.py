@@ -217,3 +217,28 @@ def test_the_real_key_frame_is_read(real_dataroot: Path, tmp_path: Path):
     assert key_frame.token == "ca9a282c9e77460f8360f564131a8af5"
     assert cameras_of(key_frame).image_size == (900, 1600)
     assert all((real_dataroot / sensor.filename).exists() for sensor in (key_frame.lidar, *key_frame.cameras))
+
+
+@pytest.fixture
+def poses_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splattingocc.data.nuscenes_columns.LARGE_TABLE", 0)
+
+
+@pytest.mark.usefixtures("poses_in_another_process")
+def test_poses_that_another_process_decodes_are_the_same(tiny_dataroot: Path, own_dataroot: Path):
+    assert same_index(read_index(own_dataroot, VERSION), read_index(tiny_dataroot, VERSION))
+
+
+@pytest.mark.usefixtures("poses_in_another_process")
+def test_faults_that_another_process_finds_are_named(own_dataroot: Path):
+    token = edit(own_dataroot, "ego_pose", 3, rotation=[1.0, 0.0, 0.0])
+    message = one_line_error(own_dataroot)
+    assert "ego_pose.json" in message
+    assert f"row {token}" in message
+
+
+@pytest.mark.usefixtures("poses_in_another_process")
+def test_a_pose_that_is_missing_is_named_by_the_row_that_wants_it(own_dataroot: Path):
+    path = own_dataroot / VERSION / "ego_pose.json"
+    path.write_text(json.dumps(json.loads(path.read_text())[1:]))
+    assert "is not in ego_pose.json" in one_line_error(own_dataroot)

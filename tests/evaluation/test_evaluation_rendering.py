@@ -31,6 +31,8 @@ def test_known_rays_give_known_scores():
     assert result["rmse_m"] == pytest.approx(math.sqrt((1 + 0 + 100 + 100) / 4))
     assert result["delta_1"] == 0.5
     assert result["class_accuracy"] == 0.5  # the ray that met nothing is wrong, although class 0 is its argmax
+    # Of the classes that are shown or true, 4 has two of three rays right, 0 and 11 none
+    assert result["class_miou"] == pytest.approx((2 / 3 + 0 + 0) / 3)
     assert result["mass_in_front"] == pytest.approx(0.1)
     assert result["mass_at_hit"] == pytest.approx(0.8)
     assert result["num_rays"] == 4
