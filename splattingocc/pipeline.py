@@ -21,7 +21,7 @@ from splattingocc.data.label_store import LabelStore, sha256_of
 from splattingocc.data.labelled_rays import Part, inside, labelled_rays
 from splattingocc.data.loaders import calibration_scenes
 from splattingocc.data.occ3d import read_truth
-from splattingocc.engine.checkpoint import load_network, save_network
+from splattingocc.engine.checkpoint import load_network, read_metadata, save_network
 from splattingocc.engine.distributed import gather, rank, share
 from splattingocc.engine.inference import predict_gaussians, render_labelled
 from splattingocc.evaluation.calibrate import Calibration, ThresholdCalibration
@@ -128,7 +128,7 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
         commit=commit(),
         threshold=threshold,
         split=split,
-        seed=config.seed,
+        seed=training_seed(checkpoint),
     )
     writer = PredictionWriter(out, provenance)
     frames = frames_of(index, split)
@@ -143,6 +143,12 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
         writer.finish(list(frames.values()))
     gather(None)
     return read_predictions(out)
+
+
+def training_seed(checkpoint: Path) -> int | None:
+    """Return the seed that a network was trained with, where its file says so."""
+    metadata = read_metadata(checkpoint)
+    return json.loads(metadata["experiment"])["seed"] if "experiment" in metadata else None
 
 
 def frames_of(index: Index, split: str) -> dict[int, CachedFrame]:

@@ -106,6 +106,7 @@ def test_predictions_are_cached_scored_and_kept(trained: Path, synthetic_dataroo
     index = build_index(config.data, tmp_path)
     cache = predict(config, trained / "network.safetensors", tmp_path / "output", split="val", index=index)
     assert len(cache) == 2
+    assert cache.manifest.provenance.seed == config.seed
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "output").rglob("*.npz")}
     predict(config, trained / "network.safetensors", tmp_path / "output", split="val", index=index)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "output").rglob("*.npz")} == written

@@ -62,6 +62,14 @@ def save_network(network: nn.Module, config: Config, path: Path, metadata: dict[
     write_atomically(path, lambda temporary: save_file(state, temporary, metadata=header))
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return what travels in the header of a `.safetensors` network; nothing for another kind of file."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
 def load_network(network: nn.Module, config: Config, path: Path) -> dict[str, str]:
     """Fill the network from a `.safetensors` or Lightning `.ckpt` file and return its metadata; `ValueError` names what does not fit."""
     if not path.is_file():

@@ -12,6 +12,7 @@ import math
 import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
+from torch.nn import functional
 
 from splattingocc.data.taxonomy import FREE
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
@@ -33,18 +34,19 @@ def f_score(prediction: UInt8[Tensor, "x y z"], truth: UInt8[Tensor, "x y z"], m
         return math.nan
     if not num_predicted or not num_true:
         return 0.0
-    accuracy = int((predicted & _near(true)).sum()) / num_predicted
-    completeness = int((true & _near(predicted)).sum()) / num_true
+    accuracy, completeness = _num_near(predicted, true) / num_predicted, _num_near(true, predicted) / num_true
     return 2 * accuracy * completeness / (accuracy + completeness) if accuracy + completeness else 0.0
 
 
-def _near(occupied: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x y z"]:
-    """Return the voxels whose centre lies within REACH of an occupied one's: exact, because centres lie on a lattice."""
+def _num_near(these: Bool[Tensor, "x y z"], others: Bool[Tensor, "x y z"]) -> int:
+    """Count the voxels of `these` whose centre lies within REACH of one of `others`: exact, because centres lie on a lattice."""
     cells = math.floor(REACH / OCC3D_GRID.cell_size)
-    near = torch.zeros_like(occupied)
-    for offset in itertools.product(range(-cells, cells + 1), repeat=3):
-        if math.hypot(*offset) * OCC3D_GRID.cell_size <= REACH:
-            to = tuple(slice(max(0, shift), size + min(0, shift)) for shift, size in zip(offset, occupied.shape))
-            source = tuple(slice(max(0, -shift), size + min(0, -shift)) for shift, size in zip(offset, occupied.shape))
-            near[to] |= occupied[source]
-    return near
+    padded = functional.pad(others, (cells,) * 6)
+    _, height, depth = padded.shape
+    x, y, z = (these.nonzero() + cells).unbind(dim=1)
+    places = (x * height + y) * depth + z
+    near = torch.zeros(len(places), dtype=torch.bool, device=these.device)
+    for i, j, k in itertools.product(range(-cells, cells + 1), repeat=3):
+        if math.hypot(i, j, k) * OCC3D_GRID.cell_size <= REACH:
+            near |= padded.view(-1)[places + ((i * height + j) * depth + k)]
+    return int(near.sum())
