@@ -152,12 +152,12 @@ class Demo:
         scores = json.loads((self.folder / "scores.json").read_text())
         provenance = environment() | {"seed": self.experiment.seed, "seconds": stages.seconds}
         write_metrics(self.folder / "metrics.json", provenance | {"methods": scores})
-        table = Table(title="Val scenes, voxels inside mask_camera; rays against 2D labels never trained on")
-        for column in ("", "mIoU m17", "mIoU m15", "IoU", "median distance error", "ray class accuracy"):
+        table = Table(title="Val scenes; voxels inside mask_camera, RayIoU without a mask; rays against 2D labels never trained on")
+        for column in ("", "mIoU m17", "mIoU m15", "IoU", "RayIoU", "median distance error", "ray class accuracy"):
             table.add_column(column, justify="right" if column else "left")
         for name, method in scores.items():
             camera, rays = method["camera_mask"], method["rendering"]
-            percents = [camera["miou_17"], camera["miou_15"], camera["geometric_iou"]]
+            percents = [camera["miou_17"], camera["miou_15"], camera["geometric_iou"], method["ray_iou"]["mean"]]
             shares = [100 * rays["median_relative_error"], 100 * rays["class_accuracy"]]
             table.add_row(name, *(f"{value:.2f}" for value in percents), *(f"{value:.1f} %" for value in shares))
         console.print(table)

@@ -2,8 +2,8 @@
 
 The rays of a key frame lie camera by camera, behind the number of rays of each camera: first the pixels (u, v) of all rays, then their
 distances, then their classes, so that reading copies nothing byte by byte. Pixels are kept in steps of 1/32 px (1/16 px for images over
-2047 px, and so on), so a pixel is off by at most 1/64 px; distances in steps of 2 mm up to 131 m, so a distance is off by at most 1 mm; a ray
-may have none.
+2047 px, and so on), so a pixel is off by at most 1/64 px; distances in steps of 2 mm up to 131 m, so a distance is off by at most 1 mm;
+a ray may have none.
 """
 
 from __future__ import annotations
