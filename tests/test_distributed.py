@@ -90,7 +90,7 @@ def test_processes_that_srun_started_find_each_other(checkpoint: Path, alone: Pa
 
 def test_two_processes_train_one_network_and_write_one_ledger(synthetic_dataroot: Path, tmp_path: Path):
     main(["prepare", "--dataroot", str(synthetic_dataroot), "--version", "v1.0-mini", "--out", str(tmp_path / "labels"), "--workers", "0"])
-    options = ["--launcher", "pytorch", "--work_dir", tmp_path / "run", "--data.dataroot", synthetic_dataroot, *SMALL]
+    options = ["--validate", "--launcher", "pytorch", "--work_dir", tmp_path / "run", "--data.dataroot", synthetic_dataroot, *SMALL]
     options += ["--data.labels", tmp_path / "labels", "--data.loader.num-rays", 500, "--network.lift.coarsening", 4]
     options += ["--cfg-options", "trainer.max_epochs=2", "optimization.image_steps=1"]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PORT": "29611"}
@@ -100,8 +100,10 @@ def test_two_processes_train_one_network_and_write_one_ledger(synthetic_dataroot
     with (tmp_path / "run" / "logs" / "metrics.csv").open() as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     assert len(losses) == 4  # two epochs of four key frames, two at a time
-    assert (tmp_path / "run" / "network.safetensors").is_file()
-    (run,) = read_ledger(tmp_path / "log.txt")
+    scores = json.loads((tmp_path / "run" / "metrics_val.json").read_text())
+    assert scores["model"]["num_frames"] == 2
+    run, test = read_ledger(tmp_path / "log.txt")
+    assert test.what["command"] == "test"
     assert run.ended is not None
     assert run.what["processes"] == 2
     assert run.what["changed"]["trainer.max_epochs"] == 2

@@ -55,7 +55,7 @@ class Train:
     """Short for --data.loader.load-interval."""
 
     def run(self) -> None:
-        from splattingocc.engine.distributed import is_first, started_by
+        from splattingocc.engine.distributed import gather, is_first, started_by
         from splattingocc.pipeline import NETWORK_FILE, newest_checkpoint, train
 
         trainer = self.experiment.trainer
@@ -74,8 +74,9 @@ class Train:
             train(self.experiment, work_dir, resume_from=resume_from)
         if is_first():
             print(f"trained network: {work_dir / NETWORK_FILE}")
-            if self.validate:
-                Test(self.config, self.experiment, work_dir / NETWORK_FILE).run()
+        if self.validate:
+            gather(None)  # the first process writes the network's file, all of them read it
+            Test(self.config, self.experiment, work_dir / NETWORK_FILE).run()
 
 
 @dataclass

@@ -13,6 +13,8 @@ from splattingocc.geometry.cameras import Cameras
 
 MIN_GROUND_PROBABILITY = 1e-3
 """Of any pixel; keeps the logarithms of the column finite."""
+MIN_SHARE = 1e-6
+"""Of a depth bin in the guess for what stands under the edge of the image, before it is normalised."""
 DOUBT = 0.64
 """Spread over all bins and added to the guess of where a pixel's surface stands: how far image features must push to overrule it."""
 
@@ -86,7 +88,7 @@ def standing_encoding(
     # log Π (1 − g_s), s from q (axis -2) to above r (axis -1)
     between = (above[..., None, :] - above[..., :, None]).clamp(max=0)
     stands_at = (between.exp() * g[..., None, :]).triu()
-    nearer = 1 - ground[:, :, -1].cumsum(dim=1)
+    nearer = (1 - ground[:, :, -1].cumsum(dim=1)).clamp(min=MIN_SHARE)
     nearer = nearer / nearer.sum(dim=1, keepdim=True)
     stands_below = (above[..., -1:] + passed[..., -1:] - above).exp()
     return torch.einsum("vwqr,vbrw->vbqw", stands_at, ground) + torch.einsum("vwq,vbw->vbqw", stands_below, nearer)

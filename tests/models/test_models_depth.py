@@ -134,3 +134,11 @@ def test_heights_of_ground_classes_learn_from_depths():
         nll.backward()
         optimizer.step()
     assert abs(standing.heights.item() - 0.2) < 0.04
+
+
+def test_ground_nearer_than_the_first_bin_in_the_last_row_leaves_the_guess_finite():
+    bins = DepthBins(nearest=8.0, farthest=60.0)
+    ground = ground_encoding(surround_cameras(1, (32, 48), focal=20.0), bins, torch.zeros(1, 32, 48), torch.tensor(0.02))
+    standing = standing_encoding(ground, torch.full((1, 32, 48), 0.2))
+    assert standing.isfinite().all()
+    assert standing.min() >= 0
