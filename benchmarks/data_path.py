@@ -53,7 +53,7 @@ def main() -> None:
         store = LabelStore.open(out / "labels")
         num_rays = len(store.read(key_frame.token))
         report("project lidar", lambda: project_lidar(key_frame, arguments.dataroot), repeats=30, rays=num_rays)
-        report("read labels", lambda: store.read(key_frame.token), repeats=300, rays=num_rays, bytes=8 * num_rays)
+        report("read labels", lambda: store.read(key_frame.token), repeats=300, rays=num_rays, bytes=7 * num_rays)
         for image_size in IMAGE_SIZES:
             config = LoaderConfig(image_size=image_size, load_interval=len(index))
             dataset = TrainingSet(index, store, arguments.dataroot, config)
