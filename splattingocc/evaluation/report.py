@@ -37,15 +37,27 @@ def summary_table(rows: Sequence[ScoredOccupancy], *, title: str = "Occupancy, O
     return table
 
 
-def class_table(rows: Sequence[ScoredOccupancy], *, title: str = "IoU by class, inside mask_camera") -> Table:
-    """Return the masked IoU of every class, one class a line and one method a column."""
+def class_table(rows: Sequence[ScoredOccupancy], *, title: str = "IoU by class") -> Table:
+    """Return the IoU of every class, one class a line: of voxels inside mask_camera, of all voxels, and of rays where they were counted."""
     table = Table(title=title, caption="percent; – where neither truth nor prediction holds the class")
     table.add_column("class")
+    columns: list[Sequence[float]] = []
     for row in rows:
-        table.add_column(row.name, justify="right")
+        for what, ious in (
+            ("masked", row.camera.class_ious),
+            ("unmasked", row.unmasked.class_ious),
+            ("RayIoU", _mean_over_thresholds(row)),
+        ):
+            if ious is not None:
+                table.add_column(f"{row.name}, {what}", justify="right")
+                columns.append(ious)
     for index, name in enumerate(CLASSES):
-        table.add_row(name, *(_percent(row.camera.class_ious[index]) for row in rows))
+        table.add_row(name, *(_percent(ious[index]) for ious in columns))
     return table
+
+
+def _mean_over_thresholds(row: ScoredOccupancy) -> list[float] | None:
+    return None if row.rays is None else [math.fsum(ious) / len(ious) for ious in zip(*row.rays.class_ious)]
 
 
 def rendering_table(scores: Mapping[str, Mapping[str, float | int]], *, title: str = "Rendered rays against held-out 2D labels") -> Table:

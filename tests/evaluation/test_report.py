@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import math
@@ -7,6 +8,7 @@ from rich.console import Console
 from splattingocc.data.taxonomy import CLASSES
 from splattingocc.evaluation.miou import OccupancyScores
 from splattingocc.evaluation.predictions import Provenance
+from splattingocc.evaluation.ray_iou import RayIoUScores
 from splattingocc.evaluation.report import (
     MARKDOWN_HEADER,
     class_table,
@@ -66,3 +68,11 @@ def test_a_markdown_row_fits_its_header():
     assert "splattingocc-synth" in row
     assert "d" * 12 in row
     assert "d" * 13 not in row
+
+
+def test_a_class_has_its_masked_its_unmasked_and_its_ray_score():
+    rays = RayIoUScores({1.0: 2.0}, 3.0, {1.0: 2.0}, 3.0, ((3.0,) * 17, (4.0,) * 17, (8.0,) * 17))
+    text = _printed(class_table([dataclasses.replace(ROW, rays=rays)]))
+    line = next(line for line in text.splitlines() if "barrier" in line)
+    assert [float(word) for word in line.split() if word[0].isdigit()] == [1.0, 1.0, 5.0]
+    assert "RayIoU" not in _printed(class_table([ROW]))
