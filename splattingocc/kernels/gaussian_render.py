@@ -1,5 +1,5 @@
 # Warp needs float(0.0) and int(0) where a loop changes the value: a bare literal is a constant to it.
-# ruff: noqa: UP018
+# ruff: noqa: UP018, RUF046
 # Annotations of structs and kernels are Warp's, which a type checker cannot read.
 # type: ignore
 
@@ -15,10 +15,12 @@ import warp as wp
 from splattingocc.kernels.gaussian_index import MIN_ALPHA
 from splattingocc.kernels.gaussian_walk import (
     PENDING,
+    Cursor,
     Path,
     Response,
     Scene,
     begin_walk,
+    center_distance,
     meet_next,
     plan,
     respond,
@@ -34,6 +36,9 @@ _MAX_ALPHA = wp.constant(MAX_ALPHA)
 _MIN_TRANSMITTANCE = wp.constant(MIN_TRANSMITTANCE)
 _PENDING = wp.constant(PENDING)
 _TINY = wp.constant(1.0e-12)
+HITS_PER_RAY = 256
+"""Gaussians of a ray that the forward pass can write down for the backward pass; where there are more, it walks on from the last."""
+_HITS_PER_RAY = wp.constant(HITS_PER_RAY)
 
 
 @wp.struct
@@ -57,6 +62,17 @@ class RayOutputs:
     alphas: wp.array(dtype=float)
     in_front: wp.array(dtype=float)
     at_hit: wp.array(dtype=float)
+
+
+@wp.struct
+@no_type_check
+class Hits:
+    """The Gaussians that the forward pass composited, so that the backward pass need not look for them again."""
+
+    counts: wp.array(dtype=int)
+    """Of each ray; nothing is written down for arrays without length."""
+    indices: wp.array(dtype=int)
+    """HITS_PER_RAY for each ray, in cell order's numbers, in the order in which they were met."""
 
 
 @wp.struct
@@ -92,6 +108,29 @@ def scatter_geometry(
     wp.atomic_add(gradients.whitenings, index, wp.outer(pull, response.offset) - wp.outer(shift, path.direction))
 
 
+@wp.func
+@no_type_check
+def recall(
+    scene: Scene,
+    path: Path,
+    hits: Hits,
+    ray: int,
+    number: int,
+    cursor: Cursor,
+    keys: wp.array(dtype=float),
+    indices: wp.array(dtype=int),
+) -> Cursor:
+    """Advance to a ray's hit of the given number, as `meet_next` would; behind those that were written down, walk on from the last."""
+    if number < hits.counts[ray]:
+        cursor.index = hits.indices[ray * _HITS_PER_RAY + number]
+        cursor.key = center_distance(scene, path, cursor.index)
+    elif number < _HITS_PER_RAY:
+        cursor.ended = True
+    else:
+        cursor = meet_next(scene, path, cursor, keys, indices)
+    return cursor
+
+
 @dataclass(frozen=True)
 class RenderKernels:
     """The kernels of one channel count."""
@@ -116,8 +155,11 @@ def render_kernels(channels: int) -> RenderKernels:
         features: wp.array(dtype=vector),
         outputs: RayOutputs,
         output_features: wp.array(dtype=vector),
+        hits: Hits,
     ):
         ray = rays.order[first + wp.tid()]
+        is_written_down = hits.counts.shape[0] > 0
+        num_hits = int(0)
         path = plan(scene, rays.origins[ray], rays.directions[ray])
         label = rays.label_distances[ray]
         keys = wp.zeros(shape=_PENDING, dtype=float)
@@ -142,12 +184,17 @@ def render_kernels(channels: int) -> RenderKernels:
                 if wp.abs(response.distance - label) <= rays.margin:
                     at_hit += weight
                 composited += weight * features[scene.ids[cursor.index]]
+                if is_written_down and num_hits < _HITS_PER_RAY:
+                    hits.indices[ray * _HITS_PER_RAY + num_hits] = cursor.index
+                    num_hits += 1
             cursor = meet_next(scene, path, cursor, keys, indices)
         output_features[ray] = composited
         outputs.alphas[ray] = mass
         outputs.distances[ray] = moment / wp.max(mass, _TINY)
         outputs.in_front[ray] = in_front
         outputs.at_hit[ray] = at_hit
+        if is_written_down:
+            hits.counts[ray] = num_hits
 
     @wp.kernel(module=module)
     def backward(
@@ -155,6 +202,7 @@ def render_kernels(channels: int) -> RenderKernels:
         scene: Scene,
         rays: RayInputs,
         features: wp.array(dtype=vector),
+        hits: Hits,
         outputs: RayOutputs,
         output_features: wp.array(dtype=vector),
         output_gradients: RayOutputs,
@@ -177,7 +225,8 @@ def render_kernels(channels: int) -> RenderKernels:
         keys = wp.zeros(shape=_PENDING, dtype=float)
         indices = wp.zeros(shape=_PENDING, dtype=int)
         transmittance = float(1.0)
-        cursor = meet_next(scene, path, begin_walk(), keys, indices)
+        recalled = int(0)
+        cursor = recall(scene, path, hits, ray, recalled, begin_walk(), keys, indices)
         while not cursor.ended and transmittance >= _MIN_TRANSMITTANCE:
             response = respond(scene, path, cursor.index, cursor.key)
             if response.alpha >= _MIN_ALPHA:
@@ -194,7 +243,8 @@ def render_kernels(channels: int) -> RenderKernels:
                 transmittance *= 1.0 - alpha
                 wp.atomic_add(feature_gradients, cursor.index, weight * composited_gradient)
                 scatter_geometry(geometry_gradients, scene, path, response, cursor.index, alpha_gradient, weight * distance_gradient)
-            cursor = meet_next(scene, path, cursor, keys, indices)
+            recalled += 1
+            cursor = recall(scene, path, hits, ray, recalled, cursor, keys, indices)
 
     @wp.kernel(module=module)
     def collect_features(

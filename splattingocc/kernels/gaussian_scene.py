@@ -23,7 +23,9 @@ from splattingocc.kernels.gaussian_index import (
     pack,
 )
 from splattingocc.kernels.gaussian_render import (
+    HITS_PER_RAY,
     GeometryGradients,
+    Hits,
     RayInputs,
     RayOutputs,
     collect_geometry,
@@ -233,21 +235,39 @@ def _ray_outputs(distances: Tensor, alphas: Tensor, in_front: Tensor, at_hit: Te
     return outputs
 
 
+@dataclass(frozen=True)
+class RayHits:
+    """The Gaussians that each ray met, for the backward pass; without length where there will be none."""
+
+    counts: Int32[Tensor, " ray"]
+    indices: Int32[Tensor, "ray hit"]
+
+
+def _hits(hits: RayHits) -> Any:
+    struct = Hits()
+    struct.counts = as_array(hits.counts, wp.int32)
+    struct.indices = as_array(hits.indices.flatten(), wp.int32)
+    return struct
+
+
 def composite(
-    index: SceneIndex, features: Float[Tensor, "gaussian channel"], rays: RayBundle, grid: VoxelGrid
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return features, distances, alphas, in_front and at_hit of every ray."""
+    index: SceneIndex, features: Float[Tensor, "gaussian channel"], rays: RayBundle, grid: VoxelGrid, *, for_backward: bool
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], RayHits]:
+    """Return features, distances, alphas, in_front and at_hit of every ray, and what `composite_backward` asks for beside them."""
     count, channels, device = len(rays.origins), features.shape[1], features.device
     composited = torch.zeros(count, channels, device=device)
     scalars = tuple(torch.zeros(count, device=device) for _ in range(4))
+    num_noted = count if for_backward else 0
+    counts = torch.zeros(num_noted, dtype=torch.int32, device=device)
+    hits = RayHits(counts, torch.empty(num_noted, HITS_PER_RAY, dtype=torch.int32, device=device))
     if count and len(index.ids):
         kernels = render_kernels(channels)
         vector = wp.types.vector(length=channels, dtype=wp.float32)
         order = _visiting_order(rays)
         scene, inputs = _scene(index, grid, rays.near, rays.far), _ray_inputs(rays, order)
-        arguments = [scene, inputs, as_array(features, vector), _ray_outputs(*scalars), as_array(composited, vector)]
+        arguments = [scene, inputs, as_array(features, vector), _ray_outputs(*scalars), as_array(composited, vector), _hits(hits)]
         launch(kernels.forward, count, arguments, device=device)
-    return composited, scalars[0], scalars[1], scalars[2], scalars[3]
+    return (composited, scalars[0], scalars[1], scalars[2], scalars[3]), hits
 
 
 @dataclass(frozen=True)
@@ -268,10 +288,11 @@ def composite_backward(
     features: Float[Tensor, "gaussian channel"],
     rays: RayBundle,
     grid: VoxelGrid,
+    hits: RayHits,
     outputs: tuple[Tensor, ...],
     output_gradients: tuple[Tensor, ...],
 ) -> CompositeGradients:
-    """Return the gradients of a loss, given those to the results of `composite`."""
+    """Return the gradients of a loss, given those to the results of `composite` (for_backward)."""
     count, channels, device, active = len(rays.origins), features.shape[1], features.device, len(index.ids)
     results = CompositeGradients(*(torch.zeros(len(features), *shape, device=device) for shape in ((3,), (4,), (3,), (), (channels,))))
     if not (count and active):
@@ -283,7 +304,7 @@ def composite_backward(
     kernels = render_kernels(channels)
     order = _visiting_order(rays)
     scene = _scene(index, grid, rays.near, rays.far)
-    fixed = [scene, _ray_inputs(rays, order), as_array(features, vector)]
+    fixed = [scene, _ray_inputs(rays, order), as_array(features, vector), _hits(hits)]
     for features_of, *scalars in (outputs, output_gradients):
         fixed += [_ray_outputs(*scalars), as_array(features_of, vector)]
 

@@ -112,6 +112,14 @@ def respond(scene: Scene, path: Path, index: int, center_distance: float) -> Res
 
 @wp.func
 @no_type_check
+def center_distance(scene: Scene, path: Path, index: int) -> float:
+    """Return t_c of a Gaussian, as `gather_cells` computes it."""
+    record = scene.records[index]
+    return wp.dot(wp.vec3(record[0], record[1], record[2]) - path.origin, path.direction)
+
+
+@wp.func
+@no_type_check
 def crossing(origin: float, direction: float, low: float, high: float) -> wp.vec2:
     """Stretch of the ray, in metres, between two planes of one axis."""
     if wp.abs(direction) < 1.0e-9:

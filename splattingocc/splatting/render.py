@@ -12,8 +12,12 @@ from torch import Tensor
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.gaussian_index import UNIT_TOLERANCE
-from splattingocc.kernels.gaussian_scene import RayBundle, SceneIndex, composite, composite_backward, index_gaussians
+from splattingocc.kernels.gaussian_render import HITS_PER_RAY
+from splattingocc.kernels.gaussian_scene import RayBundle, RayHits, SceneIndex, composite, composite_backward, index_gaussians
 from splattingocc.splatting.gaussians import Gaussians, Rendering
+
+NUM_RESULTS = 5
+"""Results of the rendering operator that are a `Rendering`; what it notes for its backward pass follows."""
 
 
 def render(
@@ -45,10 +49,12 @@ def render(
     ]
     grid = gaussians.grid
     options = ([*grid.lower], [*grid.upper], grid.cell_size, float(near), float(far), float(margin))
+    for_backward = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in fields)
     results = []
     for means, quats, scales, opacities, features, origins, directions, labels in zip(*per_element):
         index = _index_op(means.detach(), quats.detach(), scales.detach(), opacities.detach(), options[0], options[1], options[2])
-        results.append(_render_op(means, quats, scales, opacities, features, origins, directions, labels, *index, *options))
+        tensors = (means, quats, scales, opacities, features, origins, directions, labels)
+        results.append(_render_op(*tensors, *index, for_backward, *options)[:NUM_RESULTS])
     stacked = [torch.stack(parts).unflatten(0, batch) if batch else parts[0] for parts in zip(*results)]
     return Rendering(*stacked) if labelled else Rendering(*stacked[:3])
 
@@ -138,22 +144,26 @@ def _render_op(
     starts: Tensor,
     leaps: Tensor,
     reach: Tensor,
+    for_backward: bool,
     lower: list[float],
     upper: list[float],
     cell_size: float,
     near: float,
     far: float,
     margin: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     index = SceneIndex(records, whitenings, packed_opacities, ids, starts, leaps, float(reach))
     rays = RayBundle(origins, directions, label_distances, near, far, margin)
-    return composite(index, features, rays, _grid(lower, upper, cell_size))
+    results, hits = composite(index, features, rays, _grid(lower, upper, cell_size), for_backward=for_backward)
+    return *results, hits.counts, hits.indices
 
 
 @_render_op.register_fake
 def _(means, quats, scales, opacities, features, origins, *unused):
-    count = origins.shape[0]
-    return features.new_empty(count, features.shape[1]), *(features.new_empty(count) for _ in range(4))
+    count, for_backward = origins.shape[0], unused[-7]
+    num_noted = count if for_backward else 0
+    counts, indices = (features.new_empty(shape, dtype=torch.int32) for shape in ((num_noted,), (num_noted, HITS_PER_RAY)))
+    return features.new_empty(count, features.shape[1]), *(features.new_empty(count) for _ in range(4)), counts, indices
 
 
 @torch.library.custom_op("splattingocc::render_gaussians_backward", mutates_args=())
@@ -161,6 +171,7 @@ def _(means, quats, scales, opacities, features, origins, *unused):
 def _backward_op(
     tensors: list[Tensor],
     outputs: list[Tensor],
+    hits: list[Tensor],
     output_gradients: list[Tensor],
     lower: list[float],
     upper: list[float],
@@ -174,12 +185,12 @@ def _backward_op(
     index = SceneIndex(records, whitenings, packed_opacities, ids, starts, leaps, float(reach))
     rays = RayBundle(origins, directions, label_distances, near, far, margin)
     grid = _grid(lower, upper, cell_size)
-    gradients = composite_backward(index, quats, scales, features, rays, grid, tuple(outputs), tuple(output_gradients))
+    gradients = composite_backward(index, quats, scales, features, rays, grid, RayHits(*hits), tuple(outputs), tuple(output_gradients))
     return gradients.means, gradients.quats, gradients.scales, gradients.opacities, gradients.features
 
 
 @_backward_op.register_fake
-def _(tensors, outputs, output_gradients, *unused):
+def _(tensors, outputs, hits, output_gradients, *unused):
     quats, scales, features = tensors[:3]
     return (
         torch.empty_like(scales),
@@ -192,14 +203,15 @@ def _(tensors, outputs, output_gradients, *unused):
 
 def _save_for_backward(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     _, quats, scales, _, *others = inputs
-    ctx.save_for_backward(quats, scales, *others[:-6], *output)
+    ctx.save_for_backward(quats, scales, *others[:-7], *output)
     ctx.options = others[-6:]
 
 
 def _backward(ctx: Any, *output_gradients: Tensor) -> tuple[Tensor | None, ...]:
-    tensors, outputs = list(ctx.saved_tensors[:-5]), list(ctx.saved_tensors[-5:])
-    gradients = _backward_op(tensors, outputs, list(output_gradients), *ctx.options)
-    num_other_inputs = len(tensors) - 3 + len(ctx.options)
+    *tensors, features, distances, alphas, in_front, at_hit, counts, indices = ctx.saved_tensors
+    outputs = [features, distances, alphas, in_front, at_hit]
+    gradients = _backward_op(tensors, outputs, [counts, indices], list(output_gradients[:NUM_RESULTS]), *ctx.options)
+    num_other_inputs = len(tensors) - 3 + 1 + len(ctx.options)
     return *gradients, *(None,) * num_other_inputs
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.transforms import rigid
 from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.kernels.gaussian_render import HITS_PER_RAY
 from splattingocc.kernels.gaussian_walk import PENDING
 from splattingocc.splatting.gaussians import Gaussians, Rendering
 from splattingocc.splatting.reference import render_reference
@@ -104,6 +105,18 @@ def test_more_gaussians_waiting_than_the_buffer_holds_match_the_reference(slante
     rays = Rays(torch.tensor([0.0, 0.0, 0.2]) - 3 * directions + 0.1 * torch.randn(40, 3, generator=generator), directions)
     rendering = assert_matches_reference(gaussians, rays, random_labels(40, generator), device=device)
     assert rendering.alphas.max() < 0.999, "the rays stopped before the buffer could run over"
+
+
+@pytest.mark.parametrize("device", CPU_AND_CUDA)
+def test_more_gaussians_on_a_ray_than_are_noted_for_the_backward_pass_match_the_reference(device, generator):
+    count, opacity = 2 * HITS_PER_RAY, 0.01
+    means = torch.linspace(-2.3, 2.3, count)[:, None] * torch.tensor([1.0, 0.0, 0.0]) + 0.01 * torch.randn(count, 3, generator=generator)
+    gaussians = random_gaussians(means, generator, scales=(0.1, 0.2))
+    gaussians = dataclasses.replace(gaussians, opacities=torch.full((count,), opacity))
+    directions = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]).repeat(10, 1)
+    rays = Rays(0.01 * torch.randn(20, 3, generator=generator) - 2.5 * directions, directions)
+    rendering = assert_matches_reference(gaussians, rays, random_labels(20, generator), device=device)
+    assert rendering.alphas.min() > 1 - (1 - opacity) ** HITS_PER_RAY, "no ray met more than are noted"
 
 
 def test_axis_parallel_rays_match_the_reference(generator):
