@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from splattingocc.config import Config
 from splattingocc.geometry.cameras import Cameras
-from splattingocc.geometry.transforms import transform_points
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.depth import DepthBins, StandingDepth
+from splattingocc.models.evidence import PixelBeliefs, collect
+from splattingocc.models.sampling import place, sample_map
 from splattingocc.struct import Struct
 
 
@@ -112,13 +113,13 @@ class SamplingLift(nn.Module):
         density = depth_logits.softmax(dim=1)
         # The surface lies behind bin i: one minus the distribution up to and including it
         distribution = torch.stack([density * bins.count, 1 - density.cumsum(dim=1)], dim=1)
-        with torch.no_grad():
-            seen, positions = self._project(self.centers, cameras)
-            share = 1 / torch.bincount(torch.cat(seen), minlength=len(self.centers)).clamp(min=1).to(context.dtype)
+        placed = [place(self.centers, cameras[view], bins) for view in range(len(cameras.K))]
+        num_views = torch.bincount(torch.cat([cells for cells, _ in placed]), minlength=len(self.centers))
+        share = 1 / num_views.clamp(min=1).to(context.dtype)
         volume = context.new_zeros(len(self.centers), self.config.channels)
-        for view, (cells, position) in enumerate(zip(seen, positions)):
-            feature = _sample(context[view], position[:, :2])
-            geometry = _sample(distribution[view], position)
+        for view, (cells, position) in enumerate(placed):
+            feature = sample_map(context[view], position[:, :2])
+            geometry = sample_map(distribution[view], position)
             said = self.mix(torch.cat([feature, feature * geometry[:, :1], geometry], dim=-1))
             volume = volume.index_add(0, cells, said * share[cells, None])
         return volume.T.unflatten(1, self.grid.shape)
@@ -129,60 +130,19 @@ class SamplingLift(nn.Module):
     ) -> tuple[Float[Tensor, "batch cell"], Float[Tensor, "batch cell class"]]:
         """Say of any cells what the image branch alone would make of them, without gradients: it learns from its own losses.
 
-        The first result is the probability that the surface lies in the cell, given that it does not lie before it (the mean over the
-        views that see the cell, 0 where none does); the second are the class probabilities. They sum to how likely the cell is in sight: of
-        what something else hides, a pixel knows no class.
-
-        Cells that level ground passes through are also taken for occupied where the pixel says ground: seen at a low angle one pixel
-        covers many of them, and its depth could name only one.
+        The results are the probability that the surface lies in the cell and the class probabilities (`models/evidence.py`).
         """
-        holds_ground = centers[:, 2].abs() <= cell_size / 2
         within, before = (shares.to(centers.device) for shares in self.config.depth_bins.shares_within(cell_size))
-        hazards, classes = [], []
+        collected = []
         for sample in range(len(reading.context)):
             density = reading.depth_logits[sample].softmax(dim=1)
-            # At the depth of each bin: how likely the surface lies within a cell there, and how likely not before it
-            spans = [torch.einsum("ab,vbhw->vahw", shares, density) for shares in (within, before)]
-            distribution = torch.stack([spans[0], 1 - spans[1]], dim=1)
-            class_probabilities = reading.class_logits[sample].softmax(dim=1)
-            ground_probability = self.standing.ground_probability(class_probabilities)[:, None]
-            hazard, views = centers.new_zeros(len(centers)), centers.new_zeros(len(centers))
-            weighed = centers.new_zeros(len(centers), class_probabilities.shape[1])
-            for view, (cells, position) in enumerate(zip(*self._project(centers, cameras[sample]))):
-                mass, left = _sample(distribution[view], position).unbind(dim=-1)
-                seen = mass / left.clamp(min=1e-3)
-                on_ground = _sample(ground_probability[view], position[:, :2]).squeeze(1) * holds_ground[cells]
-                seen = torch.maximum(seen, on_ground)
-                hazard.index_add_(0, cells, seen)
-                views.index_add_(0, cells, torch.ones_like(seen))
-                weighed.index_add_(0, cells, _sample(class_probabilities[view], position[:, :2]) * (seen * left)[:, None])
-            hazards.append(hazard / views.clamp(min=1))
-            classes.append(weighed / hazard.clamp(min=1e-6)[:, None])
-        return torch.stack(hazards).clamp(max=1), torch.stack(classes)
-
-    def _project(self, centers: Tensor, cameras: Cameras) -> tuple[list[Tensor], list[Tensor]]:
-        """Return, for each view, the cells it sees and where (u, v and depth bin in [-1, 1])."""
-        bins = self.config.depth_bins
-        seen, positions = [], []
-        for view in range(len(cameras.K)):
-            camera = cameras[view]
-            pixels, visible = camera.project(centers)
-            cells = visible.nonzero().squeeze(1)
-            depths = transform_points(camera.cam_from_ego, centers[cells])[:, 2]
-            size = pixels.new_tensor([camera.image_size[1], camera.image_size[0]])
-            position = torch.cat([pixels[cells] / size, bins.position(depths)[:, None] / bins.count], dim=-1)
-            seen.append(cells)
-            positions.append(position * 2 - 1)
-        return seen, positions
+            classes = reading.class_logits[sample].softmax(dim=1)
+            masses, passed = (torch.einsum("ab,vbhw->vahw", shares, density) for shares in (within, before))
+            beliefs = PixelBeliefs(masses, 1 - passed, classes, self.standing.ground_probability(classes))
+            collected.append(collect(beliefs, cameras[sample], self.config.depth_bins, centers, cell_size))
+        hazards, classes = zip(*collected)
+        return torch.stack(hazards), torch.stack(classes)
 
 
 NUM_GEOMETRY = 2
 """Channels a camera says of a cell besides features: surface density, and the probability that the surface lies behind."""
-
-
-def _sample(image: Float[Tensor, "channel *space"], positions: Float[Tensor, "point axis"]) -> Float[Tensor, "point channel"]:
-    """Interpolate an image (2D or 3D) at positions in [-1, 1], ordered from the last axis to the first; the border extends outwards."""
-    ones = (1,) * (image.ndim - 2)
-    grid = positions.view(1, *ones, *positions.shape)
-    sampled = functional.grid_sample(image[None], grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return sampled.flatten(1)[0].view(image.shape[0], -1).T

@@ -4,6 +4,7 @@ from rigs import surround_cameras
 
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.lift import ImageReading, SamplingLift, SamplingLiftConfig
+from splattingocc.models.sampling import place
 from splattingocc.struct import stack
 
 GRID = VoxelGrid((-8.0, -8.0, -0.8), (8.0, 8.0, 2.4), 0.4)
@@ -12,7 +13,7 @@ GRID = VoxelGrid((-8.0, -8.0, -0.8), (8.0, 8.0, 2.4), 0.4)
 def test_a_cell_reads_the_pixel_it_projects_to_and_the_depth_it_stands_at():
     cameras = surround_cameras(1, (32, 48), focal=20.0)
     lift = SamplingLift(SamplingLiftConfig(channels=2, coarsening=2, ground_classes=(2,)), 4, 5, GRID)
-    (cells,), (positions,) = lift._project(lift.centers, cameras)
+    cells, positions = place(lift.centers, cameras[0], lift.config.depth_bins)
     pixels, visible = cameras[0].project(lift.centers)
     assert torch.equal(cells, visible.nonzero().squeeze(1))
     assert torch.allclose((positions[:, :2] + 1) / 2 * torch.tensor([48.0, 32.0]), pixels[cells], atol=1e-4)
