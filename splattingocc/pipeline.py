@@ -24,6 +24,7 @@ from splattingocc.data.occ3d import read_truth
 from splattingocc.engine.checkpoint import load_network, read_metadata, save_network
 from splattingocc.engine.distributed import gather, rank, share
 from splattingocc.engine.inference import predict_gaussians, render_labelled
+from splattingocc.engine.memory import keep_freed_memory
 from splattingocc.evaluation.calibrate import Calibration, ThresholdCalibration
 from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, Predictions, PredictionWriter, Provenance, read_predictions
 from splattingocc.evaluation.prior import TrainingPrior, all_free
@@ -55,6 +56,7 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     write_json(work_dir / "config.json", config.model_dump(mode="json"))
     write_json(work_dir / "environment.json", environment())
     quiet_lightning()
+    keep_freed_memory()
     seed_everything(config.seed, workers=True, verbose=False)
     index = build_index(config.data, work_dir)
     module = build_module(config)
@@ -92,6 +94,7 @@ def newest_checkpoint(work_dir: Path) -> Path | None:
 
 def open_network(config: ExperimentConfig, checkpoint: Path) -> tuple[OccupancyNetwork, float | None]:
     """Return a trained network and its occupancy threshold; a checkpoint of an unfinished training has none yet."""
+    keep_freed_memory()
     network = build_network(config)
     metadata = load_network(network, config.network, checkpoint)
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
