@@ -18,9 +18,11 @@ def log_distance_error(distances: Float[Tensor, "*batch ray"], targets: Float[Te
     return safe_distances.log() - safe_targets.log()
 
 
-def silog(log_errors: Float[Tensor, "*batch ray"], weights: Float[Tensor, "*batch ray"], *, variance_focus: float) -> Float[Tensor, ""]:
+def silog(
+    log_errors: Float[Tensor, "*batch ray"], weights: Float[Tensor, "*batch ray"], *, variance_focus: float
+) -> Float[Tensor, "*batch"]:
     """Return the scale-invariant logarithmic error, sqrt(mean(d²) − variance_focus · mean(d)²). Source: Eigen et al. 2014."""
-    total = weights.sum().clamp(min=1e-6)
-    mean = (weights * log_errors).sum() / total
-    mean_square = (weights * log_errors.square()).sum() / total
+    total = weights.sum(dim=-1).clamp(min=1e-6)
+    mean = (weights * log_errors).sum(dim=-1) / total
+    mean_square = (weights * log_errors.square()).sum(dim=-1) / total
     return (mean_square - variance_focus * mean.square()).clamp(min=1e-8).sqrt()

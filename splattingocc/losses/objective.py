@@ -1,11 +1,15 @@
-"""The training objective: the losses, weighed."""
+"""The training objective: the losses, weighed.
+
+Each loss is a mean over what is labelled in a sample, then a mean over the samples: so a batch has the same gradients however many
+processes share it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from splattingocc.config import Config
@@ -94,16 +98,16 @@ class Objective(nn.Module):
         stopped = labels.weights * ~empty
         if config.semantic:
             nll = class_nll(rendering.features, labels.semantics, class_weights=self.class_weights)
-            parts["semantic"] = config.semantic * _mean(nll, stopped * (labels.semantics < len(CLASSES)))
+            parts["semantic"] = config.semantic * _mean(nll, stopped * (labels.semantics < len(CLASSES))).mean()
         ranged = stopped * labels.distances.isfinite()
         if config.distance:
             errors = log_distance_error(rendering.distances, labels.distances)
-            parts["distance"] = config.distance * silog(errors, ranged, variance_focus=config.variance_focus)
+            parts["distance"] = config.distance * silog(errors, ranged, variance_focus=config.variance_focus).mean()
         if config.line_of_sight:
             sight = line_of_sight(rendering.in_front, rendering.at_hit, labels.distances)
-            parts["line_of_sight"] = config.line_of_sight * _mean(sight, ranged)
+            parts["line_of_sight"] = config.line_of_sight * _mean(sight, ranged).mean()
         if config.empty:
-            parts["empty"] = config.empty * _mean(empty_ray_cost(rendering.alphas), labels.weights * empty)
+            parts["empty"] = config.empty * _mean(empty_ray_cost(rendering.alphas), labels.weights * empty).mean()
         if config.query:
             parts["query"] = config.query * self._query(output.gaussians, rays, labels)
         parts |= self.on_images(output.reading, rays, labels, cameras).parts
@@ -114,7 +118,7 @@ class Objective(nn.Module):
     def _query(self, gaussians: Gaussians, rays: Rays, labels: RayLabels) -> Tensor:
         """Return the mean cost of a ray: free points stand for all the cells on the way, the end for itself and its class."""
         margin, count = self.config.query_margin, self.config.num_query_points
-        losses, weights = [], []
+        costs = []
         for sample in range(len(labels.distances)):
             known = labels.distances[sample].isfinite() & (labels.weights[sample] > 0) & (labels.semantics[sample] < len(CLASSES))
             rays_known, distances = rays[sample][known], labels.distances[sample][known]
@@ -125,9 +129,8 @@ class Objective(nn.Module):
             free = (free_cost(on_way) * valid).unflatten(0, (-1, count)).mean(dim=1) * num_cells
             at_end, features, valid = query(one, table, rays_known.at(distances))
             nll = class_nll(features, labels.semantics[sample][known], class_weights=self.class_weights)
-            losses.append(free + (hit_cost(at_end) + nll) * valid)
-            weights.append(labels.weights[sample][known])
-        return _mean(torch.cat(losses), torch.cat(weights))
+            costs.append(_mean(free + (hit_cost(at_end) + nll) * valid, labels.weights[sample][known]))
+        return torch.stack(costs).mean()
 
     def on_images(self, reading: ImageReading, rays: Rays, labels: RayLabels, cameras: Cameras) -> Losses:
         """Return the losses that need no volume: depth and class of the labelled pixels, read off the images."""
@@ -135,7 +138,10 @@ class Objective(nn.Module):
         depth_nll = pixel_nll(reading.depth_logits.flatten(0, 1), pixels, self.depth_bins.index(pixels.depths))
         class_nll = pixel_nll(reading.class_logits.flatten(0, 1), pixels, pixels.semantics)
         parts = {"depth_bins": (self.config.depth_bins, depth_nll), "pixel_classes": (self.config.pixel_classes, class_nll)}
-        return Losses({name: weight * _mean(nll, pixels.weights) for name, (weight, nll) in parts.items() if weight})
+        num_views = cameras.K.shape[1]
+        own = [pixels.images // num_views == sample for sample in range(len(labels.distances))]
+        means = {name: torch.stack([_mean(nll[of], pixels.weights[of]) for of in own]) for name, (_, nll) in parts.items()}
+        return Losses({name: weight * means[name].mean() for name, (weight, _) in parts.items() if weight})
 
 
 def find_empty(rays: Rays, labels: RayLabels, grid: VoxelGrid) -> Bool[Tensor, "*batch ray"]:
@@ -166,5 +172,5 @@ def label_pixels(rays: Rays, labels: RayLabels, cameras: Cameras) -> PixelLabels
     return PixelLabels(*(torch.cat(tensors) for tensors in zip(*parts)))
 
 
-def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum() / weights.sum().clamp(min=1e-6)
+def _mean(values: Float[Tensor, "*batch ray"], weights: Float[Tensor, "*batch ray"]) -> Float[Tensor, "*batch"]:
+    return (values * weights).sum(dim=-1) / weights.sum(dim=-1).clamp(min=1e-6)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from splattingocc.losses.gather import gather_rows
 from splattingocc.struct import Struct
 
 
@@ -33,5 +34,6 @@ def pixel_nll(
     columns = (pixels.positions[:, 0] * width).long().clamp(0, width - 1)
     rows = (pixels.positions[:, 1] * height).long().clamp(0, height - 1)
     known = targets < channels
-    nll = functional.cross_entropy(logits[pixels.images, :, rows, columns], targets.where(known, 0), reduction="none")
+    of_points = gather_rows(logits.movedim(1, -1).flatten(0, 2), (pixels.images * height + rows) * width + columns)
+    nll = functional.cross_entropy(of_points, targets.where(known, 0), reduction="none")
     return nll * known

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.transforms import rotation_from_quat
+from splattingocc.losses.gather import gather_rows
 from splattingocc.splatting.gaussians import Gaussians
 
 EPSILON = 1e-2
@@ -52,9 +53,10 @@ def query(
     index = table[(cells[:, 0] * grid.shape[1] + cells[:, 1]) * grid.shape[2] + cells[:, 2]]
     valid = inside & (index >= 0)
     index = index.clamp(min=0)
-    offsets = (points - gaussians.means[index])[:, None, :] @ rotation_from_quat(gaussians.quats[index])
-    squared = (offsets.squeeze(1) / gaussians.scales[index]).square().sum(dim=-1)
-    return gaussians.opacities[index] * torch.exp(-0.5 * squared), gaussians.features[index], valid
+    offsets = (points - gather_rows(gaussians.means, index))[:, None, :] @ rotation_from_quat(gather_rows(gaussians.quats, index))
+    squared = (offsets.squeeze(1) / gather_rows(gaussians.scales, index)).square().sum(dim=-1)
+    opacities = gather_rows(gaussians.opacities[:, None], index).squeeze(1)
+    return opacities * torch.exp(-0.5 * squared), gather_rows(gaussians.features, index), valid
 
 
 def hit_cost(responses: Float[Tensor, " point"]) -> Float[Tensor, " point"]:
