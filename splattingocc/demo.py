@@ -17,6 +17,7 @@ from rich.table import Table
 from splattingocc.config import Config
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import inside, labelled_rays
+from splattingocc.engine.checkpoint import newest_checkpoint
 from splattingocc.evaluation.grid_rendering import render_grid
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.prior import better_of
@@ -27,7 +28,7 @@ from splattingocc.files import write_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels
 from splattingocc.pictures import draw_key_frame
-from splattingocc.pipeline import NETWORK_FILE, newest_checkpoint, predict, prior_predictions, score, score_rendering, train
+from splattingocc.pipeline import NETWORK_FILE, predict, prior_predictions, score, score_rendering, train
 from splattingocc.provenance import environment, source_hash
 from splattingocc.synthetic.writer import SynthConfig, write_dataset
 

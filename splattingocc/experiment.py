@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch.utils.data import DataLoader
 
 from splattingocc.config import Config
+from splattingocc.data.augment import AugmentConfig
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore
-from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet
+from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet, calibration_scenes
 from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.batches import TrainingBatches, prediction_loader
 from splattingocc.engine.callbacks import StepProgress
-from splattingocc.engine.checkpoint import RememberNetwork
+from splattingocc.engine.checkpoint import AtomicCheckpointIO, RememberNetwork
+from splattingocc.engine.interruption import EndEarly
 from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig
 from splattingocc.evaluation.calibrate import CalibrationConfig
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
@@ -65,8 +69,18 @@ class TrainerConfig(Config):
     """Processes per node."""
     num_nodes: int = 1
     """Nodes."""
-    checkpoint_epochs: int = 1
+    checkpoint_epochs: Annotated[int, Field(gt=0)] = 1
     """A checkpoint to resume from is written every so many epochs."""
+    checkpoint_steps: Annotated[int, Field(ge=0)] = 0
+    """And every so many steps, for long epochs; 0 writes none within epochs."""
+    keep_checkpoints: Annotated[int, Field(gt=0)] = 2
+    """How many of them are kept, the newest; those within epochs count for themselves."""
+    validate_epochs: Annotated[int, Field(ge=0)] = 0
+    """Every so many epochs the losses are measured on the scenes kept back from training (their 2D labels, never 3D truth)."""
+    best_by: str = "val/loss"
+    """The logged number by which `checkpoints/best.ckpt` is chosen where there is such a measurement; the smallest is best."""
+    sync_batchnorm: bool = False
+    """Whether BatchNorm counts the images of all processes instead of each process's own. CUDA only."""
     deterministic: bool = False
     """Whether every operation must repeat exactly, also on CUDA, where that is slower; on a CPU runs repeat anyway."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -129,8 +143,18 @@ def build_module(config: ExperimentConfig) -> OccupancyModule:
 
 def build_training_batches(config: ExperimentConfig, index: Index) -> TrainingBatches:
     data = config.data
-    dataset = TrainingSet(index, LabelStore.open(data.label_folder), data.dataroot, data.loader, seed=config.seed)
-    return TrainingBatches(dataset, batch_size=data.batch_size, num_workers=data.num_workers)
+    store = LabelStore.open(data.label_folder)
+    dataset = TrainingSet(index, store, data.dataroot, data.loader, seed=config.seed)
+    kept_back = None
+    if config.trainer.validate_epochs:
+        positions = index.of_scenes(calibration_scenes(index, data.loader))
+        if not positions:
+            raise ValueError(
+                "trainer.validate_epochs: no scene is kept back from training (data.loader.calibration_scenes, at most one in eight)"
+            )
+        as_tested = data.loader.model_copy(update={"augment": AugmentConfig(), "auxiliary_offsets": ()})
+        kept_back = TrainingSet(index, store, data.dataroot, as_tested, part="all", positions=positions)
+    return TrainingBatches(dataset, batch_size=data.batch_size, num_workers=data.num_workers, kept_back=kept_back)
 
 
 def build_prediction_loader(config: ExperimentConfig, index: Index, positions: Sequence[int]) -> DataLoader:
@@ -138,12 +162,33 @@ def build_prediction_loader(config: ExperimentConfig, index: Index, positions: S
     return prediction_loader(PredictionSet(index, data.dataroot, data.loader, positions), num_workers=data.num_workers)
 
 
+def build_checkpoints(config: TrainerConfig, work_dir: Path) -> list[ModelCheckpoint]:
+    """Return what writes the newest checkpoints, and the best one where there is a measurement to choose it by."""
+    newest = partial(
+        ModelCheckpoint,
+        work_dir / "checkpoints",
+        filename="step_{step:08d}",
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+        monitor="step",
+        mode="max",
+        save_top_k=config.keep_checkpoints,
+    )
+    checkpoints = [newest(every_n_epochs=config.checkpoint_epochs, save_on_train_epoch_end=True)]
+    if config.checkpoint_steps:
+        checkpoints.append(newest(every_n_train_steps=config.checkpoint_steps))
+    if config.validate_epochs:
+        best = ModelCheckpoint(work_dir / "checkpoints", filename="best", enable_version_counter=False, monitor=config.best_by)
+        checkpoints.append(best)
+    return checkpoints
+
+
 def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bool = True) -> Trainer:
     trainer = config.trainer
-    # At the end of an epoch, where a resumed run meets the same batches as an uninterrupted one
-    checkpoints = ModelCheckpoint(
-        work_dir / "checkpoints", filename="last", enable_version_counter=False, every_n_epochs=trainer.checkpoint_epochs
-    )
+    if trainer.sync_batchnorm and not torch.cuda.is_available():
+        raise ValueError("trainer.sync_batchnorm: works on CUDA only, and there is no CUDA device")
+    averaging = [EMAWeightAveraging(decay=config.optimization.ema_decay)] if config.optimization.ema_decay else []
+    bar = [StepProgress()] if show_progress else []
     return Trainer(
         max_epochs=trainer.max_epochs,
         accelerator=trainer.accelerator,
@@ -153,7 +198,12 @@ def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bo
         deterministic=trainer.deterministic,
         gradient_clip_val=config.optimization.gradient_clip,
         logger=CSVLogger(work_dir, name="", version="logs", flush_logs_every_n_steps=20),
-        callbacks=[checkpoints, RememberNetwork(config.network), *([StepProgress()] if show_progress else [])],
+        sync_batchnorm=trainer.sync_batchnorm,
+        check_val_every_n_epoch=trainer.validate_epochs or None,
+        limit_val_batches=1.0 if trainer.validate_epochs else 0,
+        num_sanity_val_steps=0,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[*averaging, *build_checkpoints(trainer, work_dir), RememberNetwork(config.network), EndEarly(work_dir), *bar],
         enable_progress_bar=show_progress,
         enable_model_summary=False,
         log_every_n_steps=1,

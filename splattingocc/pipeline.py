@@ -25,6 +25,7 @@ from splattingocc.engine.checkpoint import load_network, read_metadata, save_net
 from splattingocc.engine.distributed import gather, rank, share
 from splattingocc.engine.inference import predict_gaussians, render_labelled
 from splattingocc.engine.memory import keep_freed_memory
+from splattingocc.engine.module import NonFiniteLoss
 from splattingocc.evaluation.calibrate import Calibration, ThresholdCalibration
 from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, Predictions, PredictionWriter, Provenance, read_predictions
 from splattingocc.evaluation.prior import TrainingPrior, all_free
@@ -41,9 +42,11 @@ from splattingocc.experiment import (
 )
 from splattingocc.files import write_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.losses.objective import Losses
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.provenance import commit, environment
 from splattingocc.splatting.read_out import read_out
+from splattingocc.struct import stack
 
 NETWORK_FILE = "network.safetensors"
 CALIBRATION_FRAMES = 16
@@ -62,7 +65,12 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     module = build_module(config)
     batches = build_training_batches(config, index)
     trainer = build_trainer(config, work_dir, show_progress=show_progress)
-    trainer.fit(module, datamodule=batches, ckpt_path=resume_from, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=batches, ckpt_path=resume_from, weights_only=True)
+    except NonFiniteLoss as error:
+        replay = work_dir / f"non_finite_step_{error.step:08d}_process_{trainer.global_rank}.safetensors"
+        save_network(module.network, config.network, replay, replay_metadata(config, error, trainer.current_epoch))
+        raise ValueError(f"{error}; saved for replay: {replay}") from error
     path = work_dir / NETWORK_FILE
     if not trainer.is_global_zero:
         return path
@@ -78,18 +86,41 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     return path
 
 
+def replay_metadata(config: ExperimentConfig, error: NonFiniteLoss, epoch: int) -> dict[str, str]:
+    return {
+        "step": str(error.step),
+        "epoch": str(epoch),
+        "tokens": json.dumps(list(error.tokens)),
+        "losses": json.dumps({name: repr(value) for name, value in error.losses.items()}),
+        "experiment": json.dumps(config.model_dump(mode="json")),
+        "commit": commit(),
+    }
+
+
+def replay(config: ExperimentConfig, path: Path, index: Index) -> Losses:
+    """Compute the losses of a step that was not finite again, from the weights and the samples that `train` saved; gradients are kept."""
+    module = build_module(config)
+    metadata = load_network(module.network, config.network, path)
+    dataset = build_training_batches(config, index).dataset
+    places = {index.tokens[position]: i for i, position in enumerate(dataset.positions)}
+    keys = [int(metadata["epoch"]) * len(dataset) + places[token] for token in json.loads(metadata["tokens"])]
+    return module.losses_of(stack([dataset[key] for key in keys]), step=int(metadata["step"]))
+
+
 def quiet_lightning() -> None:
     """Keep Lightning's tips, its device report and its advice on loaders out of the console; its errors stay."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for message in ("isinstance.treespec", "The number of training batches", "The '.*_dataloader' does not have", "Checkpoint directory"):
+    messages = (
+        "isinstance.treespec",
+        "The number of training batches",
+        "The '.*_dataloader' does not have",
+        "Checkpoint directory",
+        "The `srun` command is available",
+        "You're resuming from a checkpoint that ended before the epoch ended",  # `TrainingBatches` goes on from there
+    )
+    for message in messages:
         warnings.filterwarnings("ignore", message=f".*{message}")
-
-
-def newest_checkpoint(work_dir: Path) -> Path | None:
-    """Return the checkpoint that training in this folder can go on from, if there is one."""
-    path = work_dir / "checkpoints" / "last.ckpt"
-    return path if path.is_file() else None
 
 
 def open_network(config: ExperimentConfig, checkpoint: Path) -> tuple[OccupancyNetwork, float | None]:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 from splattingocc.cli import main
-from splattingocc.data.loaders import LoaderConfig
+from splattingocc.data.loaders import LoaderConfig, TrainingSet
 from splattingocc.data.nuscenes import read_index
-from splattingocc.engine.module import OptimizationConfig
+from splattingocc.engine.checkpoint import newest_checkpoint, read_metadata
+from splattingocc.engine.interruption import InterruptedTraining
+from splattingocc.engine.module import OccupancyModule, OptimizationConfig
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.scoring import score_split
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig, build_index
 from splattingocc.labels.generate import generate_labels
+from splattingocc.losses.objective import Losses
 from splattingocc.models.lift import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
-from splattingocc.pipeline import newest_checkpoint, open_network, predict, prior_predictions, score_rendering, train
+from splattingocc.pipeline import open_network, predict, prior_predictions, replay, score_rendering, train
 
 CONFIG = Path(__file__).parents[1] / "configs" / "splattingocc" / "splattingocc-synth.py"
 
@@ -46,9 +53,21 @@ def small_experiment(dataroot: Path) -> ExperimentConfig:
         network=NetworkConfig(
             lift=SamplingLiftConfig(channels=8, coarsening=4), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1))
         ),
-        optimization=OptimizationConfig(learning_rate=1e-3, warmup_steps=2),
+        optimization=OptimizationConfig(learning_rate=1e-3, warmup_steps=2, ema_decay=0.7),
         trainer=TrainerConfig(max_epochs=2, accelerator="cpu"),
     )
+
+
+def with_workers(config: ExperimentConfig) -> ExperimentConfig:
+    """The same in another process, which fetches samples ahead."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"num_workers": 1})})
+
+
+def assert_same_network(config: ExperimentConfig, work_dir: Path, expected: Path) -> None:
+    found, whole = (open_network(config, folder / "network.safetensors") for folder in (work_dir, expected))
+    assert found[1] == whole[1]
+    for key, value in whole[0].state_dict().items():
+        assert torch.equal(found[0].state_dict()[key], value), key
 
 
 def logged_losses(work_dir: Path) -> list[tuple[str, str]]:
@@ -78,6 +97,7 @@ def test_the_same_seed_gives_the_same_losses_to_the_last_digit(trained: Path, da
 
 def test_a_resumed_run_equals_an_uninterrupted_one(trained: Path, dataroot: Path, tmp_path: Path):
     config = small_experiment(dataroot)
+    original = OccupancyModule.training_step
 
     class Interrupted(Exception):
         pass
@@ -87,18 +107,106 @@ def test_a_resumed_run_equals_an_uninterrupted_one(trained: Path, dataroot: Path
             raise Interrupted
         return original(module, sample, batch_index)
 
-    from splattingocc.engine.module import OccupancyModule
-
-    original = OccupancyModule.training_step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OccupancyModule, "training_step", stop_in_second_epoch)
         with pytest.raises(Interrupted):
             train(config, tmp_path, show_progress=False)
-    train(config, tmp_path, resume_from=newest_checkpoint(tmp_path), show_progress=False)
-    resumed, whole = open_network(config, tmp_path / "network.safetensors"), open_network(config, trained / "network.safetensors")
-    assert resumed[1] == whole[1]
-    for key, value in whole[0].state_dict().items():
-        assert torch.equal(resumed[0].state_dict()[key], value), key
+    train(with_workers(config), tmp_path, resume_from=newest_checkpoint(tmp_path), show_progress=False)
+    assert_same_network(config, tmp_path, trained)
+
+
+def test_a_run_told_to_end_in_the_middle_of_an_epoch_goes_on_as_if_it_had_not_been(trained: Path, dataroot: Path, tmp_path: Path):
+    config = small_experiment(dataroot)
+    original = OccupancyModule.training_step
+
+    def step_with_a_signal(module, sample, batch_index):
+        if module.global_step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(module, sample, batch_index)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OccupancyModule, "training_step", step_with_a_signal)
+        with pytest.raises(InterruptedTraining, match=r"stopped by SIGTERM; --auto-resume goes on from .*step_00000006\.ckpt"):
+            train(with_workers(config), tmp_path, show_progress=False)
+    assert signal.getsignal(signal.SIGTERM) == handler
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.name == "step_00000006.ckpt"
+    train(with_workers(config), tmp_path, resume_from=newest, show_progress=False)
+    assert_same_network(config, tmp_path, trained)
+
+
+def test_a_sample_that_cannot_be_read_leaves_everything_up_to_there(trained: Path, dataroot: Path, tmp_path: Path):
+    config = small_experiment(dataroot)
+    original = TrainingSet.__getitem__
+    first_of_second_epoch = 4
+
+    def missing(dataset, key):
+        if key >= first_of_second_epoch and not (tmp_path / "mended").exists():
+            raise ValueError("samples/CAM_FRONT/x.jpg: cannot be read as an image")
+        return original(dataset, key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingSet, "__getitem__", missing)
+        with pytest.raises(ValueError, match=r"x\.jpg"):
+            train(config, tmp_path, show_progress=False)
+        (tmp_path / "mended").touch()
+        newest = newest_checkpoint(tmp_path)
+        assert newest is not None
+        assert newest.name == "step_00000004.ckpt"
+        train(config, tmp_path, resume_from=newest, show_progress=False)
+    assert_same_network(config, tmp_path, trained)
+
+
+def test_the_averaged_weights_are_what_is_saved_and_checkpoints_hold_both(trained: Path, dataroot: Path):
+    kept = sorted(path.name for path in (trained / "checkpoints").iterdir())
+    assert kept == ["step_00000004.ckpt", "step_00000008.ckpt"]
+    checkpoint = torch.load(trained / "checkpoints" / "step_00000008.ckpt", weights_only=True)
+    network, _ = open_network(small_experiment(dataroot), trained / "network.safetensors")
+    for key, value in network.state_dict().items():
+        assert torch.equal(checkpoint["state_dict"][f"network.{key}"], value), key
+    current, averaged = (checkpoint[part]["network.head.geometry.weight"] for part in ("current_model_state", "state_dict"))
+    assert not torch.equal(current, averaged)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_can_be_replayed(dataroot: Path, tmp_path: Path):
+    config = small_experiment(dataroot)
+    original = OccupancyModule._losses
+
+    def broken(module, sample):
+        losses = original(module, sample)
+        return losses if sample.token[0] != bad_token else Losses(losses.parts | {"distance": losses.parts["distance"] * math.nan})
+
+    index = build_index(config.data, tmp_path)
+    bad_token = index.tokens[index.of_split("train")[0]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OccupancyModule, "_losses", broken)
+        with pytest.raises(ValueError, match=rf"not finite at step \d+, samples {bad_token}: .*distance nan.*; saved for replay") as error:
+            train(config, tmp_path, show_progress=False)
+        path = Path(str(error.value).split("saved for replay: ")[1])
+        assert replay(config, path, index).parts["distance"].isnan()
+    mended = replay(config, path, index)
+    assert mended.total.isfinite()
+    said = json.loads(read_metadata(path)["losses"])
+    assert repr(mended.parts["query"].item()) == said["query"]
+
+
+def test_losses_on_kept_back_scenes_choose_the_best_checkpoint(dataroot: Path, tmp_path: Path):
+    config = small_experiment(dataroot)
+    trainer = config.trainer.model_copy(update={"validate_epochs": 1})
+    config = config.model_copy(update={"trainer": trainer})
+    with pytest.raises(ValueError, match=r"trainer\.validate_epochs: no scene is kept back"):
+        train(config, tmp_path, show_progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("splattingocc.experiment", "splattingocc.data.loaders"):
+            patch.setattr(f"{place}.calibration_scenes", lambda index, config, split="train": index.splits["train"][:1])
+        train(config, tmp_path, show_progress=False)
+    with (tmp_path / "logs" / "metrics.csv").open() as file:
+        measured = [float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]]
+    assert len(measured) == 2
+    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["global_step"] == 2 * (1 + measured.index(min(measured)))
 
 
 def test_predictions_are_cached_scored_and_kept(trained: Path, synthetic_dataroot: Path, dataroot: Path, tmp_path: Path):

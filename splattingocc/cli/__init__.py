@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from splattingocc.cli.data import Prepare, Synth
 from splattingocc.cli.look import Bench, Doctor, Log, Visualize
 from splattingocc.cli.run import Demo, Test, Train
+from splattingocc.engine.interruption import InterruptedTraining
 from splattingocc.experiment import ExperimentConfig, describe_validation, load_config
 
 COMMANDS: dict[str, type] = {
@@ -70,12 +71,15 @@ def parse(arguments: Sequence[str]) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; a `ValueError` is the user's to mend and ends in one line."""
+    """Run a command; a `ValueError` and what the system refuses (a full disk) are the user's to mend and end in one line."""
     try:
         parse(sys.argv[1:] if arguments is None else arguments).run()
     except ValidationError as error:
         sys.exit(f"splattingocc: {describe_validation(error)}")
-    except ValueError as error:
+    except InterruptedTraining as error:
+        print(f"splattingocc: {error}", file=sys.stderr)
+        sys.exit(128 + error.signal_number)
+    except (ValueError, OSError) as error:
         # An error in a loader's worker comes wrapped in its traceback, of which the last line is the error
         last = str(error).strip().splitlines()[-1] if str(error) else type(error).__name__
         sys.exit(f"splattingocc: {last.removeprefix('ValueError: ')}")

@@ -55,8 +55,9 @@ class Train:
     """Short for --data.loader.load-interval."""
 
     def run(self) -> None:
+        from splattingocc.engine.checkpoint import newest_checkpoint
         from splattingocc.engine.distributed import gather, is_first, started_by
-        from splattingocc.pipeline import NETWORK_FILE, newest_checkpoint, train
+        from splattingocc.pipeline import NETWORK_FILE, train
 
         trainer = self.experiment.trainer
         if self.deterministic:

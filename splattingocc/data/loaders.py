@@ -128,6 +128,8 @@ class TrainingSet(Dataset[TrainingSample]):
     An index may lie beyond the length: `epoch * len(self) + i` is sample `i` with the random draws of that epoch. That, and nothing of
     the process it is made in, decides what a sample holds, so batches are the same for any number of workers and after a resume;
     `EpochSampler` gives such indices.
+
+    The key frames are those of `split` that are not kept back for calibration, or those at the given positions of the index.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class TrainingSet(Dataset[TrainingSample]):
         split: str = "train",
         part: Part = "train",
         seed: int = 0,
+        positions: Sequence[int] | None = None,
     ):
         self.index = index
         self.store = store
@@ -147,8 +150,10 @@ class TrainingSet(Dataset[TrainingSample]):
         self.config = config
         self.part: Part = part
         self.seed = seed
-        kept_back = set(index.of_scenes(calibration_scenes(index, config, split)))
-        self.positions = [position for position in index.of_split(split) if position not in kept_back][:: config.load_interval]
+        if positions is None:
+            kept_back = set(index.of_scenes(calibration_scenes(index, config, split)))
+            positions = [position for position in index.of_split(split) if position not in kept_back][:: config.load_interval]
+        self.positions = positions
         for position in self.positions:
             if index.tokens[position] not in store:
                 raise ValueError(
@@ -229,10 +234,15 @@ class EpochSampler(Sampler[int]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self._num_done = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration is of; Lightning calls it."""
         self.epoch = epoch
+
+    def go_on(self, epoch: int, num_done: int) -> None:
+        """Let the next iteration be of an epoch of which this rank has had some samples already."""
+        self.epoch, self._num_done = epoch, num_done
 
     def __len__(self) -> int:
         return self.num_samples // self.world_size
@@ -240,4 +250,6 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_samples)
         first = self.epoch * self.num_samples
-        return (first + int(i) for i in order[self.rank :: self.world_size][: len(self)])
+        own = order[self.rank :: self.world_size][: len(self)]
+        num_done, self._num_done = self._num_done, 0
+        return (first + int(i) for i in own[num_done:])

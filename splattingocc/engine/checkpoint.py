@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -15,8 +19,47 @@ from torch import nn
 from splattingocc.config import Config
 from splattingocc.files import write_atomically
 
+CHECKPOINT_PATTERN = re.compile(r"step_(\d+)\.ckpt")
+"""Names of the checkpoints that a training can go on from."""
 CONFIG_KEY = "splattingocc_network"
 """Where a checkpoint keeps the network's configuration."""
+
+
+def checkpoint_path(work_dir: Path, step: int) -> Path:
+    """Return where the checkpoint after a number of optimizer steps lies."""
+    return work_dir / "checkpoints" / f"step_{step:08d}.ckpt"
+
+
+def newest_checkpoint(work_dir: Path) -> Path | None:
+    """Return the newest whole checkpoint that training in this folder can go on from, if there is one; damaged ones are warned of."""
+    steps = {path: match for path in (work_dir / "checkpoints").glob("*.ckpt") if (match := CHECKPOINT_PATTERN.fullmatch(path.name))}
+    for path in sorted(steps, key=lambda path: int(steps[path][1]), reverse=True):
+        if is_whole(path):
+            return path
+        logging.getLogger(__name__).warning("%s: damaged, going on from the one before it", path)
+    return None
+
+
+def is_whole(path: Path) -> bool:
+    """Say whether a checkpoint holds all that was written: its table of contents is there and every checksum is right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint beside its place and move it there when it is whole: Lightning's own writing leaves half a file when killed."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        write_atomically(Path(path), lambda temporary: _save(checkpoint, temporary))
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    # Through a file of Python's own: its errors say what is wrong, a full disk for one; torch's name a line of its source
+    with path.open("wb") as file:
+        torch.save(checkpoint, file)
 
 
 class RememberNetwork(Callback):

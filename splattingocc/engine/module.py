@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from torch.optim import Optimizer
 
 from splattingocc.config import Config
 from splattingocc.data.samples import TrainingSample
 from splattingocc.losses.objective import Losses, Objective
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.splatting.render import render
+
+
+class NonFiniteLoss(ValueError):
+    """A step has a loss or gradients that are not finite; nothing was learned from it."""
+
+    def __init__(self, step: int, tokens: Sequence[str], losses: dict[str, float]):
+        values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        super().__init__(f"the loss or its gradient is not finite at step {step}, samples {', '.join(tokens)}: {values}")
+        self.step, self.tokens, self.losses = step, tokens, losses
 
 
 class RenderConfig(Config):
@@ -28,7 +40,7 @@ class RenderConfig(Config):
 
 
 class OptimizationConfig(Config):
-    """AdamW, warmed up linearly and cooled down along a cosine to zero at the last step, each part over the steps in which it learns."""
+    """AdamW, warmed up linearly, then cooled down, each part over the steps in which it learns."""
 
     learning_rate: float = 2e-4
     """Peak learning rate, for one process; it is not scaled by the number of processes."""
@@ -39,8 +51,17 @@ class OptimizationConfig(Config):
     For encoders without published weights."""
     warmup_steps: int = 50
     """Optimizer steps until the peak."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """How the learning rate falls after that: along half a cosine to zero at the last step, or by `step_factor` at `step_epochs`."""
+    step_epochs: tuple[int, ...] = (8, 11)
+    """Epochs after which it falls, for `step`."""
+    step_factor: float = 0.1
+    """What remains of it each time, for `step`."""
     gradient_clip: float = 5.0
-    """Largest gradient norm."""
+    """Largest gradient norm; 0 clips nothing."""
+    ema_decay: float = 0.0
+    """Share of the averaged weights that a step leaves as they are, e.g. 0.999; the averaged weights are what is saved, calibrated and
+    scored. 0 averages nothing."""
 
 
 class OccupancyModule(LightningModule):
@@ -56,17 +77,35 @@ class OccupancyModule(LightningModule):
         self.optimization = optimization
 
     def training_step(self, sample: TrainingSample, batch_index: int) -> Tensor:
-        of_images_alone = self.global_step < self.optimization.image_steps
-        losses = self._image_losses(sample) if of_images_alone else self._losses(sample)
+        losses = self.losses_of(sample, step=self.global_step)
         total = losses.total
-        if of_images_alone and self.trainer.world_size > 1:
+        self._in_hand = (sample.token, {name: value.detach() for name, value in losses.parts.items()})
+        if self.global_step < self.optimization.image_steps and self.trainer.world_size > 1:
             total = total + self._untrained_yet()
-        if not torch.isfinite(total):
-            values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.parts.items())
-            raise ValueError(f"the loss is not finite at step {self.global_step} on samples {', '.join(sample.token)}: {values}")
         self.log("loss", total, prog_bar=True, batch_size=len(sample.token))
         self.log_dict({f"loss/{name}": value for name, value in losses.parts.items()}, batch_size=len(sample.token))
         return total
+
+    def losses_of(self, sample: TrainingSample, *, step: int) -> Losses:
+        """Return the losses that a training step is taken on."""
+        return self._image_losses(sample) if step < self.optimization.image_steps else self._losses(sample)
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip, and end with `NonFiniteLoss` before a step would spoil the weights: in all processes at once, which share gradients."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
+        if not norm.isfinite():
+            tokens, parts = self._in_hand
+            raise NonFiniteLoss(self.global_step, tokens, {name: value.item() for name, value in parts.items()})
+        self.log("gradient_norm", norm)
+
+    def validation_step(self, sample: TrainingSample, batch_index: int) -> None:
+        """Log the losses on a key frame that is kept back from training, as `val/loss` and `val/loss/<name>`."""
+        losses = self._losses(sample)
+        values = {"val/loss": losses.total} | {f"val/loss/{name}": value for name, value in losses.parts.items()}
+        self.log_dict(values, batch_size=len(sample.token))
 
     def _untrained_yet(self) -> Tensor:
         """Return a zero that depends on every parameter: processes that share gradients expect one for each of them."""
@@ -86,6 +125,8 @@ class OccupancyModule(LightningModule):
     def configure_optimizers(self) -> dict:
         config = self.optimization
         num_steps = int(self.trainer.estimated_stepping_batches)
+        epochs_in_steps = [epoch * num_steps / max(1, self.trainer.max_epochs or 1) for epoch in config.step_epochs]
+        drops = epochs_in_steps if config.schedule == "step" else None
         image_branch = {id(parameter) for parameter in self.network.image_branch.parameters()}
         groups, schedules = [], []
         for of_images in (True, False):
@@ -95,17 +136,37 @@ class OccupancyModule(LightningModule):
                 parameters = [parameter for parameter in own if (parameter.ndim > 1) == is_matrix]
                 groups.append({"params": parameters, "weight_decay": config.weight_decay if is_matrix else 0.0})
                 schedules.append(
-                    partial(learning_rate_factor, first_step=first_step, warmup_steps=config.warmup_steps, num_steps=num_steps)
+                    partial(
+                        learning_rate_factor,
+                        first_step=first_step,
+                        warmup_steps=config.warmup_steps,
+                        num_steps=num_steps,
+                        drops=drops,
+                        drop_factor=config.step_factor,
+                    )
                 )
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def learning_rate_factor(step: int, *, first_step: int, warmup_steps: int, num_steps: int) -> float:
-    """Return the share of the peak learning rate at a step: nothing before the first, linear warm-up, then half a cosine down to zero."""
+def learning_rate_factor(
+    step: int,
+    *,
+    first_step: int,
+    warmup_steps: int,
+    num_steps: int,
+    drops: Sequence[float] | None = None,
+    drop_factor: float = 1.0,
+) -> float:
+    """Return the share of the peak learning rate at a step: nothing before the first, linear warm-up, then half a cosine down to zero.
+
+    With `drops` it is multiplied by `drop_factor` at each of these steps instead.
+    """
     since = step - first_step
     if since < warmup_steps:
         return max(0, since + 1) / max(1, warmup_steps)
+    if drops is not None:
+        return drop_factor ** sum(step >= drop for drop in drops)
     progress = (since - warmup_steps) / max(1, num_steps - first_step - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,4 +1,6 @@
+import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,7 +8,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from splattingocc.config import Config
-from splattingocc.engine.checkpoint import CONFIG_KEY, load_network, save_network
+from splattingocc.engine.checkpoint import (
+    CONFIG_KEY,
+    AtomicCheckpointIO,
+    checkpoint_path,
+    load_network,
+    newest_checkpoint,
+    save_network,
+)
 
 
 class LinearConfig(Config):
@@ -80,3 +89,35 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     torch.save({"state_dict": {}, "payload": Evil(), CONFIG_KEY: json.dumps({})}, path)
     with pytest.raises(ValueError, match=r"evil\.ckpt: damaged or not a checkpoint"):
         load_network(build(LinearConfig()), LinearConfig(), path)
+
+
+def write_checkpoints(work_dir: Path, *steps: int) -> None:
+    for step in steps:
+        AtomicCheckpointIO().save_checkpoint({"state_dict": {"a": torch.ones(1000)}}, checkpoint_path(work_dir, step))
+
+
+def test_the_newest_whole_checkpoint_is_gone_on_from(tmp_path, caplog):
+    assert newest_checkpoint(tmp_path) is None
+    write_checkpoints(tmp_path, 5, 40, 300)
+    assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 300)
+    newest, second = checkpoint_path(tmp_path, 300), checkpoint_path(tmp_path, 40)
+    newest.write_bytes(newest.read_bytes()[:2000])
+    damaged = bytearray(second.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    second.write_bytes(bytes(damaged))
+    assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 5)
+    assert [record.args for record in caplog.records] == [(newest,), (second,)]
+
+
+def test_a_full_disk_leaves_the_checkpoints_that_were_there_and_no_half_one(tmp_path, monkeypatch):
+    write_checkpoints(tmp_path, 5)
+
+    def full(checkpoint, file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_checkpoints(tmp_path, 6)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000005.ckpt"]
+    assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 5)

@@ -1,0 +1,77 @@
+"""What happens when a training has to end early: it finishes the step in hand, keeps everything up to there, and says where."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from splattingocc.engine.checkpoint import checkpoint_path
+
+HEEDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""Signals that end a training after the step in hand. Slurm sends SIGUSR1 ahead of a job's end where it is told to (`--signal`)."""
+
+
+class InterruptedTraining(Exception):
+    """Training was told to end early; `signal_number` says by what."""
+
+    def __init__(self, signal_number: int, checkpoint: Path):
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; --auto-resume goes on from {checkpoint}")
+        self.signal_number = signal_number
+
+
+class EndEarly(Callback):
+    """Write a checkpoint and end with `InterruptedTraining` once any process has got a signal; inside Slurm, SIGUSR1 also requeues the job.
+
+    A sample that cannot be read leaves a checkpoint too, so that the run goes on from there when the file is mended. That is for a single
+    process: the others would wait for one that has failed.
+    """
+
+    def __init__(self, work_dir: Path) -> None:
+        self.work_dir = work_dir
+        self._received: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # After Lightning has set its own, which talk to other processes from inside a handler
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._heed) for number in HEEDED}
+
+    def _heed(self, number: int, frame: FrameType | None) -> None:
+        if number == self._received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = number
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # The end of an epoch has its own checkpoint; a step later is soon enough
+        if trainer.is_last_batch or not trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):
+            return
+        path = checkpoint_path(self.work_dir, trainer.global_step)
+        trainer.save_checkpoint(path)
+        number = self._received or signal.SIGTERM
+        if trainer.is_global_zero and number == signal.SIGUSR1:
+            requeue()
+        raise InterruptedTraining(number, path)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        if trainer.world_size == 1 and isinstance(exception, ValueError | OSError) and progress.ready == progress.completed > 0:
+            trainer.save_checkpoint(checkpoint_path(self.work_dir, trainer.global_step))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+
+def requeue() -> None:
+    """Put this Slurm job back into its queue, where there is one; the job may end at once."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job:
+        subprocess.run(["scontrol", "requeue", job], check=False)
