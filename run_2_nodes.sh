@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# sbatch -N NODES [options of sbatch] run_2_nodes.sh train CONFIG WORK_DIR [options of tools/train.py]
+# sbatch -N NODES [options of sbatch] run_2_nodes.sh test CONFIG CHECKPOINT [options of tools/test.py]
+# From the environment: GPUS_PER_NODE, processes on each node (the GPUs that Slurm gives the job there; 1 where it gives none).
+#SBATCH --job-name=splattingocc
+#SBATCH --ntasks-per-node=1
+#SBATCH --signal=USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+set -euo pipefail
+USAGE="usage: sbatch -N NODES [options of sbatch] run_2_nodes.sh train CONFIG WORK_DIR | test CONFIG CHECKPOINT [options]"
+: "${3:?$USAGE}"
+case $1 in train) ENTRY=socc_8gpu.sh ;; test) ENTRY=test.sh ;; *) echo "$1: $USAGE" >&2; exit 2 ;; esac
+# Slurm runs a copy of this file from a folder of its own
+ENTRY=${SLURM_SUBMIT_DIR:?$USAGE}/$ENTRY
+[ -f "$ENTRY" ] || { echo "$ENTRY: no such file; call sbatch in the folder of the repository" >&2; exit 2; }
+HOSTS=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+# srun does not take over the job's --cpus-per-task by itself (Slurm 22.05 and later)
+# shellcheck disable=SC2016  # each task reads its own SLURM_NODEID
+exec srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 \
+    ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
+    bash -c 'exec bash "$0" "$1" "$2" "$SLURM_NODEID" "${@:3}"' \
+    "$ENTRY" "$SLURM_JOB_NUM_NODES" "${GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}" "${HOSTS%%$'\n'*}" "$SLURM_JOB_ID" "${@:2}"
