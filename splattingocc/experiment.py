@@ -9,7 +9,7 @@ from typing import Literal
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import Logger
 from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
@@ -21,6 +21,8 @@ from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.batches import TrainingBatches, prediction_loader
 from splattingocc.engine.callbacks import StepProgress
 from splattingocc.engine.checkpoint import RememberNetwork
+from splattingocc.engine.loggers import MetricsTable, Tracker, build_tracker
+from splattingocc.engine.meter import StepMeter
 from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig
 from splattingocc.evaluation.calibrate import CalibrationConfig
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
@@ -71,6 +73,8 @@ class TrainerConfig(Config):
     """Whether every operation must repeat exactly, also on CUDA, where that is slower; on a CPU runs repeat anyway."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Number format of the network; rendering is always float32."""
+    loggers: tuple[Tracker, ...] = ()
+    """Where the metrics of each step go besides `logs/metrics.csv`: `tensorboard` needs the extra `tracking`, `wandb` the extra `wandb`."""
 
 
 class ExperimentConfig(Config):
@@ -138,8 +142,13 @@ def build_prediction_loader(config: ExperimentConfig, index: Index, positions: S
     return prediction_loader(PredictionSet(index, data.dataroot, data.loader, positions), num_workers=data.num_workers)
 
 
+def build_loggers(config: ExperimentConfig, work_dir: Path) -> list[Logger]:
+    trackers = [build_tracker(name, work_dir, config.model_dump(mode="json")) for name in config.trainer.loggers]
+    return [MetricsTable(work_dir), *trackers]
+
+
 def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bool = True) -> Trainer:
-    trainer = config.trainer
+    trainer, meter = config.trainer, StepMeter()
     # At the end of an epoch, where a resumed run meets the same batches as an uninterrupted one
     checkpoints = ModelCheckpoint(
         work_dir / "checkpoints", filename="last", enable_version_counter=False, every_n_epochs=trainer.checkpoint_epochs
@@ -152,8 +161,8 @@ def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bo
         precision=trainer.precision,
         deterministic=trainer.deterministic,
         gradient_clip_val=config.optimization.gradient_clip,
-        logger=CSVLogger(work_dir, name="", version="logs", flush_logs_every_n_steps=20),
-        callbacks=[checkpoints, RememberNetwork(config.network), *([StepProgress()] if show_progress else [])],
+        logger=build_loggers(config, work_dir),
+        callbacks=[checkpoints, RememberNetwork(config.network), meter, *([StepProgress(meter)] if show_progress else [])],
         enable_progress_bar=show_progress,
         enable_model_summary=False,
         log_every_n_steps=1,

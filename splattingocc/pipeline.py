@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import seed_everything
@@ -24,6 +25,7 @@ from splattingocc.data.occ3d import read_truth
 from splattingocc.engine.checkpoint import load_network, read_metadata, save_network
 from splattingocc.engine.distributed import gather, rank, share
 from splattingocc.engine.inference import predict_gaussians, render_labelled
+from splattingocc.engine.meter import StepMeter
 from splattingocc.evaluation.calibrate import Calibration, ThresholdCalibration
 from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, Predictions, PredictionWriter, Provenance, read_predictions
 from splattingocc.evaluation.prior import TrainingPrior, all_free
@@ -41,19 +43,24 @@ from splattingocc.experiment import (
 from splattingocc.files import write_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.models.network import OccupancyNetwork
-from splattingocc.provenance import commit, environment
+from splattingocc.provenance import circumstances, commit, environment
 from splattingocc.splatting.read_out import read_out
 
 NETWORK_FILE = "network.safetensors"
+METRICS_FILE = "metrics.json"
+"""What a training measured of itself; scores are in `metrics_<split>.json`."""
 CALIBRATION_FRAMES = 16
 """Key frames, evenly spread, that choose the threshold."""
 
 
-def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None = None, show_progress: bool = True) -> Path:
-    """Train, choose the threshold on held-out 2D labels of training frames, and return the path of the network file."""
+def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None = None, show_progress: bool = True) -> dict[str, Any]:
+    """Train, choose the threshold on held-out 2D labels of training frames, and return the content of METRICS_FILE.
+
+    Of several processes the first one chooses and writes; the others return nothing.
+    """
     work_dir.mkdir(parents=True, exist_ok=True)
     write_json(work_dir / "config.json", config.model_dump(mode="json"))
-    write_json(work_dir / "environment.json", environment())
+    write_json(work_dir / "environment.json", environment() | circumstances())
     quiet_lightning()
     seed_everything(config.seed, workers=True, verbose=False)
     index = build_index(config.data, work_dir)
@@ -61,9 +68,10 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     batches = build_training_batches(config, index)
     trainer = build_trainer(config, work_dir, show_progress=show_progress)
     trainer.fit(module, datamodule=batches, ckpt_path=resume_from, weights_only=True)
-    path = work_dir / NETWORK_FILE
     if not trainer.is_global_zero:
-        return path
+        return {}
+    (meter,) = (callback for callback in trainer.callbacks if isinstance(callback, StepMeter))  # type: ignore[attr-defined]
+    metrics = meter.results()
     calibration = calibrate(config, module.network, index)
     write_json(work_dir / "calibration.json", calibration.describe())
     metadata = {
@@ -72,8 +80,10 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
         "experiment": json.dumps(config.model_dump(mode="json")),
         "commit": commit(),
     }
-    save_network(module.network, config.network, path, metadata)
-    return path
+    save_network(module.network, config.network, work_dir / NETWORK_FILE, metadata)
+    metrics |= {"threshold": calibration.threshold, "calibration_f1": calibration.f1}
+    write_json(work_dir / METRICS_FILE, metrics)
+    return metrics
 
 
 def quiet_lightning() -> None:

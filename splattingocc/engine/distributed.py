@@ -37,7 +37,7 @@ def started_by(launcher: Launcher) -> tuple[int, int] | None:
 @contextmanager
 def processes() -> Iterator[None]:
     """Join the other processes that torchrun or srun started, if one did, for as long as this lasts."""
-    size = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+    size = process_count()
     if size == 1 or dist.is_initialized():
         yield
         return
@@ -59,9 +59,22 @@ def _place() -> tuple[int, int, str]:
     return slurm.global_rank(), slurm.local_rank(), f"tcp://{slurm.main_address}:{slurm.main_port}"
 
 
+def process_number() -> int:
+    """Return the number of this process among those that were started, before they have met."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):  # of torchrun, srun, and of Lightning, which starts further ones by itself
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def process_count() -> int:
+    """Return how many processes were started, before they have met."""
+    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+
+
 def is_first() -> bool:
     """Say whether this process is the first of those that were started, before they have met."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    return process_number() == 0
 
 
 def rank() -> int:
