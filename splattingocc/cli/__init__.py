@@ -63,7 +63,7 @@ def expand_cfg_options(words: Sequence[str]) -> list[str]:
 
 @contextmanager
 def suggestion() -> Iterator[None]:
-    """Name the value that was probably meant after tyro's message about one that an option does not know; of option names it says so itself."""
+    """Name the value that was probably meant after tyro's message about an unknown one; of option names it says so itself."""
     errors = io.StringIO()
     try:
         with redirect_stderr(errors):
