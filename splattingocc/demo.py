@@ -18,6 +18,7 @@ from splattingocc.config import Config
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import inside, labelled_rays
 from splattingocc.engine.checkpoint import newest_checkpoint
+from splattingocc.engine.console import console_log
 from splattingocc.evaluation.grid_rendering import render_grid
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.prior import better_of
@@ -97,6 +98,10 @@ class Demo:
         if fresh and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        with console_log(self.folder):
+            self._run(console)
+
+    def _run(self, console: Console) -> None:
         stages = Stages(self.folder, console)
         data = self.experiment.data
         root, labels = data.dataroot, data.label_folder

@@ -18,7 +18,7 @@ from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.kernels.voxel_walk import cast_first_hit
 
 PACKAGES = ("torch", "warp-lang", "lightning", "numpy", "pydantic", "safetensors", "msgspec")
-OPTIONAL = {"timm": "backbones", "rerun-sdk": "viz", "tensorboard": "tracking"}
+OPTIONAL = {"timm": "backbones", "rerun-sdk": "viz", "tensorboard": "tracking", "wandb": "wandb"}
 """Packages of extras, and the extra."""
 
 

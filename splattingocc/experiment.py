@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import Logger
 from pydantic import Field, ValidationError
 from torch.utils.data import DataLoader
 
@@ -25,6 +25,8 @@ from splattingocc.engine.batches import TrainingBatches, prediction_loader
 from splattingocc.engine.callbacks import StepProgress
 from splattingocc.engine.checkpoint import AtomicCheckpointIO, RememberNetwork
 from splattingocc.engine.interruption import EndEarly
+from splattingocc.engine.loggers import MetricsTable, Tracker, build_tracker
+from splattingocc.engine.meter import StepMeter
 from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig
 from splattingocc.evaluation.calibrate import CalibrationConfig
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
@@ -85,6 +87,8 @@ class TrainerConfig(Config):
     """Whether every operation must repeat exactly, also on CUDA, where that is slower; on a CPU runs repeat anyway."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Number format of the network; rendering is always float32."""
+    loggers: tuple[Tracker, ...] = ()
+    """Where the metrics of each step go besides `logs/metrics.csv`: `tensorboard` needs the extra `tracking`, `wandb` the extra `wandb`."""
 
 
 class ExperimentConfig(Config):
@@ -183,12 +187,17 @@ def build_checkpoints(config: TrainerConfig, work_dir: Path) -> list[ModelCheckp
     return checkpoints
 
 
+def build_loggers(config: ExperimentConfig, work_dir: Path) -> list[Logger]:
+    trackers = [build_tracker(name, work_dir, config.model_dump(mode="json")) for name in config.trainer.loggers]
+    return [MetricsTable(work_dir), *trackers]
+
+
 def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bool = True) -> Trainer:
-    trainer = config.trainer
+    trainer, meter = config.trainer, StepMeter()
     if trainer.sync_batchnorm and not torch.cuda.is_available():
         raise ValueError("trainer.sync_batchnorm: works on CUDA only, and there is no CUDA device")
     averaging = [EMAWeightAveraging(decay=config.optimization.ema_decay)] if config.optimization.ema_decay else []
-    bar = [StepProgress()] if show_progress else []
+    bar = [StepProgress(meter)] if show_progress else []
     return Trainer(
         max_epochs=trainer.max_epochs,
         accelerator=trainer.accelerator,
@@ -197,13 +206,20 @@ def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bo
         precision=trainer.precision,
         deterministic=trainer.deterministic,
         gradient_clip_val=config.optimization.gradient_clip,
-        logger=CSVLogger(work_dir, name="", version="logs", flush_logs_every_n_steps=20),
+        logger=build_loggers(config, work_dir),
         sync_batchnorm=trainer.sync_batchnorm,
         check_val_every_n_epoch=trainer.validate_epochs or None,
         limit_val_batches=1.0 if trainer.validate_epochs else 0,
         num_sanity_val_steps=0,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[*averaging, *build_checkpoints(trainer, work_dir), RememberNetwork(config.network), EndEarly(work_dir), *bar],
+        callbacks=[
+            *averaging,
+            *build_checkpoints(trainer, work_dir),
+            RememberNetwork(config.network),
+            meter,
+            EndEarly(work_dir),
+            *bar,
+        ],
         enable_progress_bar=show_progress,
         enable_model_summary=False,
         log_every_n_steps=1,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import seed_everything
@@ -25,6 +26,7 @@ from splattingocc.engine.checkpoint import load_network, read_metadata, save_net
 from splattingocc.engine.distributed import gather, rank, share
 from splattingocc.engine.inference import predict_gaussians, render_labelled
 from splattingocc.engine.memory import keep_freed_memory
+from splattingocc.engine.meter import StepMeter
 from splattingocc.engine.module import NonFiniteLoss
 from splattingocc.evaluation.calibrate import Calibration, ThresholdCalibration
 from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, Predictions, PredictionWriter, Provenance, read_predictions
@@ -44,20 +46,25 @@ from splattingocc.files import write_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.losses.objective import Losses
 from splattingocc.models.network import OccupancyNetwork
-from splattingocc.provenance import commit, environment
+from splattingocc.provenance import circumstances, commit, environment
 from splattingocc.splatting.read_out import read_out
 from splattingocc.struct import stack
 
 NETWORK_FILE = "network.safetensors"
+METRICS_FILE = "metrics.json"
+"""What a training measured of itself; scores are in `metrics_<split>.json`."""
 CALIBRATION_FRAMES = 16
 """Key frames, evenly spread, that choose the threshold."""
 
 
-def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None = None, show_progress: bool = True) -> Path:
-    """Train, choose the threshold on held-out 2D labels of training frames, and return the path of the network file."""
+def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None = None, show_progress: bool = True) -> dict[str, Any]:
+    """Train, choose the threshold on held-out 2D labels of training frames, and return the content of METRICS_FILE.
+
+    Of several processes the first one chooses and writes; the others return nothing.
+    """
     work_dir.mkdir(parents=True, exist_ok=True)
     write_json(work_dir / "config.json", config.model_dump(mode="json"))
-    write_json(work_dir / "environment.json", environment())
+    write_json(work_dir / "environment.json", environment() | circumstances())
     quiet_lightning()
     keep_freed_memory()
     seed_everything(config.seed, workers=True, verbose=False)
@@ -65,15 +72,20 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     module = build_module(config)
     batches = build_training_batches(config, index)
     trainer = build_trainer(config, work_dir, show_progress=show_progress)
+    if trainer.is_global_zero:
+        samples, learning_rate = config.data.batch_size * trainer.world_size, config.optimization.learning_rate
+        share_of_each = f"{trainer.world_size} × data.batch_size {config.data.batch_size}"
+        print(f"{samples} samples a step ({share_of_each}); peak learning rate {learning_rate:g}, as configured: it is not scaled")
     try:
         trainer.fit(module, datamodule=batches, ckpt_path=resume_from, weights_only=True)
     except NonFiniteLoss as error:
-        replay = work_dir / f"non_finite_step_{error.step:08d}_process_{trainer.global_rank}.safetensors"
-        save_network(module.network, config.network, replay, replay_metadata(config, error, trainer.current_epoch))
-        raise ValueError(f"{error}; saved for replay: {replay}") from error
-    path = work_dir / NETWORK_FILE
+        saved = work_dir / f"non_finite_step_{error.step:08d}_process_{trainer.global_rank}.safetensors"
+        save_network(module.network, config.network, saved, replay_metadata(config, error, trainer.current_epoch))
+        raise ValueError(f"{error}; saved for replay: {saved}") from error
     if not trainer.is_global_zero:
-        return path
+        return {}
+    (meter,) = (callback for callback in trainer.callbacks if isinstance(callback, StepMeter))  # type: ignore[attr-defined]
+    metrics = meter.results()
     calibration = calibrate(config, module.network, index)
     write_json(work_dir / "calibration.json", calibration.describe())
     metadata = {
@@ -82,8 +94,10 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
         "experiment": json.dumps(config.model_dump(mode="json")),
         "commit": commit(),
     }
-    save_network(module.network, config.network, path, metadata)
-    return path
+    save_network(module.network, config.network, work_dir / NETWORK_FILE, metadata)
+    metrics |= {"threshold": calibration.threshold, "calibration_f1": calibration.f1}
+    write_json(work_dir / METRICS_FILE, metrics)
+    return metrics
 
 
 def replay_metadata(config: ExperimentConfig, error: NonFiniteLoss, epoch: int) -> dict[str, str]:
@@ -208,19 +222,19 @@ def score(
 
 
 def score_rendering(config: ExperimentConfig, checkpoint: Path, *, split: str, part: Part, index: Index) -> dict[str, float | int]:
-    """Render a trained network along labelled rays of a split and compare with the labels."""
+    """Render a trained network along labelled rays of a split and compare with the labels. Processes share the work."""
     network, _ = open_network(config, checkpoint)
     store = LabelStore.open(config.data.label_folder)
-    positions = index.of_split(split)
+    positions = share(index.of_split(split))
     scores = RenderingScores()
     samples = predict_gaussians(network, build_prediction_loader(config, index, positions))
-    for (_, gaussians), position in zip(track(samples, f"rendering {split}", total=len(positions)), positions):
+    for (_, gaussians), position in zip(track(samples, f"rendering {split}", total=len(positions), disable=rank() > 0), positions):
         rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=config.data.loader.held_out_fraction)
         rays, labels = inside(rays, labels, OCC3D_GRID)
         device = gaussians.means.device
         rays, labels = rays.to(device), labels.to(device)
         scores.update(render_labelled(gaussians, rays, labels, config.render), labels)
-    return scores.compute()
+    return reduce(add, gather(scores)).compute()
 
 
 def prior_predictions(config: ExperimentConfig, index: Index) -> dict[str, Tensor]:

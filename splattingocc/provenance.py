@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
+import re
+import shlex
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +16,8 @@ from pathlib import Path
 import torch
 
 import splattingocc
+
+DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
 def commit() -> str:
@@ -43,9 +49,34 @@ def environment(device: torch.device | None = None) -> dict[str, str]:
         "commit": commit(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
+        "lightning": version("lightning"),
         "warp": version("warp-lang"),
         "device": f"{device.type} ({name})",
     }
+
+
+def circumstances() -> dict[str, str]:
+    """Return how a run was started and on what; no name of the machine, because it decides no number and folders of runs are shared."""
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "srun" if "SLURM_PROCID" in os.environ else "none"
+    found = {
+        "command": shlex.join(sys.argv),
+        "launcher": launcher,
+        "processes": os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")),
+        "gpus": ", ".join(f"{gpus.count(name)} × {name}" for name in dict.fromkeys(gpus)) or "none",
+        "cuda": torch.version.cuda or "none",
+        "driver": driver() or "none",
+        "platform": platform.platform(),
+    }
+    return found | ({"slurm_job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {})
+
+
+def driver() -> str | None:
+    """Return the version of the NVIDIA driver, as Linux knows it."""
+    if not DRIVER_FILE.is_file():
+        return None
+    found = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", DRIVER_FILE.read_text())
+    return found[0] if found else None
 
 
 def _git(folder: Path, *arguments: str) -> str:

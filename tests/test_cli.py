@@ -78,7 +78,40 @@ def test_a_launcher_that_started_nothing_is_refused(launcher: str, right: str, t
         main(["train", str(CONFIG), "--launcher", launcher, "--work-dir", str(tmp_path)])
 
 
+def refused(capsys: pytest.CaptureFixture, *words: str) -> str:
+    """Return what is said of words that cannot be understood, in few lines and with exit code 2."""
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message.count("\n") <= 12
+    return message
+
+
 def test_an_unknown_score_is_refused_by_name(capsys: pytest.CaptureFixture):
-    with pytest.raises(SystemExit):
-        main(["test", str(CONFIG), "net.ckpt", "--eval", "bbox"])
-    assert "bbox" in capsys.readouterr().err
+    message = refused(capsys, "test", str(CONFIG), "net.ckpt", "--eval", "bbox")
+    assert "bbox" in message
+    assert "did you mean" not in message
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("--eval", "segmm"), "--eval segm"),
+        (("--eval", "segm", "--eval", "rays"), "--eval ray"),
+        (("--part", "heldout"), "--part held_out"),
+        (("--trainer.precision", "bf16"), "--trainer.precision bf16-mixed"),
+        (("--trainer.loggers", "tensorbord"), "--trainer.loggers tensorboard"),
+    ],
+)
+def test_a_misspelled_value_names_the_right_one(words: tuple[str, ...], meant: str, capsys: pytest.CaptureFixture):
+    assert refused(capsys, "test", str(CONFIG), "net.ckpt", *words).endswith(f"did you mean {meant}?\n")
+
+
+def test_a_misspelled_option_names_the_right_one(capsys: pytest.CaptureFixture):
+    assert "--split" in refused(capsys, "test", str(CONFIG), "net.ckpt", "--splt", "val")
+
+
+def test_a_misspelled_command_names_the_right_one(capsys: pytest.CaptureFixture):
+    assert refused(capsys, "trian", "x") == "splattingocc: trian is not a command; did you mean train?\n"
+    assert "there are demo, synth, prepare, train" in refused(capsys, "xyzzy")

@@ -90,6 +90,17 @@ def test_the_loss_falls_and_every_step_is_logged(trained: Path):
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
+def test_a_training_leaves_its_configuration_environment_and_metrics(trained: Path):
+    files = {name: json.loads((trained / f"{name}.json").read_text()) for name in ("config", "environment", "metrics")}
+    assert files["config"]["trainer"]["max_epochs"] == 2
+    assert {"commit", "torch", "gpus", "launcher"} <= set(files["environment"])
+    metrics = files["metrics"]
+    assert (metrics["first_step"], metrics["last_step"]) == (0, 8)
+    assert metrics["loss"] == pytest.approx(sum(metrics["losses"].values()), abs=0.01)
+    assert metrics["samples_per_second"] > 0
+    assert 0 < metrics["threshold"] < 1
+
+
 def test_the_same_seed_gives_the_same_losses_to_the_last_digit(trained: Path, dataroot: Path, tmp_path: Path):
     train(small_experiment(dataroot), tmp_path, show_progress=False)
     assert logged_losses(tmp_path) == logged_losses(trained)
@@ -111,7 +122,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(trained: Path, dataroot: Path
         patch.setattr(OccupancyModule, "training_step", stop_in_second_epoch)
         with pytest.raises(Interrupted):
             train(config, tmp_path, show_progress=False)
-    train(with_workers(config), tmp_path, resume_from=newest_checkpoint(tmp_path), show_progress=False)
+    before = logged_losses(tmp_path)
+    metrics = train(with_workers(config), tmp_path, resume_from=newest_checkpoint(tmp_path), show_progress=False)
+    assert (metrics["first_step"], metrics["last_step"]) == (4, 8)
+    assert logged_losses(tmp_path)[: len(before)] == before
+    assert dict(logged_losses(tmp_path)) == dict(logged_losses(trained))  # the later row of a step that was done twice
     assert_same_network(config, tmp_path, trained)
 
 
@@ -134,6 +149,7 @@ def test_a_run_told_to_end_in_the_middle_of_an_epoch_goes_on_as_if_it_had_not_be
     assert newest is not None
     assert newest.name == "step_00000006.ckpt"
     train(with_workers(config), tmp_path, resume_from=newest, show_progress=False)
+    assert logged_losses(tmp_path) == logged_losses(trained)
     assert_same_network(config, tmp_path, trained)
 
 
@@ -255,6 +271,7 @@ def test_a_truncated_image_ends_training_in_one_line_that_names_it(dataroot: Pat
         path.write_bytes(path.read_bytes()[:500])
     message = run_and_fail(*train_command(broken, tmp_path / "run", "--data.num-workers", 1))
     assert "samples/CAM_FRONT/" in message
+    assert (tmp_path / "run" / "console.log").read_text().splitlines()[-1] == message.replace("splattingocc: ", "ValueError: ")
     assert "cannot be read as an image" in message
 
 

@@ -6,8 +6,12 @@ What a command needs is imported when it runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import io
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +38,11 @@ COMMANDS: dict[str, type] = {
 CONFIGURED = ("train", "test", "visualize")
 """Commands whose first argument is a configuration file that sets the defaults of their options."""
 
+INVALID_CHOICE = re.compile(r"invalid choice '(.*?)' for argument '(.*?)'. Expected one of \((.*?)\)")
+"""How tyro refuses a value."""
+TERMINAL_ART = re.compile(r"(?:\x1b\[[0-9;]*m|[│\s])+")
+"""Colours, the frame around a message, and where it was wrapped."""
+
 
 def expand_cfg_options(words: Sequence[str]) -> list[str]:
     """Turn `--cfg-options a.b=c d=1,2`, as this family of projects writes it, into `--a.b c --d 1 2`."""
@@ -53,10 +62,40 @@ def expand_cfg_options(words: Sequence[str]) -> list[str]:
     return expanded
 
 
+@contextmanager
+def suggestion() -> Iterator[None]:
+    """Name the value that was probably meant after tyro's message about an unknown one; of option names it says so itself."""
+    errors = io.StringIO()
+    try:
+        with redirect_stderr(errors):
+            yield
+    finally:
+        message = errors.getvalue()
+        sys.stderr.write(message)
+        if refused := INVALID_CHOICE.search(TERMINAL_ART.sub(" ", message)):
+            value, option, choices = refused.groups()
+            suggest(value, re.findall(r"'(.*?)'", choices), before=f"{option} ")
+
+
+def suggest(word: str, known: Sequence[str], *, before: str = "") -> None:
+    if near := difflib.get_close_matches(word, known, n=1, cutoff=0.5):
+        print(f"did you mean {before}{near[0]}?", file=sys.stderr)
+
+
 def parse(arguments: Sequence[str]) -> Any:
-    """Turn command-line words into one of the command classes."""
+    """Turn command-line words into one of the command classes; what cannot be understood ends with exit code 2."""
+    with suggestion():
+        return _parse(arguments)
+
+
+def _parse(arguments: Sequence[str]) -> Any:
     name = arguments[0] if arguments else "--help"
     if name not in COMMANDS:
+        if not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+            print(f"splattingocc: {name} is not a command; {meant}", file=sys.stderr)
+            sys.exit(2)
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="splattingocc", args=list(arguments))
         raise AssertionError("tyro accepts known commands only")
     command, rest = COMMANDS[name], expand_cfg_options(arguments[1:])

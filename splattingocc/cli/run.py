@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +12,11 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from splattingocc.engine.distributed import Launcher
 from splattingocc.experiment import ExperimentConfig, load_config
+
+TRAINING_HEADLINE = ("loss", "samples_per_second", "peak_memory_gib", "threshold")
+"""What the ledger keeps of a training's metrics."""
 
 
 @dataclass
@@ -45,7 +49,7 @@ class Train:
     """Checkpoint to go on from."""
     auto_resume: bool = False
     """Go on from the newest checkpoint in the work directory, where there is one."""
-    launcher: Literal["none", "pytorch", "slurm"] = "none"
+    launcher: Launcher = "none"
     """What started this process and others beside it: torchrun (`pytorch`), srun (`slurm`), or nothing."""
     validate: bool = False
     """Predict and score the val split when training is done."""
@@ -56,7 +60,7 @@ class Train:
 
     def run(self) -> None:
         from splattingocc.engine.checkpoint import newest_checkpoint
-        from splattingocc.engine.distributed import gather, is_first, started_by
+        from splattingocc.engine.distributed import gather, process_number, started_by
         from splattingocc.pipeline import NETWORK_FILE, train
 
         trainer = self.experiment.trainer
@@ -71,13 +75,17 @@ class Train:
             resume_from = newest_checkpoint(work_dir)
         if resume_from is not None and not resume_from.is_file():
             raise ValueError(f"--resume-from {resume_from}: no such checkpoint")
-        with ledger_entry("train", self.config, self.experiment, work_dir):
-            train(self.experiment, work_dir, resume_from=resume_from)
-        if is_first():
-            print(f"trained network: {work_dir / NETWORK_FILE}")
+        work_dir.mkdir(parents=True, exist_ok=True)
+        # Until training has its own handler, a warning that comes early must not kill: that is what it does by default
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        with recorded_run("train", self.config, self.experiment, work_dir, self.launcher) as entry:
+            metrics = train(self.experiment, work_dir, resume_from=resume_from)
+            entry |= {name: metrics[name] for name in TRAINING_HEADLINE if name in metrics}
+            if process_number(self.launcher) == 0:
+                print(f"trained network: {work_dir / NETWORK_FILE}")
         if self.validate:
             gather(None)  # the first process writes the network's file, all of them read it
-            Test(self.config, self.experiment, work_dir / NETWORK_FILE).run()
+            Test(self.config, self.experiment, work_dir / NETWORK_FILE, launcher=self.launcher).run()
 
 
 @dataclass
@@ -99,7 +107,7 @@ class Test:
     """Where the prediction cache goes; `output` beside the checkpoint by default."""
     from_cache: Path | None = None
     """Score these predictions instead: a cache of ours, or another program's `<token>.npz` or `<scene>/<token>/labels.npz`."""
-    launcher: Literal["none", "pytorch", "slurm"] = "none"
+    launcher: Launcher = "none"
     """What started this process and others beside it: torchrun (`pytorch`), srun (`slurm`), or nothing."""
     gpu_collect: bool = False
     """Nothing: kept for command lines of this family; what processes count is always collected."""
@@ -116,7 +124,7 @@ class Test:
         started_by(self.launcher)
         kinds = {"segm", "ray", "render"} if "all" in self.eval else set(self.eval)
         work_dir = self.from_cache or self.checkpoint.parent  # type: ignore[union-attr]
-        with processes(), ledger_entry("test", self.config, self.experiment, work_dir) as entry:
+        with processes(self.launcher), recorded_run("test", self.config, self.experiment, work_dir, self.launcher) as entry:
             index = build_index(self.experiment.data, work_dir)
             console = Console(quiet=rank() > 0)
             metrics: dict[str, Any] = {}
@@ -151,14 +159,17 @@ def with_load_interval(experiment: ExperimentConfig, load_interval: int | None) 
 
 
 @contextmanager
-def ledger_entry(command: str, config: Path, experiment: ExperimentConfig, work_dir: Path) -> Iterator[dict[str, Any]]:
-    """Write a run into the ledger beside its work directory; of several processes, only the first does."""
-    from splattingocc.engine.distributed import is_first
+def recorded_run(command: str, config: Path, experiment: ExperimentConfig, work_dir: Path, launcher: Launcher) -> Iterator[dict[str, Any]]:
+    """Keep a run's console log in its work directory, where there is one; the first process writes the run into the ledger beside it."""
+    from splattingocc.engine.console import console_log
+    from splattingocc.engine.distributed import process_count, process_number
     from splattingocc.engine.ledger import LEDGER_NAME, differences, recorded
     from splattingocc.provenance import commit
 
-    if not is_first():
-        yield {}
+    console = console_log(work_dir, number=process_number(launcher)) if work_dir.is_dir() else nullcontext()
+    if process_number(launcher) > 0:
+        with console:
+            yield {}
         return
     what = {
         "command": command,
@@ -167,9 +178,9 @@ def ledger_entry(command: str, config: Path, experiment: ExperimentConfig, work_
         "config": str(config),
         "changed": differences(experiment.model_dump(mode="json"), load_config(config).model_dump(mode="json")),
         "data": f"{experiment.data.dataroot} {experiment.data.version}",
-        "processes": int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))),
+        "processes": process_count(launcher),
         "seed": experiment.seed,
         "work_dir": str(work_dir),
     }
-    with recorded(work_dir.resolve().parent / LEDGER_NAME, what) as result:
+    with console, recorded(work_dir.resolve().parent / LEDGER_NAME, what) as result:
         yield result

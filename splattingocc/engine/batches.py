@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from typing import Any
 
 import torch
@@ -76,4 +78,13 @@ def _loader(dataset: Dataset, *, batch_size: int, num_workers: int, sampler: Epo
         collate_fn=stack,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
+        worker_init_fn=leave_signals_to_the_trainer,
     )
+
+
+def leave_signals_to_the_trainer(worker: int) -> None:
+    """Let a loader's worker live on when a signal goes to all processes of a job: the training still needs it for the step in hand."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # Not ignored: it is how a loader ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

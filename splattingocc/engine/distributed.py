@@ -35,9 +35,9 @@ def started_by(launcher: Launcher) -> tuple[int, int] | None:
 
 
 @contextmanager
-def processes() -> Iterator[None]:
+def processes(launcher: Launcher) -> Iterator[None]:
     """Join the other processes that torchrun or srun started, if one did, for as long as this lasts."""
-    size = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+    size = process_count(launcher)
     if size == 1 or dist.is_initialized():
         yield
         return
@@ -59,9 +59,22 @@ def _place() -> tuple[int, int, str]:
     return slurm.global_rank(), slurm.local_rank(), f"tcp://{slurm.main_address}:{slurm.main_port}"
 
 
-def is_first() -> bool:
-    """Say whether this process is the first of those that were started, before they have met."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+def process_number(launcher: Launcher) -> int:
+    """Return the number of this process among those that were started, before they have met.
+
+    Slurm's variables count for `slurm` only: a shell inside of an allocation has them too, and is alone.
+    """
+    of_slurm = ("SLURM_PROCID",) if launcher == "slurm" else ()
+    for name in ("RANK", *of_slurm, "LOCAL_RANK"):  # of torchrun, srun, and of Lightning, which starts further ones by itself
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def process_count(launcher: Launcher) -> int:
+    """Return how many processes were started, before they have met."""
+    alone = os.environ.get("SLURM_NTASKS", "1") if launcher == "slurm" else "1"
+    return int(os.environ.get("WORLD_SIZE", alone))
 
 
 def rank() -> int:

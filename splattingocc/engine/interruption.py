@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -10,12 +11,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from splattingocc.engine.checkpoint import checkpoint_path
 
-HEEDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""Signals that end a training after the step in hand. Slurm sends SIGUSR1 ahead of a job's end where it is told to (`--signal`)."""
+HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Signals that end a training after the step in hand; of several, the last of these counts. Slurm sends SIGUSR1 ahead of a job's end where
+it is told to (`--signal`)."""
 
 
 class InterruptedTraining(Exception):
@@ -35,8 +38,9 @@ class EndEarly(Callback):
 
     def __init__(self, work_dir: Path) -> None:
         self.work_dir = work_dir
-        self._received: int | None = None
+        self._received: signal.Signals | None = None
         self._handlers: dict[int, Any] = {}
+        self._end: InterruptedTraining | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # After Lightning has set its own, which talk to other processes from inside a handler
@@ -46,18 +50,33 @@ class EndEarly(Callback):
     def _heed(self, number: int, frame: FrameType | None) -> None:
         if number == self._received == signal.SIGINT:
             raise KeyboardInterrupt
-        self._received = number
+        if self._received is None or HEEDED.index(signal.Signals(number)) > HEEDED.index(self._received):
+            self._received = signal.Signals(number)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         # The end of an epoch has its own checkpoint; a step later is soon enough
-        if trainer.is_last_batch or not trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):
+        if trainer.is_last_batch or (received := self._agree(trainer)) is None:
             return
         path = checkpoint_path(self.work_dir, trainer.global_step)
         trainer.save_checkpoint(path)
-        number = self._received or signal.SIGTERM
-        if trainer.is_global_zero and number == signal.SIGUSR1:
+        self._end = InterruptedTraining(received, path)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Not before: the metrics of the last step are written after its end
+        if self._end is None:
+            return
+        # Slurm may end the job as soon as it is asked: nothing that matters comes after
+        if trainer.is_global_zero and self._end.signal_number == signal.SIGUSR1:
             requeue()
-        raise InterruptedTraining(number, path)
+        raise self._end
+
+    def _agree(self, trainer: Trainer) -> signal.Signals | None:
+        """Return the signal that counts of those that any process has got; all of them must stop after the same step."""
+        number = 0 if self._received is None else 1 + HEEDED.index(self._received)
+        if trainer.world_size > 1:
+            highest = trainer.strategy.reduce(torch.tensor(number, device=trainer.strategy.root_device), reduce_op="max")
+            number = int(highest)
+        return HEEDED[number - 1] if number else None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
@@ -73,5 +92,9 @@ class EndEarly(Callback):
 def requeue() -> None:
     """Put this Slurm job back into its queue, where there is one; the job may end at once."""
     job = os.environ.get("SLURM_JOB_ID")
-    if job:
-        subprocess.run(["scontrol", "requeue", job], check=False)
+    if not job:
+        return
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        logging.getLogger(__name__).warning("job %s is not back in the queue (%s); submit it again", job, error)

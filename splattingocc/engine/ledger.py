@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from splattingocc.engine.console import in_one_line
+
 LEDGER_NAME = "log.txt"
 
 
@@ -53,8 +55,7 @@ def recorded(path: Path, what: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         yield result
     except BaseException as error:
-        last = (str(error).strip().splitlines() or [""])[-1]
-        _append(path, "failed", {"id": number, "seconds": round(time.monotonic() - start), "error": f"{type(error).__name__}: {last}"})
+        _append(path, "failed", {"id": number, "seconds": round(time.monotonic() - start), "error": in_one_line(error)})
         raise
     _append(path, "ended", {"id": number, "seconds": round(time.monotonic() - start), **result})
 

@@ -27,6 +27,13 @@ class RenderingScores:
         self._mass_at_hit = 0.0
         self._confusion = torch.zeros(NUM_CLASSES + 1, NUM_CLASSES + 1, dtype=torch.int64)
 
+    def __add__(self, other: RenderingScores) -> RenderingScores:
+        """Return the scores of the rays of both."""
+        both = RenderingScores()
+        for name, value in vars(self).items():
+            setattr(both, name, value + vars(other)[name])
+        return both
+
     def update(self, rendering: Rendering, labels: RayLabels) -> None:
         """Add the rays of one frame or batch; `rendering` must have been made with the label distances."""
         if rendering.in_front is None or rendering.at_hit is None:
