@@ -131,6 +131,7 @@ def quiet_lightning() -> None:
         "The '.*_dataloader' does not have",
         "Checkpoint directory",
         "The `srun` command is available",
+        "Grad strides do not match bucket view strides",
         "You're resuming from a checkpoint that ended before the epoch ended",  # `TrainingBatches` goes on from there
     )
     for message in messages:

@@ -53,11 +53,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Write a checkpoint beside its place and move it there when it is whole: Lightning's own writing leaves half a file when killed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        write_atomically(Path(path), lambda temporary: _save(checkpoint, temporary))
+        try:
+            write_atomically(Path(path), lambda temporary: _save(checkpoint, temporary))
+        except RuntimeError as error:
+            # torch complains of the half file that a full disk has left, not of the disk
+            if isinstance(error.__context__, OSError):
+                raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from error
+            raise
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:
-    # Through a file of Python's own: its errors say what is wrong, a full disk for one; torch's name a line of its source
+    # Through a file of Python's own: what the system refuses is an OSError then
     with path.open("wb") as file:
         torch.save(checkpoint, file)
 

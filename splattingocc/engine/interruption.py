@@ -80,7 +80,7 @@ class EndEarly(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        if trainer.world_size == 1 and isinstance(exception, ValueError | OSError) and progress.ready == progress.completed > 0:
+        if trainer.world_size == 1 and isinstance(exception, ValueError) and progress.ready == progress.completed > 0:
             trainer.save_checkpoint(checkpoint_path(self.work_dir, trainer.global_step))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

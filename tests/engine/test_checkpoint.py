@@ -112,12 +112,32 @@ def test_the_newest_whole_checkpoint_is_gone_on_from(tmp_path, caplog):
 def test_a_full_disk_leaves_the_checkpoints_that_were_there_and_no_half_one(tmp_path, monkeypatch):
     write_checkpoints(tmp_path, 5)
 
-    def full(checkpoint, file):
-        file.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    opened = Path.open
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    class FullDisk:
+        """Takes the first kilobytes only."""
+
+        def __init__(self, file):
+            self.file, self.left = file, 2000
+
+        def write(self, data) -> int:
+            self.left -= len(data)
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(data)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+    monkeypatch.setattr(Path, "open", lambda path, *mode: FullDisk(opened(path, *mode)))
+    with pytest.raises(OSError, match=r"No space left on device.*step_00000006\.ckpt"):
         write_checkpoints(tmp_path, 6)
+    monkeypatch.undo()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000005.ckpt"]
     assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 5)
