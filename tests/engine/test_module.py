@@ -71,3 +71,9 @@ def test_what_learns_later_warms_up_later_and_cools_down_together():
     assert factors[69] == factors[70] == 1.0
     assert math.isclose(factors[90], 0.5)
     assert factors[110] < 1e-9
+
+
+def test_the_step_schedule_warms_up_too_and_falls_at_its_epochs():
+    factors = [learning_rate_factor(s, first_step=0, warmup_steps=4, num_steps=12, drops=[6.0, 9.0], drop_factor=0.1) for s in range(12)]
+    expected = [0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
+    assert all(math.isclose(factor, value) for factor, value in zip(factors, expected, strict=True))
