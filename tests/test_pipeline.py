@@ -153,6 +153,26 @@ def test_a_run_told_to_end_in_the_middle_of_an_epoch_goes_on_as_if_it_had_not_be
     assert_same_network(config, tmp_path, trained)
 
 
+def test_a_signal_is_heeded_where_every_batch_is_the_last_of_its_epoch(dataroot: Path, tmp_path: Path):
+    config = small_experiment(dataroot)
+    data = config.data.model_copy(update={"loader": config.data.loader.model_copy(update={"load_interval": 4})})
+    trainer = config.trainer.model_copy(update={"max_epochs": 3, "checkpoint_epochs": 3})
+    config = config.model_copy(update={"data": data, "trainer": trainer})
+    original = OccupancyModule.training_step
+
+    def step_with_a_signal(module, sample, batch_index):
+        if module.global_step == 1 and not (tmp_path / "checkpoints").exists():
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(module, sample, batch_index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OccupancyModule, "training_step", step_with_a_signal)
+        with pytest.raises(InterruptedTraining, match=r"stopped by SIGINT; .*step_00000002\.ckpt"):
+            train(config, tmp_path, show_progress=False)
+        train(config, tmp_path, resume_from=newest_checkpoint(tmp_path), show_progress=False)
+    assert [step for step, _ in logged_losses(tmp_path)] == ["0", "1", "2"]
+
+
 def test_a_sample_that_cannot_be_read_leaves_everything_up_to_there(trained: Path, dataroot: Path, tmp_path: Path):
     config = small_experiment(dataroot)
     original = TrainingSet.__getitem__

@@ -54,15 +54,21 @@ class EndEarly(Callback):
             self._received = signal.Signals(number)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # The end of an epoch has its own checkpoint; a step later is soon enough
-        if trainer.is_last_batch or (received := self._agree(trainer)) is None:
-            return
-        path = checkpoint_path(self.work_dir, trainer.global_step)
-        trainer.save_checkpoint(path)
-        self._end = InterruptedTraining(received, path)
+        # Lightning goes on from the last batch of an epoch only when the epoch has ended too
+        if not trainer.is_last_batch:
+            self._prepare(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._prepare(trainer)
+
+    def _prepare(self, trainer: Trainer) -> None:
+        if (received := self._agree(trainer)) is not None:
+            path = checkpoint_path(self.work_dir, trainer.global_step)
+            trainer.save_checkpoint(path)
+            self._end = InterruptedTraining(received, path)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # Not before: the metrics of the last step are written after its end
+        # Not before: the metrics of the last step are written after its end, and a training that is over may end as one
         if self._end is None:
             return
         # Slurm may end the job as soon as it is asked: nothing that matters comes after
