@@ -136,9 +136,9 @@ def test_two_processes_train_one_network_and_write_one_ledger(trained_by_two: Pa
     assert run.ended is not None
     assert run.what["processes"] == 2
     assert run.result["samples_per_second"] > 0
-    log = (tmp_path / "run" / "console.log").read_text()
+    log = (trained_by_two / "console.log").read_text()
     assert log.count("\nstep 1/4 ") == log.count("trained network: ") == 1
-    assert json.loads((tmp_path / "run" / "environment.json").read_text())["launcher"] == "torchrun"
+    assert json.loads((trained_by_two / "environment.json").read_text())["launcher"] == "torchrun"
     assert run.what["changed"]["trainer.max_epochs"] == 2
 
 
