@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -61,6 +60,7 @@ class Train:
     def run(self) -> None:
         from splattingocc.engine.checkpoint import newest_checkpoint
         from splattingocc.engine.distributed import gather, process_number, started_by
+        from splattingocc.engine.interruption import early_warnings_ignored
         from splattingocc.pipeline import NETWORK_FILE, train
 
         trainer = self.experiment.trainer
@@ -76,9 +76,7 @@ class Train:
         if resume_from is not None and not resume_from.is_file():
             raise ValueError(f"--resume-from {resume_from}: no such checkpoint")
         work_dir.mkdir(parents=True, exist_ok=True)
-        # Until training has its own handler, a warning that comes early must not kill: that is what it does by default
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        with recorded_run("train", self.config, self.experiment, work_dir, self.launcher) as entry:
+        with early_warnings_ignored(), recorded_run("train", self.config, self.experiment, work_dir, self.launcher) as entry:
             metrics = train(self.experiment, work_dir, resume_from=resume_from)
             entry |= {name: metrics[name] for name in TRAINING_HEADLINE if name in metrics}
             if process_number(self.launcher) == 0:

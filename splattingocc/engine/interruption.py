@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -93,6 +95,16 @@ class EndEarly(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+
+@contextmanager
+def early_warnings_ignored() -> Iterator[None]:
+    """Let a SIGUSR1 that comes before the training has its own handler do nothing: by default it would kill the process."""
+    handler = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
 
 
 def requeue() -> None:
