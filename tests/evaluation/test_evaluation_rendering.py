@@ -62,6 +62,16 @@ def test_frames_accumulate_as_if_they_were_one():
     assert parts.compute() == pytest.approx(whole.compute(), rel=1e-6)
 
 
+def test_what_processes_counted_adds_up_to_what_one_would_have_counted():
+    frames = [(_rendering([11.0, 30.0], [4, 4]), _labels([10.0, 20.0], [4, 5])), (_rendering([5.0], [2]), _labels([7.0], [2]))]
+    alone, parts = RenderingScores(), [RenderingScores(), RenderingScores(), RenderingScores()]
+    for part, frame in zip(parts, frames):  # the third has nothing to do
+        part.update(*frame)
+        alone.update(*frame)
+    assert (parts[0] + parts[1] + parts[2]).compute() == alone.compute()
+    assert parts[0].compute()["num_rays"] == 2
+
+
 def test_a_batch_axis_is_allowed():
     rendering, labels = _rendering([11.0, 20.0], [4, 4]), _labels([10.0, 20.0], [4, 5])
     scores = RenderingScores()
