@@ -58,6 +58,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
     if entry.flag_bits & ENCRYPTED or entry.compress_type not in PLAIN_COMPRESSIONS:
         raise ValueError(f"{name} is encrypted or compressed in another way than numpy does")
     with archive.open(entry) as member:
+        assert isinstance(member, BufferedIOBase)
         return _read(member, limit)
 
 
