@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -100,6 +100,8 @@ class Index:
     K: Float64[np.ndarray, "keyframe camera 3 3"]
     ego_from_sensor: Float64[np.ndarray, "keyframe sensor 4 4"]
     world_from_ego: Float64[np.ndarray, "keyframe sensor 4 4"]
+    incomplete: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Moments that the tables have and this index leaves out, because a sensor is missing: scene and reason, by token."""
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -52,6 +52,9 @@ class DenseLabelConfig(Config):
     max_distance: float = Field(default=120.0, gt=0)
     """Metres from the camera beyond which a distance is dropped, and the class with it."""
 
+    point_columns: Literal[3, 4, 5, 6] = 5
+    """float32 numbers of a point in a `.bin` sweep, where distances come from the LiDAR; nuScenes has 5."""
+
     @model_validator(mode="after")
     def _check(self) -> DenseLabelConfig:
         if self.semantics is None and (self.depth is not None or self.confidence is not None):
@@ -149,7 +152,7 @@ def label_densely(key_frame: KeyFrame, dataroot: Path, config: DenseLabelConfig)
     if config.depth is None:
         if key_frame.lidar is None:
             raise ValueError("the data set has no LiDAR: give depth maps with --dense.depth")
-        points = read_points(dataroot / key_frame.lidar.filename)
+        points = read_points(dataroot / key_frame.lidar.filename, config.point_columns)
         options = LidarLabelConfig(max_distance=config.max_distance)
         hits = find_shown_pixels(to_world(points, key_frame.lidar), key_frame, options)
     parts: list[RayTable] = []
