@@ -23,7 +23,7 @@ from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet, 
 from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.batches import TrainingBatches, prediction_loader
 from splattingocc.engine.callbacks import StepProgress
-from splattingocc.engine.checkpoint import AtomicCheckpointIO, RememberNetwork
+from splattingocc.engine.checkpoint import AtomicCheckpointIO, RememberExperiment
 from splattingocc.engine.interruption import EndEarly
 from splattingocc.engine.loggers import MetricsTable, Tracker, build_tracker
 from splattingocc.engine.meter import StepMeter
@@ -50,6 +50,8 @@ class DataConfig(Config):
     """Samples per step and process."""
     num_workers: int = 1
     """Processes that load samples."""
+    worker_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
+    """Seconds without any batch from them after which a run ends."""
 
     @property
     def label_folder(self) -> Path:
@@ -132,8 +134,9 @@ def describe_validation(error: ValidationError) -> str:
     return "; ".join(f"{error.title}.{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
 
 
-def build_index(config: DataConfig, work_dir: Path) -> Index:
-    return read_index(config.dataroot, config.version, cache_dir=work_dir / "index")
+def build_index(config: DataConfig, work_dir: Path | None) -> Index:
+    """Read the index of the data; its cache lies in the folder of the run, or beside the data where there is none."""
+    return read_index(config.dataroot, config.version, cache_dir=None if work_dir is None else work_dir / "index")
 
 
 def build_network(config: ExperimentConfig) -> OccupancyNetwork:
@@ -158,12 +161,15 @@ def build_training_batches(config: ExperimentConfig, index: Index) -> TrainingBa
             )
         as_tested = data.loader.model_copy(update={"augment": AugmentConfig(), "auxiliary_offsets": ()})
         kept_back = TrainingSet(index, store, data.dataroot, as_tested, part="all", positions=positions)
-    return TrainingBatches(dataset, batch_size=data.batch_size, num_workers=data.num_workers, kept_back=kept_back)
+    return TrainingBatches(
+        dataset, batch_size=data.batch_size, num_workers=data.num_workers, worker_timeout=data.worker_timeout, kept_back=kept_back
+    )
 
 
 def build_prediction_loader(config: ExperimentConfig, index: Index, positions: Sequence[int]) -> DataLoader:
     data = config.data
-    return prediction_loader(PredictionSet(index, data.dataroot, data.loader, positions), num_workers=data.num_workers)
+    dataset = PredictionSet(index, data.dataroot, data.loader, positions)
+    return prediction_loader(dataset, num_workers=data.num_workers, worker_timeout=data.worker_timeout)
 
 
 def build_checkpoints(config: TrainerConfig, work_dir: Path) -> list[ModelCheckpoint]:
@@ -215,7 +221,7 @@ def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bo
         callbacks=[
             *averaging,
             *build_checkpoints(trainer, work_dir),
-            RememberNetwork(config.network),
+            RememberExperiment(config.network, config),
             meter,
             EndEarly(work_dir),
             *bar,

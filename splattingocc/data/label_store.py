@@ -266,6 +266,30 @@ class LabelStore:
         if found != stated:
             raise BadFile(path, f"damaged: sha256 is {found[:12]}…, the manifest says {stated[:12]}…")
 
+    def labelled_part(self, index: Index) -> Index:
+        """Return the index of the key frames that have labels: scenes that `prepare` was not asked for are left out, and what it skipped.
+
+        Scenes that are still to be labelled, and key frames that the store has never heard of, are a `ValueError`.
+        """
+        path = self.folder / MANIFEST_NAME
+        positions: list[int] = []
+        for scene in index.scenes:
+            record = self.manifest.scenes.get(scene.name)
+            if record is None and scene.name in self.manifest.asked:
+                raise BadFile(path, f"the labels of {scene.name} are still to be made; let `splattingocc prepare` go on")
+            if record is None:
+                continue
+            for position in range(scene.first, scene.first + scene.count):
+                token = index.tokens[position]
+                if token in self._scene_of:
+                    positions.append(position)
+                elif token not in record.skipped:
+                    raise BadFile(path, f"key frame {token} of {scene.name} has no labels; run `splattingocc prepare` for its scene")
+        if not positions:
+            reason = f"has labels of none of the {len(index)} key frames of {index.version}; it is of {self.manifest.dataset_version}"
+            raise BadFile(path, reason)
+        return index if len(positions) == len(index) else index.only(positions)
+
     def verify(self, index: Index | None = None) -> None:
         """Check every file against the manifest and, with an index, that all of its scenes are there and were made from its tables.
 

@@ -120,7 +120,7 @@ class Objective(nn.Module):
         margin, count = self.config.query_margin, self.config.num_query_points
         costs = []
         for sample in range(len(labels.distances)):
-            known = labels.distances[sample].isfinite() & (labels.weights[sample] > 0) & (labels.semantics[sample] < len(CLASSES))
+            known = labels.distances[sample].isfinite() & (labels.weights[sample] > 0)
             rays_known, distances = rays[sample][known], labels.distances[sample][known]
             one, table = gaussians[sample], gaussian_of_cell(gaussians[sample])
             points = free_points(rays_known, distances, margin=margin, count=count)
