@@ -202,15 +202,32 @@ def inverse(dst_from_src: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 
     return invert_rigid(torch.from_numpy(dst_from_src)).numpy()
 
 
+def ego_from_other_ego(
+    world_from_ego: Float64[np.ndarray, "4 4"], world_from_other_ego: Float64[np.ndarray, "*other 4 4"]
+) -> Float64[np.ndarray, "*other 4 4"]:
+    """Return the transforms from other ego frames to one, such as that of the same vehicle at another time.
+
+    Exactly the identity where the poses are equal. Positions are subtracted before anything is rotated: a product of the two
+    transforms would round at the size of world coordinates, thousands of metres, and put a point that lies on a border of cells on
+    either side of it.
+    """
+    rotation = world_from_ego[:3, :3].T
+    result = np.zeros_like(world_from_other_ego)
+    result[..., :3, :3] = rotation @ world_from_other_ego[..., :3, :3]
+    result[..., :3, 3] = (world_from_other_ego[..., :3, 3] - world_from_ego[:3, 3]) @ rotation.T
+    result[..., 3, 3] = 1.0
+    same = (world_from_other_ego == world_from_ego).all(axis=(-2, -1))
+    return np.where(same[..., None, None], np.eye(4), result)
+
+
 def camera_of(sensor: SensorFrame, *, in_ego_of: KeyFrame) -> Cameras:
     """Return a camera (no batch axis) seen from the ego frame of a key frame of its scene.
 
-    It stands where the vehicle was when it took its image. The chain is multiplied in double precision, because world coordinates
-    are thousands of metres; the result is float32.
+    It stands where the vehicle was when it took its image. The chain is multiplied in double precision; the result is float32.
     """
     assert sensor.K is not None
     assert sensor.image_size is not None
-    cam_from_ego = inverse(in_ego_of.key_ego_from_world @ sensor.world_from_ego @ sensor.ego_from_sensor)
+    cam_from_ego = inverse(ego_from_other_ego(in_ego_of.world_from_ego, sensor.world_from_ego) @ sensor.ego_from_sensor)
     return Cameras(K=_float32(sensor.K), cam_from_ego=_float32(cam_from_ego), image_size=sensor.image_size)
 
 
