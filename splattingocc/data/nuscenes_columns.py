@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from splattingocc.data import calibration
 from splattingocc.data import nuscenes_tables as tables
 from splattingocc.data.taxonomy import CAMERA_CHANNELS
 from splattingocc.files import BadFile
@@ -119,11 +120,11 @@ def _key_frame_rows(
     So are samples that lack one of the sensors: the second result says of each, by token, what is missing.
     """
     channel_of: dict[str, str] = {}
-    for token, calibration in calibration_rows.items():
-        if calibration.sensor_token not in sensor_rows:
-            reason = f"row {token}: sensor_token {calibration.sensor_token} is not in sensor.json"
+    for token, mount in calibration_rows.items():
+        if mount.sensor_token not in sensor_rows:
+            reason = f"row {token}: sensor_token {mount.sensor_token} is not in sensor.json"
             raise BadFile(path.with_name("calibrated_sensor.json"), reason)
-        channel_of[token] = sensor_rows[calibration.sensor_token].channel
+        channel_of[token] = sensor_rows[mount.sensor_token].channel
     slot_of = {sample.token: i * len(CHANNELS) for i, sample in enumerate(samples)}
     offset_of = {channel: i for i, channel in enumerate(CHANNELS)}
     frames: list[tables.SampleDataRow | None] = [None] * (len(samples) * len(CHANNELS))
@@ -169,9 +170,10 @@ def _refuse_distortion(path: Path, frames: Sequence[tables.SampleDataRow]) -> No
 
 def _image_sizes(path: Path, camera_frames: Sequence[tables.SampleDataRow]) -> np.ndarray:
     """Return (frame, 2) heights and widths in pixels."""
-    for frame in camera_frames:
-        if not (frame.height and frame.width and frame.height > 0 and frame.width > 0):
-            raise BadFile(path, f"row {frame.token}: height {frame.height}, width {frame.width}; expected the image's pixels")
+    for token, height, width in {(frame.token, frame.height, frame.width): None for frame in camera_frames}:
+        if height is None or width is None:
+            raise BadFile(path, f"row {token}: height {height}, width {width}; expected the image's pixels")
+        calibration.check_image_size((height, width), f"{path}: row {token}: height, width")
     return np.array([(frame.height, frame.width) for frame in camera_frames], dtype=np.int64)
 
 
@@ -179,11 +181,14 @@ def _intrinsics(
     path: Path, calibration_rows: dict[str, tables.CalibratedSensorRow], camera_frames: Sequence[tables.SampleDataRow]
 ) -> Float64[np.ndarray, "frame 3 3"]:
     matrices: dict[str, np.ndarray] = {}
-    for token in {frame.calibrated_sensor_token: None for frame in camera_frames}:
-        K = np.array(calibration_rows[token].camera_intrinsic, dtype=np.float64)
-        if K.shape != (3, 3) or not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
-            raise BadFile(path, f"row {token}: camera_intrinsic is not a 3×3 matrix with positive focal lengths")
-        matrices[token] = K
+    for frame in camera_frames:
+        token = frame.calibrated_sensor_token
+        if token not in matrices:
+            assert frame.height is not None
+            assert frame.width is not None
+            intrinsic = calibration_rows[token].camera_intrinsic
+            calibration.check_intrinsics(intrinsic, (frame.height, frame.width), f"{path}: row {token}: camera_intrinsic")
+            matrices[token] = np.array(intrinsic, dtype=np.float64)
     return np.stack([matrices[frame.calibrated_sensor_token] for frame in camera_frames])
 
 
@@ -192,7 +197,7 @@ def _mounts(
 ) -> Float64[np.ndarray, "frame 4 4"]:
     """Return `ego_from_sensor` of each frame."""
     used = list({frame.calibrated_sensor_token: None for frame in frames})
-    matrices = _rigid_matrices(path, [calibration_rows[token] for token in used])
+    matrices = _rigid_matrices(path, [calibration_rows[token] for token in used], farthest=calibration.FARTHEST_MOUNT)
     row_of = {token: i for i, token in enumerate(used)}
     return matrices[[row_of[frame.calibrated_sensor_token] for frame in frames]]
 
@@ -258,17 +263,19 @@ def _poses(folder: Path, frames: Sequence[tables.SampleDataRow], reader: PoseRea
         if pose.timestamp is not None and abs(pose.timestamp - frame.timestamp) > POSE_TIME_TOLERANCE:
             apart = (pose.timestamp - frame.timestamp) / 1000
             raise BadFile(path, f"row {pose.token}: its timestamp is {apart:+.0f} ms from that of sample_data {frame.token}, which uses it")
-    return _rigid_matrices(path, [poses[frame.ego_pose_token] for frame in frames])
+    return _rigid_matrices(path, [poses[frame.ego_pose_token] for frame in frames], farthest=calibration.FARTHEST_POSITION)
 
 
-def _rigid_matrices(path: Path, rows: Sequence[tables.EgoPoseRow] | Sequence[tables.CalibratedSensorRow]) -> Float64[np.ndarray, "row 4 4"]:
+def _rigid_matrices(
+    path: Path, rows: Sequence[tables.EgoPoseRow] | Sequence[tables.CalibratedSensorRow], *, farthest: float
+) -> Float64[np.ndarray, "row 4 4"]:
     quats = np.array([row.rotation for row in rows], dtype=np.float64).reshape(-1, 4)
     translations = np.array([row.translation for row in rows], dtype=np.float64).reshape(-1, 3)
     norms = np.linalg.norm(quats, axis=1)
     for i in map(int, np.flatnonzero(~(np.abs(norms - 1) < UNIT_NORM_TOLERANCE))):
         raise BadFile(path, f"row {rows[i].token}: rotation {rows[i].rotation} has norm {norms[i]:.4g}, expected a unit quaternion")
-    for i in map(int, np.flatnonzero(~np.isfinite(translations).all(axis=1))):
-        raise BadFile(path, f"row {rows[i].token}: translation {rows[i].translation} is not finite")
+    for i in map(int, np.flatnonzero(~(np.abs(translations) <= farthest).all(axis=1))):
+        calibration.check_translation(translations[i], f"{path}: row {rows[i].token}: translation", farthest=farthest)
     rotations = rotation_from_quat(torch.from_numpy(quats / norms[:, None]))
     return rigid(rotations, torch.from_numpy(translations)).numpy()
 

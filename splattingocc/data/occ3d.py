@@ -54,7 +54,7 @@ def read_truth(gts: Path, scene: str, token: str) -> OccupancyTruth:
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         raise BadFile(path, "no such file; Occ3D keeps its truth at <gts>/<scene name>/<sample token>/labels.npz")
-    arrays = read_arrays(path, ARRAYS, limit=OCC3D_GRID.num_cells)
+    arrays = read_arrays(path, ARRAYS, limit=8 * OCC3D_GRID.num_cells)
     for key in ARRAYS:
         if key not in arrays:
             raise BadFile(path, f"has no array {key!r}; expected {', '.join(ARRAYS)}")

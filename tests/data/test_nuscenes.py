@@ -159,7 +159,7 @@ def test_a_damaged_cache_is_made_anew(own_dataroot: Path):
         ("sample_data", 2, {"timestamp": "noon"}, ["sample_data.json", "timestamp"]),
         ("sample_data", 2, {"calibrated_sensor_token": "none"}, ["sample_data.json", "calibrated_sensor_token none"]),
         ("sample_data", 2, {"sample_token": "none"}, ["sample_data.json", "sample_token none"]),
-        ("sample_data", 2, {"height": 0}, ["sample_data.json", "height 0"]),
+        ("sample_data", 2, {"height": 0}, ["sample_data.json", "height, width is 0 × 320 pixels"]),
         ("sample", 1, {"scene_token": "none"}, ["sample.json", "scene_token none"]),
         ("calibrated_sensor", 2, {"camera_intrinsic": []}, ["calibrated_sensor.json", "camera_intrinsic"]),
         ("calibrated_sensor", 2, {"sensor_token": "none"}, ["calibrated_sensor.json", "sensor_token none"]),
