@@ -29,7 +29,9 @@ from splattingocc.files import write_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels
 from splattingocc.pictures import draw_key_frame
-from splattingocc.pipeline import NETWORK_FILE, predict, prior_predictions, score, score_rendering, train
+from splattingocc.pipeline.prediction import predict
+from splattingocc.pipeline.scoring import prior_predictions, score, score_rendering
+from splattingocc.pipeline.training import NETWORK_FILE, train
 from splattingocc.provenance import environment, source_hash
 from splattingocc.synthetic.writer import SynthConfig, write_dataset
 

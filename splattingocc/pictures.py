@@ -24,7 +24,7 @@ from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.rays import SKY
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.models.network import OccupancyNetwork
-from splattingocc.pipeline import open_network
+from splattingocc.pipeline.prediction import open_network
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.read_out import read_out
 from splattingocc.splatting.render import render

@@ -66,7 +66,7 @@ class Train:
         from splattingocc.engine.checkpoint import newest_checkpoint
         from splattingocc.engine.distributed import gather, process_number, started_by
         from splattingocc.engine.interruption import early_warnings_ignored
-        from splattingocc.pipeline import NETWORK_FILE, train
+        from splattingocc.pipeline.training import NETWORK_FILE, train
 
         trainer = self.experiment.trainer
         if self.deterministic:
@@ -122,7 +122,7 @@ class Test:
     def run(self) -> None:
         from splattingocc.engine.distributed import processes, rank, started_by
         from splattingocc.experiment import build_index
-        from splattingocc.pipeline import unlike_training, with_remembered_labels
+        from splattingocc.pipeline.prediction import unlike_training, with_remembered_labels
 
         if (self.checkpoint is None) == (self.from_cache is None):
             raise ValueError("give either a checkpoint, or --from-cache with predictions")
@@ -143,7 +143,8 @@ class Test:
 
     def _metrics(self, index: Index, work_dir: Path | None, entry: dict[str, Any], console: Console) -> dict[str, Any]:
         """Predict and score; put the headline into the ledger's entry, print the tables and return everything."""
-        from splattingocc.pipeline import check_truth, frames_of, score_rendering
+        from splattingocc.pipeline.prediction import frames_of
+        from splattingocc.pipeline.scoring import check_truth, score_rendering
 
         frames = list(frames_of(self.experiment, index, self.split).values())
         asked = set(self.eval or ("segm",))
@@ -170,7 +171,7 @@ class Test:
 
     def _predictions(self, index: Index, work_dir: Path | None, frames: Sequence[CachedFrame]) -> Predictions:
         from splattingocc.evaluation.predictions import open_predictions
-        from splattingocc.pipeline import predict
+        from splattingocc.pipeline.prediction import predict
 
         if self.checkpoint is None or work_dir is None:
             assert self.from_cache is not None
@@ -180,7 +181,7 @@ class Test:
 
     def _score(self, predictions: Predictions, index: Index, entry: dict[str, Any], console: Console, *, rays: bool) -> dict[str, Any]:
         from splattingocc.evaluation.predictions import PredictionCache
-        from splattingocc.pipeline import score
+        from splattingocc.pipeline.scoring import score
 
         rows = score(self.experiment, predictions, index, rays=rays)
         provenance = predictions.manifest.provenance if isinstance(predictions, PredictionCache) else None

@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from splattingocc.data.loaders import EpochSampler, TrainingSet
 from splattingocc.data.samples import TrainingSample
 from splattingocc.engine.interruption import stop_requested
 from splattingocc.files import first_line
-from splattingocc.struct import S, stack
+from splattingocc.struct import Struct, stack
 
 POLL_SECONDS = 2.0
 """How often a loader that waits for its workers looks whether it still should."""
@@ -148,12 +149,9 @@ class WatchfulLoader(DataLoader):
             try:
                 return next(batches)
             except RuntimeError as error:
-                if "DataLoader timed out" in str(error):  # torch has no error of its own for it, and goes on when it is asked again
-                    self._check(time.monotonic() - began)
-                elif "DataLoader worker" in str(error):
-                    raise LoaderFailed(f"{died(str(error))}. {REMEDIES}") from error
-                else:
+                if "DataLoader timed out" not in str(error):  # torch has no error of its own for it
                     raise
+                self._check(time.monotonic() - began)  # and goes on when it is asked again
 
     def _check(self, waited: float) -> None:
         if (number := stop_requested()) is not None and waited > PATIENCE_SECONDS:
@@ -164,14 +162,20 @@ class WatchfulLoader(DataLoader):
             )
 
 
-def died(message: str) -> str:
-    """Say in one line what torch says in several of workers that died."""
-    by_signal = re.search(r"by signal: ([^.]*)", message)
-    how = f"by {by_signal[1].strip()}" if by_signal else "without a word"
-    return f"a process that loads samples ended {how}"
+@contextmanager
+def dead_workers_named() -> Iterator[None]:
+    """Let the death of a loader's worker inside be a `LoaderFailed`: torch raises it anywhere, even in the middle of a step."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        by_signal = re.search(r"by signal: ([^.]*)", str(error))
+        how = f"by the signal {by_signal[1].strip()}" if by_signal else "unexpectedly"
+        raise LoaderFailed(f"a process that loads samples ended {how}. {REMEDIES}") from error
 
 
-def stack_to_hand_over(samples: Sequence[S]) -> S:
+def stack_to_hand_over(samples: Sequence[Struct]) -> Struct:
     """Stack samples; in a worker, put them into memory that the trainer sees, where it can still be said that there is none.
 
     Left to torch, that happens in a thread of the worker which drops the batch.

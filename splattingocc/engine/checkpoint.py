@@ -42,7 +42,7 @@ def newest_checkpoint(work_dir: Path) -> Path | None:
     steps = {path: match for path in (work_dir / "checkpoints").glob("*.ckpt") if (match := CHECKPOINT_PATTERN.fullmatch(path.name))}
     for path in sorted(steps, key=lambda path: int(steps[path][1]), reverse=True):
         try:
-            read_checkpoint(path)
+            _load(path)
         except BadFile as error:
             logging.getLogger(__name__).warning("%s; going on from the one before it", error)
         else:
@@ -56,15 +56,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Every checksum is compared first, and nothing but tensors and plain values is unpickled. What is damaged, foreign or of another kind is
     a `BadFile`.
     """
-    if not is_whole(path):
-        raise BadFile(path, "damaged, or not a checkpoint")
-    with decoding(path, "a checkpoint that can be loaded"):
-        found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    if not isinstance(found, dict) or CONFIG_KEY not in found:
+    found = _load(path)
+    if CONFIG_KEY not in found:
         raise BadFile(path, f"not a checkpoint of this project (key {CONFIG_KEY} is missing)")
     missing = [key for key in NEEDED_TO_GO_ON if key not in found]
     if missing:
         raise BadFile(path, f"not a checkpoint to go on from: without {', '.join(missing)}")
+    return found
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not is_whole(path):
+        raise BadFile(path, "damaged or not a checkpoint")
+    with decoding(path, "a checkpoint that can be loaded"):
+        found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    if not isinstance(found, dict):
+        raise BadFile(path, f"damaged or not a checkpoint: holds a {type(found).__name__}")
     return found
 
 
@@ -149,9 +156,9 @@ def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the weights and what travels with them of a `.safetensors` network, or of a Lightning checkpoint (the averaged weights, where
     it averages). A changed byte is a `BadFile`.
     """
-    with open_regular(path), decoding(path, "a checkpoint (damaged, or of another kind)"):
+    with open_regular(path), decoding(path, "a checkpoint, or a damaged one"):
         if path.suffix != ".safetensors":
-            checkpoint = read_checkpoint(path)
+            checkpoint = _load(path)
             metadata = {key: checkpoint[key] for key in (CONFIG_KEY, EXPERIMENT_KEY) if key in checkpoint}
             prefix = "network."
             weights: dict[str, Tensor] = checkpoint["state_dict"]

@@ -40,7 +40,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_truncated_file_is_named(tmp_path, kept):
     path = _write(tmp_path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"labels\.npz: not a readable"):
+    with pytest.raises(ValueError, match=r"labels\.npz: not an .npz archive"):
         read_truth(tmp_path, "scene-0001", "token")
 
 
@@ -49,7 +49,7 @@ def test_flipped_bytes_inside_the_compressed_grid_are_noticed(tmp_path):
     content = bytearray(path.read_bytes())
     content[60:120] = bytes(60)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"labels\.npz: not a readable"):
+    with pytest.raises(ValueError, match=r"labels\.npz: not an .npz archive"):
         read_truth(tmp_path, "scene-0001", "token")
 
 

@@ -27,9 +27,11 @@ from splattingocc.losses.objective import Losses
 from splattingocc.models.lift import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
-from splattingocc.pipeline import open_network, predict, prior_predictions, replay, score_rendering, train
+from splattingocc.pipeline.prediction import open_network, predict
+from splattingocc.pipeline.scoring import prior_predictions, score_rendering
+from splattingocc.pipeline.training import replay, train
 
-CONFIG = Path(__file__).parents[1] / "configs" / "splattingocc" / "splattingocc-synth.py"
+CONFIG = Path(__file__).parents[2] / "configs" / "splattingocc" / "splattingocc-synth.py"
 
 
 @pytest.fixture(scope="module")
