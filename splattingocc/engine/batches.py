@@ -26,6 +26,8 @@ POLL_SECONDS = 2.0
 """How often a loader that waits for its workers looks whether it still should."""
 PATIENCE_SECONDS = 10.0
 """How long a loader waits for a batch once the training was asked to stop."""
+LOST_HANDLES = ("items of ancdata", "Too many open files")
+"""What torch says where a file descriptor could not be handed over."""
 REMEDIES = (
     "Most often shared memory, file descriptors or memory run out: use fewer --data.num-workers (0 loads in the trainer itself), a larger "
     "/dev/shm (docker run --shm-size 8g), or raise `ulimit -n`; `splattingocc doctor` says what there is"
@@ -148,7 +150,11 @@ class WatchfulLoader(DataLoader):
         while True:
             try:
                 return next(batches)
-            except RuntimeError as error:
+            except (ConnectionError, EOFError) as error:
+                raise LoaderFailed(f"a process that loads samples ended while it handed over a batch. {REMEDIES}") from error
+            except (RuntimeError, OSError) as error:
+                if any(words in str(error) for words in LOST_HANDLES):
+                    raise LoaderFailed(f"a batch was lost between two processes: {first_line(error)}. {REMEDIES}") from error
                 if "DataLoader timed out" not in str(error):  # torch has no error of its own for it
                     raise
                 self._check(time.monotonic() - began)  # and goes on when it is asked again

@@ -67,12 +67,13 @@ class StepMeter(Callback):
         self._samples = 0
         self._first_ended: float | None = None
         self._began = time.monotonic()
+        self._seconds_before = self._stepping_seconds_before = 0.0
         self.first_step = self.step = self.total_steps = 0
         self.device = torch.device("cpu")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = time.monotonic()
-        self.first_step = self.step = trainer.global_step
+        self.step = trainer.global_step
         self.total_steps = int(trainer.estimated_stepping_batches)
         self.device = pl_module.device
 
@@ -80,6 +81,30 @@ class StepMeter(Callback):
         metrics = trainer.callback_metrics
         parts = {name.removeprefix("loss/"): value.item() for name, value in metrics.items() if name.startswith("loss/")}
         self.add(Step(time.monotonic(), len(batch.token) * trainer.world_size, metrics["loss"].item(), parts), trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to end with the figures of a whole one: times as durations, losses as they are."""
+        now = time.monotonic()
+        window = [{"age": now - step.ended, "samples": step.samples, "loss": step.loss, "parts": step.parts} for step in self._window]
+        times = {"seconds": self._seconds(now), "stepping_seconds": self._stepping_seconds()}
+        return {"window": window, "samples": self._samples, "step": self.step, "total_steps": self.total_steps, **times}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what another run measured."""
+        now = time.monotonic()
+        self._window.clear()
+        self._window.extend(Step(now - step["age"], step["samples"], step["loss"], step["parts"]) for step in state_dict["window"])
+        self._samples, self.step, self.total_steps = (state_dict[name] for name in ("samples", "step", "total_steps"))
+        self._seconds_before, self._stepping_seconds_before = state_dict["seconds"], state_dict["stepping_seconds"]
+        self._began, self._first_ended = now, None
+
+    def _seconds(self, now: float) -> float:
+        """Return the seconds of all runs that this training took."""
+        return self._seconds_before + now - self._began
+
+    def _stepping_seconds(self) -> float:
+        """Return the seconds between the ends of steps, of all runs; the first step of each, which compiles kernels, is left out."""
+        return self._stepping_seconds_before + (self._window[-1].ended - self._first_ended if self._first_ended is not None else 0.0)
 
     def add(self, step: Step, number: int) -> None:
         """Take in a step, the `number`th of the training."""
@@ -110,15 +135,16 @@ class StepMeter(Callback):
         )
 
     def results(self) -> dict[str, Any]:
-        """Return what a finished training leaves of it. Speed is that of all steps but the first, which compiles kernels."""
-        found: dict[str, Any] = {"first_step": self.first_step, "last_step": self.step, "seconds": round(time.monotonic() - self._began, 1)}
-        if (reading := self.read()) is None or self._first_ended is None:
+        """Return what a finished training leaves of it. Speed is that of all steps but the first of each run, which compiles kernels."""
+        seconds = round(self._seconds(time.monotonic()), 1)
+        found: dict[str, Any] = {"first_step": self.first_step, "last_step": self.step, "seconds": seconds}
+        if (reading := self.read()) is None:
             return found
-        seconds = self._window[-1].ended - self._first_ended
+        stepping = self._stepping_seconds()
         return found | {
             "loss": round(reading.loss, 4),
             "losses": {name: round(value, 4) for name, value in reading.parts.items()},
-            "samples_per_second": round(self._samples / seconds, 3) if seconds else None,
+            "samples_per_second": round(self._samples / stepping, 3) if stepping else None,
             "peak_memory_gib": round(reading.peak_memory_gib, 2),
         }
 
