@@ -14,7 +14,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from splattingocc.config import Config
@@ -139,7 +139,21 @@ def save_network(network: nn.Module, config: Config, path: Path, metadata: dict[
     header = {CONFIG_KEY: json.dumps(config.model_dump(mode="json"))} | metadata
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
     header[DIGEST_KEY] = _digest(state, header)
-    write_atomically(path, lambda temporary: save_file(state, temporary, metadata=header))
+    content = _with_metadata_in_order(save(state, metadata=header))
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _with_metadata_in_order(content: bytes) -> bytes:
+    """Return a safetensors file whose metadata are sorted: the library writes them in any order, and equal networks must make equal bytes.
+
+    The format: eight bytes with the length of the JSON header, the header, padded with spaces to a multiple of eight, then the tensors.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def _digest(state: dict[str, Tensor], header: dict[str, str]) -> str:

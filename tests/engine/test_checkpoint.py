@@ -18,6 +18,7 @@ from splattingocc.engine.checkpoint import (
     load_network,
     newest_checkpoint,
     read_checkpoint,
+    read_metadata,
     save_network,
 )
 
@@ -191,6 +192,14 @@ def test_any_changed_byte_of_a_network_is_noticed(saved):
             assert metadata["threshold"] == "0.25"
             assert torch.equal(other.weight, network.weight)
         assert message.startswith(f"{path}: ")
+
+
+def test_equal_networks_make_equal_bytes(saved, tmp_path):
+    network, path = saved
+    for number in range(8):
+        save_network(network, LinearConfig(), tmp_path / f"{number}.safetensors", {"threshold": "0.25", "ü": "x"})
+    assert len({(tmp_path / f"{number}.safetensors").read_bytes() for number in range(8)}) == 1
+    assert read_metadata(tmp_path / "0.safetensors")["ü"] == "x"
 
 
 def test_a_network_of_before_there_were_digests_is_read(saved):
