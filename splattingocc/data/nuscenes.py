@@ -27,7 +27,7 @@ def read_index(dataroot: Path, version: str, *, cache_dir: Path | None = None) -
     """
     folder = dataroot / version
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; the tables of {version} are expected there")
+        raise ValueError(f"{folder}: no such folder; the tables of {version} are expected there ({_those_present(dataroot)})")
     if (folder / OWN_INDEX).is_file():
         return read_own_index(folder, version)
     cache = (cache_dir or dataroot / ".splattingocc") / f"index-{version}.msgpack"
@@ -54,3 +54,24 @@ def _tables_key(folder: Path) -> str:
             stat = path.stat()
             state.append((name, stat.st_size, stat.st_mtime_ns))
     return hashlib.sha256(msgspec.json.encode(state)).hexdigest()
+
+
+def versions_of(dataroot: Path) -> tuple[str, ...]:
+    """Return the folders of tables in a data root, nuScenes' or one's own."""
+    if not dataroot.is_dir():
+        raise ValueError(f"{dataroot}: no such folder, expected a data set in the nuScenes layout")
+    return tuple(sorted(path.parent.name for name in ("sample.json", OWN_INDEX) for path in dataroot.glob(f"*/{name}")))
+
+
+def only_version(dataroot: Path) -> str:
+    """Return the folder of tables where there is exactly one, and say which one it is."""
+    versions = versions_of(dataroot)
+    if len(versions) != 1:
+        raise ValueError(f"{dataroot}: {_those_present(dataroot)}; say which with --version" if versions else f"{dataroot}: no tables")
+    print(f"{dataroot}: version {versions[0]}, the only one there")
+    return versions[0]
+
+
+def _those_present(dataroot: Path) -> str:
+    found = versions_of(dataroot)
+    return f"there are {', '.join(found)}" if found else "no folder beside it has any"
