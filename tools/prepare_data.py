@@ -6,4 +6,4 @@ from splattingocc.cli import main
 
 # Label workers import this file again
 if __name__ == "__main__":
-    main(["prepare", *sys.argv[1:]])
+    main(["prepare", *sys.argv[1:]], is_last=True)

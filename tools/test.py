@@ -5,4 +5,4 @@ import sys
 from splattingocc.cli import main
 
 if __name__ == "__main__":
-    main(["test", *sys.argv[1:]])
+    main(["test", *sys.argv[1:]], is_last=True)

@@ -84,9 +84,11 @@ def _in_one_line(ended: SystemExit, message: str, prog: str) -> str | None:
         known = re.findall(r"'(.*?)'", choices)
         near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
         return f"{prog}: {option} {value}: expected one of {', '.join(known)}{f'; did you mean {option} {near[0]}?' if near else ''}\n"
-    cause = ended.__context__ and ended.__context__.__cause__
-    # Of tyro's own complaints the words say all; pydantic's are a page
-    return f"{prog}: {one_line(cause)}\n" if isinstance(cause, ValueError) and hasattr(cause, "title") else None
+    # tyro's own words are few; pydantic's, which it repeats, are a page
+    cause: BaseException | None = ended
+    while cause is not None and not (isinstance(cause, ValueError) and hasattr(cause, "title")):
+        cause = cause.__cause__ or cause.__context__
+    return f"{prog}: {one_line(cause)}\n" if isinstance(cause, Exception) else None
 
 
 def _parse(arguments: Sequence[str]) -> Any:
@@ -173,7 +175,7 @@ def _known_configurations() -> str:
     return "the config.json of any run is one"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command."""
-    with ending_well():
+def main(arguments: Sequence[str] | None = None, *, is_last: bool | None = None) -> None:
+    """Run a command: that of the process's own words, which then ends with it, where none are given."""
+    with ending_well(is_last=arguments is None if is_last is None else is_last):
         parse(sys.argv[1:] if arguments is None else arguments).run()

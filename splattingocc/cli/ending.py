@@ -5,6 +5,7 @@ Nothing but the standard library is imported here, so that this is in place befo
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -21,22 +22,25 @@ INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
 IMPORT_MACHINERY = "<frozen importlib._bootstrap>"
 """The file of the frames in which modules are imported."""
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+"""Errors of a disk that takes no more."""
 TRACEBACK = "Traceback (most recent call last)"
 
 
 @contextmanager
-def ending_well(program: str = "splattingocc") -> Iterator[None]:
+def ending_well(program: str = "splattingocc", *, is_last: bool = False) -> Iterator[None]:
     """Run a command inside; a `ValueError` and what the system refuses (a full disk) are the user's to mend and end in one line.
 
-    Anything else that is not expected is a fault of this program, and keeps its traceback.
+    Anything else that is not expected is a fault of this program, and keeps its traceback. `is_last` says that the process ends with it.
     """
-    with _interrupts():
+    _open_closed_outputs()
+    with _interrupts(is_last):
         try:
             yield
             _flush()
         except KeyboardInterrupt:
-            # A second one ends what still cleans up, at once
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            # A second one ends at once what still cleans up
+            signal.signal(signal.SIGINT, _leave)
             _end(f"{program}: interrupted", INTERRUPTED)
         except SystemExit as error:
             # rich ends the process itself when its output is closed
@@ -65,7 +69,10 @@ def one_line(error: Exception) -> str | None:
         return f"takes more memory than there is{_detail(error)}"
     if isinstance(error, OSError) and error.strerror:
         names = " → ".join(os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in _names(error))
-        return _bounded(f"{names}: {error.strerror}" if names else error.strerror)
+        # Files are named where they are written; streams do not say what they are
+        return _bounded(
+            f"{names or 'standard output, or a log of it'}: {error.strerror}" if names or error.errno in UNWRITTEN else error.strerror
+        )
     if isinstance(error, ValueError | OSError) or hasattr(error, "signal_number"):
         return _bounded(_meaningful_line(str(error)) or type(error).__name__)
     return None
@@ -98,11 +105,11 @@ def _bounded(text: str) -> str:
 
 
 @contextmanager
-def _interrupts() -> Iterator[None]:
-    """Let Ctrl-C end a process that is importing at once, and be a KeyboardInterrupt otherwise.
+def _interrupts(is_last: bool) -> Iterator[None]:
+    """Let Ctrl-C be a KeyboardInterrupt, but end a process at once that is importing or has done its work.
 
-    Modules of C and callbacks that run while a module is imported swallow a KeyboardInterrupt or turn it into something else; there is
-    nothing to clean up at that time.
+    Modules of C and callbacks that run while a module is imported swallow a KeyboardInterrupt or turn it into something else, and so does
+    Python's own end; there is nothing to clean up at these times.
     """
     before = signal.getsignal(signal.SIGINT)
     # Who started this process may have said that Ctrl-C is not for it, as shells do of what runs in the background
@@ -113,8 +120,7 @@ def _interrupts() -> Iterator[None]:
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) == _interrupt:
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, _leave if is_last else before)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -123,15 +129,34 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         if caller.f_code.co_filename == IMPORT_MACHINERY:
             with suppress(OSError):
                 os.write(2, b"splattingocc: interrupted\n")
-            os._exit(INTERRUPTED)
+            _leave(number, frame)
         caller = caller.f_back
     raise KeyboardInterrupt
 
 
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(INTERRUPTED)
+
+
+def _open_closed_outputs() -> None:
+    """Let what is written into an output that was closed before the start go nowhere: the next file to be opened would take its place."""
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free is the one that is looked at
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
 def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None and not stream.closed:
+    for stream, name in ((sys.stdout, "standard output"), (sys.stderr, "standard error")):
+        try:
             stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, name) from error
 
 
 def _flush_at_exit(program: str) -> None:

@@ -98,14 +98,15 @@ class Doctor:
     """Folder of its tables; where there is only one, that one."""
 
     def run(self) -> None:
-        from splattingocc.data.nuscenes import only_version
+        from splattingocc.data.nuscenes import only_version, versions_of
         from splattingocc.doctor import examine
 
         table = Table(title="splattingocc doctor")
         for column in ("", "found", "what to do"):
             table.add_column(column)
-        version = self.version or (self.dataroot and only_version(self.dataroot))
-        findings = examine(self.dataroot, version or "")
+        root = self.dataroot
+        version = self.version or (only_version(root) if root is not None and versions_of(root) else "v1.0-trainval")
+        findings = examine(root, version)
         for finding in findings:
             style = "red" if finding.is_problem else "yellow" if finding.advice else ""
             table.add_row(finding.name, finding.found, finding.advice or "", style=style)

@@ -8,7 +8,7 @@ from splattingocc.cli.ending import ending_well
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
         sys.exit(__doc__)
-    with ending_well("visual.py"):
+    with ending_well("visual.py", is_last=True):
         from splattingocc.pictures import draw_cached_grids
 
         print(*draw_cached_grids(Path(sys.argv[1])), sep="\n")
