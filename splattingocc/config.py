@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+C = TypeVar("C", bound="Config")
 LARGEST_IMAGE = 100_000_000
 """Pixels."""
 LONGEST_VALUE = 80
@@ -72,16 +73,16 @@ class Config(BaseModel):
             if key not in cls.model_fields:
                 near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
                 meant = f"did you mean {near[0]}?" if near else f"it has {', '.join(cls.model_fields)}"
-                raise ValueError(f"{_shortened(key)} is not an option of {cls.__name__}; {meant}")
+                raise ValueError(f"{key if str(key).isidentifier() else _shortened(key)} is not an option of {cls.__name__}; {meant}")
             if isinstance(value, bool) and cls.model_fields[key].annotation in (int, float):
                 raise ValueError(f"{key} is {value}, expected a number")
             if isinstance(value, str | Path) and "\0" in str(value):
                 raise ValueError(f"{key} is {_shortened(value)}, expected text without NUL characters")
         return values
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+    def model_copy(self: C, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> C:
         """Return these options with some changed; checked as new ones are, which pydantic's own copies are not."""
-        return type(self).model_validate({**dict(self), **(update or {})}) if update else super().model_copy(deep=deep)
+        return type(self).model_validate({**dict(self), **(update or {})})
 
 
 def describe_validation(error: ValidationError) -> str:

@@ -182,8 +182,8 @@ def _run(path: Path) -> object:
     except SystemExit as error:
         raise ValueError(f"{path}: calls sys.exit({error.code!r}); a configuration only returns an ExperimentConfig") from error
     except Exception as error:
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        raise ValueError(f"{path}: {kind}{first_line(error)}") from error
+        kind, said = type(error).__name__, first_line(error)
+        raise ValueError(f"{path}: {said if said == kind or kind == 'ValueError' else f'{kind}: {said}'}") from error
 
 
 def build_index(config: DataConfig, work_dir: Path) -> Index:

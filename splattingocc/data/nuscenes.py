@@ -57,9 +57,9 @@ def _tables_key(folder: Path) -> str:
     return hashlib.sha256(msgspec.json.encode(state)).hexdigest()
 
 
-def versions_of(dataroot: Path) -> tuple[str, ...]:
+def versions_of(dataroot: Path) -> list[str]:
     """Return the names of the folders of tables in a data root, nuScenes' or one's own."""
-    return tuple(sorted(path.parent.name for name in ("sample.json", OWN_INDEX) for path in dataroot.glob(f"*/{name}")))
+    return sorted({path.parent.name for name in ("sample.json", OWN_INDEX) for path in dataroot.glob(f"*/{name}")})
 
 
 def only_version(dataroot: Path) -> str:
