@@ -64,34 +64,6 @@ def expand_cfg_options(words: Sequence[str]) -> list[str]:
 
 def parse(arguments: Sequence[str]) -> Any:
     """Turn command-line words into one of the command classes; what cannot be understood ends with exit code 2."""
-    errors = io.StringIO()
-    try:
-        with redirect_stderr(errors):
-            return _parse(arguments)
-    except SystemExit as ended:
-        message = errors.getvalue()
-        errors.truncate(0)
-        sys.stderr.write(_in_one_line(ended, message, " ".join(["splattingocc", *arguments[:1]])) or message)
-        raise
-    finally:
-        sys.stderr.write(errors.getvalue())
-
-
-def _in_one_line(ended: SystemExit, message: str, prog: str) -> str | None:
-    """Return tyro's message about a value that an option cannot have as a line that names the one that was probably meant."""
-    if refused := INVALID_CHOICE.search(TERMINAL_ART.sub(" ", message)):
-        value, option, choices = refused.groups()
-        known = re.findall(r"'(.*?)'", choices)
-        near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
-        return f"{prog}: {option} {value}: expected one of {', '.join(known)}{f'; did you mean {option} {near[0]}?' if near else ''}\n"
-    # tyro's own words are few; pydantic's, which it repeats, are a page
-    cause: BaseException | None = ended
-    while cause is not None and not (isinstance(cause, ValueError) and hasattr(cause, "title")):
-        cause = cause.__cause__ or cause.__context__
-    return f"{prog}: {one_line(cause)}\n" if isinstance(cause, Exception) else None
-
-
-def _parse(arguments: Sequence[str]) -> Any:
     name = arguments[0] if arguments else "--help"
     if name == "--version":
         print(f"splattingocc {__version__}")
@@ -114,9 +86,40 @@ def _parse(arguments: Sequence[str]) -> Any:
         experiment = dataclasses.field(default=load_config(Path(rest[0])))
         options = [("experiment", Annotated[ExperimentConfig, tyro.conf.arg(name="")], experiment)]
         command = dataclasses.make_dataclass(command.__name__, options, bases=(command,), namespace={"__doc__": command.__doc__})
-    made = tyro.cli(command, prog=prog, args=rest)
+    made = _understand(command, prog, rest)
     check_bounds(made)
     return made
+
+
+def _understand(command: type, prog: str, words: Sequence[str]) -> Any:
+    """Let tyro fill a command class, and say what it refuses in our own words where those are clearer."""
+    import tyro
+
+    errors = io.StringIO()
+    try:
+        with redirect_stderr(errors):
+            return tyro.cli(command, prog=prog, args=words)
+    except SystemExit as ended:
+        line = _in_one_line(ended, errors.getvalue(), prog)
+        if line is not None:
+            errors = io.StringIO(line)
+        raise
+    finally:
+        sys.stderr.write(errors.getvalue())
+
+
+def _in_one_line(ended: SystemExit, message: str, prog: str) -> str | None:
+    """Return tyro's message about a value that an option cannot have as a line that names the one that was probably meant."""
+    if refused := INVALID_CHOICE.search(TERMINAL_ART.sub(" ", message)):
+        value, option, choices = refused.groups()
+        known = re.findall(r"'(.*?)'", choices)
+        near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+        return f"{prog}: {option} {value}: expected one of {', '.join(known)}{f'; did you mean {option} {near[0]}?' if near else ''}\n"
+    # tyro's own words are few; pydantic's, which it repeats, are a page
+    cause: BaseException | None = ended
+    while cause is not None and not (isinstance(cause, ValueError) and hasattr(cause, "title")):
+        cause = cause.__cause__ or cause.__context__
+    return f"{prog}: {one_line(cause)}\n" if isinstance(cause, Exception) else None
 
 
 def refuse(message: str) -> NoReturn:
