@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from splattingocc.config import Workers
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import Manifest
 from splattingocc.labels.dense import DenseLabelConfig
@@ -17,12 +18,12 @@ class Prepare:
 
     dataroot: Path
     """Folder of a data set in the nuScenes layout."""
-    version: str = "v1.0-trainval"
-    """Folder of its tables."""
+    version: str | None = None
+    """Folder of its tables; where there is only one, that one."""
     out: Path | None = None
     """Where the label store goes; `<dataroot>/labels_2d` by default."""
-    workers: int = 2
-    """Processes."""
+    workers: Workers = 2
+    """Processes; 0 does the work in this one."""
     scenes: tuple[str, ...] = ()
     """Label these scenes only, by name; all without."""
     skip_missing: bool = False
@@ -38,11 +39,11 @@ class Prepare:
 
     def run(self) -> None:
         from splattingocc.data.label_store import LabelStore
-        from splattingocc.data.nuscenes import read_index
+        from splattingocc.data.nuscenes import only_version, read_index
         from splattingocc.labels.generate import generate_labels, verify_inputs
 
         out = self.out or self.dataroot / "labels_2d"
-        index = read_index(self.dataroot, self.version, cache_dir=out / "index")
+        index = read_index(self.dataroot, self.version or only_version(self.dataroot), cache_dir=out / "index")
         config = self.lidar if self.dense.semantics is None else self.dense
         if self.verify or self.verify_inputs:
             store = LabelStore.open(out)

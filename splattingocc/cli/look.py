@@ -8,40 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
-
-from splattingocc.experiment import ExperimentConfig
-
-
-@dataclass
-class Visualize:
-    """Draw key frames as a trained network sees them: cameras, renderings beside labels, occupancy beside the truth."""
-
-    config: tyro.conf.Positional[Path]
-    """Configuration file."""
-    checkpoint: tyro.conf.Positional[Path]
-    """`network.safetensors` of a finished training."""
-    experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
-    split: str = "val"
-    """Which split."""
-    frames: tuple[int, ...] = (0,)
-    """Positions of key frames in the split."""
-    out: Path | None = None
-    """Where the pictures go; `pictures` beside the checkpoint by default."""
-
-    def run(self) -> None:
-        from splattingocc.experiment import build_index
-        from splattingocc.pictures import draw_key_frame_without_cache
-
-        index = build_index(self.experiment.data, self.checkpoint.parent)
-        positions = index.of_split(self.split)
-        for frame in self.frames:
-            if not 0 <= frame < len(positions):
-                raise ValueError(f"--frames {frame}: split {self.split} has key frames 0 to {len(positions) - 1}")
-            out = self.out or self.checkpoint.parent / "pictures"
-            for path in draw_key_frame_without_cache(self.experiment, self.checkpoint, index[positions[frame]], out):
-                print(path)
 
 
 @dataclass
@@ -50,9 +19,9 @@ class Bench:
 
     what: tyro.conf.Positional[Literal["render"]]
     """`render`: Gaussians beside NeRF sampling, on the same rays."""
-    rays: int = 24_000
+    rays: Annotated[int, Field(ge=1, le=10_000_000)] = 24_000
     """Rays of one run."""
-    repeats: int = 5
+    repeats: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Timed runs, after one that is not."""
     json: bool = False
     """Print one JSON line for each case instead of a table."""
@@ -125,16 +94,19 @@ class Doctor:
 
     dataroot: Path | None = None
     """Look at the data in this folder too."""
-    version: str = "v1.0-trainval"
-    """Folder of its tables."""
+    version: str | None = None
+    """Folder of its tables; where there is only one, that one."""
 
     def run(self) -> None:
+        from splattingocc.data.nuscenes import only_version, versions_of
         from splattingocc.doctor import examine
 
         table = Table(title="splattingocc doctor")
         for column in ("", "found", "what to do"):
             table.add_column(column)
-        findings = examine(self.dataroot, self.version)
+        root = self.dataroot
+        version = self.version or (only_version(root) if root is not None and versions_of(root) else "v1.0-trainval")
+        findings = examine(root, version)
         for finding in findings:
             style = "red" if finding.is_problem else "yellow" if finding.advice else ""
             table.add_row(finding.name, finding.found, finding.advice or "", style=style)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import signal
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -170,9 +171,18 @@ def _run(jobs: Sequence[SceneJob], num_workers: int) -> Iterator[tuple[str, Scen
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context)
     try:
-        name_of = {pool.submit(label_scene, job): job.name for job in jobs}
+        # Workers inherit what is blocked: Ctrl-C is for this process, which ends them
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            name_of = {pool.submit(label_scene, job): job.name for job in jobs}
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for future in as_completed(name_of):
             yield name_of[future], future.result()
+    except KeyboardInterrupt:
+        for worker in multiprocessing.active_children():
+            worker.terminate()  # at any moment: a scene's file is put in place whole
+        raise
     except BrokenProcessPool:
         raise ValueError("a label worker was killed, most likely for want of memory; finished scenes are kept, use fewer workers") from None
     finally:

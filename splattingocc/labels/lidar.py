@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
+from pydantic import Field, model_validator
 
-from splattingocc.config import Config
+from splattingocc.config import Config, KeyFrameOffsets
 from splattingocc.data.key_frames import KeyFrame, SensorFrame, inverse
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
 from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, MOVING_CLASSES, NUM_CLASSES
@@ -29,20 +30,25 @@ _CLASS_OF_CATEGORY = np.array(CLASS_OF_LIDARSEG, dtype=np.uint8)
 class LidarLabelConfig(Config):
     """Which LiDAR points become labels."""
 
-    min_depth: float = 1.0
+    min_depth: Annotated[float, Field(gt=0, le=MAX_DISTANCE)] = 1.0
     """Metres in front of the camera (z) that a point must exceed."""
-    max_distance: float = 120.0
+    max_distance: Annotated[float, Field(gt=0, le=MAX_DISTANCE)] = 120.0
     """Metres from the camera beyond which points are dropped; the store holds up to 131 m."""
     drop_hidden: bool = True
     """Drop points that something nearer hides from the camera (`occlusion.hidden_points`)."""
-    sweeps: tuple[int, ...] = ()
+    sweeps: KeyFrameOffsets = ()
     """Key frames before (-1, -2) and after (1) whose sweeps are projected too, without the classes that move."""
-
     with_classes: bool = True
     """Whether points have classes (lidarseg, or an own rig's). False makes labels of distances alone, whose class is unknown: they train
     geometry where there is no annotation."""
     point_columns: Literal[3, 4, 5, 6] = 5
     """float32 numbers of a point in a `.bin` sweep: x, y, z, then intensity, ring, time; nuScenes has 5."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LidarLabelConfig:
+        if self.min_depth >= self.max_distance:
+            raise ValueError(f"lidar.min_depth is {self.min_depth} m, expected less than lidar.max_distance, {self.max_distance} m")
+        return self
 
     def describe(self) -> str:
         """Return the one line that the manifest keeps."""

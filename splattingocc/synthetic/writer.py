@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from splattingocc.config import Config
+from splattingocc.config import Config, ImageSize, Seed
 from splattingocc.files import BadFile, check_name, child, read_json, sole_writer, write_json
 from splattingocc.files.lock import LOCK_NAME
 from splattingocc.synthetic.scene_writer import SceneWriter, scene_name
@@ -27,17 +29,17 @@ CONTENTS = ("samples", "lidarseg", "gts", "maps")
 class SynthConfig(Config):
     """A synthetic data set. The same configuration gives the same bytes."""
 
-    num_scenes: int = Field(default=10, ge=1)
+    num_scenes: Annotated[int, Field(ge=1, le=10_000)] = 10
     """Scenes in all, validation included. Each has a street of its own."""
-    num_val_scenes: int = Field(default=2, ge=0)
+    num_val_scenes: Annotated[int, Field(ge=0, le=10_000)] = 2
     """How many of them, the last ones, are for validation."""
-    frames_per_scene: int = Field(default=10, ge=1, le=80)
+    frames_per_scene: Annotated[int, Field(ge=1, le=80)] = 10
     """Key frames of each scene, half a second apart."""
-    image_size: tuple[int, int] = (450, 800)
+    image_size: ImageSize = (450, 800)
     """Height and width of the images, pixels."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Everything is drawn from it."""
-    version: str = Field(default="v1.0-mini", pattern=r"^[\w.\-]+$")
+    version: Annotated[str, Field(pattern=r"^[\w.\-]+$"), AfterValidator(partial(check_name, what="the version"))] = "v1.0-mini"
     """The folder of the tables."""
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ import tiny_nuscenes
 import torch
 
 from splattingocc.data.key_frames import Index, cameras_of, inverse
-from splattingocc.data.nuscenes import read_index
+from splattingocc.data.nuscenes import only_version, read_index, versions_of
 from splattingocc.data.nuscenes_tables import TABLES
 from splattingocc.data.taxonomy import CAMERA_CHANNELS
 from splattingocc.geometry.transforms import rotation_from_quat
@@ -353,3 +353,30 @@ def test_a_pose_that_is_missing_is_named_by_the_row_that_wants_it(own_dataroot: 
     path = own_dataroot / VERSION / "ego_pose.json"
     path.write_text(json.dumps(json.loads(path.read_text())[1:]))
     assert "is not in ego_pose.json" in one_line_error(own_dataroot)
+
+
+def test_the_only_folder_of_tables_is_found(tiny_dataroot: Path, own_dataroot: Path, capsys: pytest.CaptureFixture):
+    assert versions_of(tiny_dataroot) == [VERSION]
+    assert only_version(tiny_dataroot) == VERSION
+    assert capsys.readouterr().out == f"{tiny_dataroot}: tables of {VERSION}, the only ones there\n"
+    # What else may lie in a data root has no tables
+    (own_dataroot / "samples").mkdir()
+    (own_dataroot / "sample.json").touch()
+    assert versions_of(own_dataroot) == [VERSION]
+
+
+def test_of_several_folders_of_tables_none_is_taken(own_dataroot: Path, tmp_path: Path):
+    shutil.copytree(own_dataroot / VERSION, own_dataroot / "v1.0-other")
+    with pytest.raises(ValueError, match=rf"{own_dataroot}: has tables of v1.0-other, {VERSION}; say of which with --version"):
+        only_version(own_dataroot)
+    with pytest.raises(ValueError, match="no folder of tables in it"):
+        only_version(own_dataroot / VERSION)
+    with pytest.raises(ValueError, match="absent: no such folder"):
+        only_version(own_dataroot / "absent")
+
+
+def test_a_missing_version_names_those_that_are_there(tiny_dataroot: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=f"v1.0-trainval: no such folder; .* expected there, there are those of {VERSION}"):
+        read_index(tiny_dataroot, "v1.0-trainval")
+    with pytest.raises(ValueError, match="there are none beside it"):
+        read_index(tmp_path, "v1.0-trainval")
