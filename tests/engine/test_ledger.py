@@ -76,17 +76,19 @@ def test_a_line_after_part_of_one_begins_anew(tmp_path: Path, half: bytes):
 def test_a_full_disk_names_the_ledger_and_does_not_hide_why_a_run_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "log.txt"
     write = os.write
-    with pytest.raises(ValueError, match="gone"), recorded(path, WHAT):
-        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        def write_ten_bytes(handle: int, content: bytes) -> int:
-            if len(content) < 100:
-                raise full
-            return write(handle, content[:10])
+    def write_ten_bytes(handle: int, content: bytes) -> int:
+        if len(content) < 100:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(handle, content[:10])
 
+    def fail_on_a_full_disk() -> None:
         monkeypatch.setattr(os, "write", write_ten_bytes)
         raise ValueError("the file is gone, " + "which is a pity " * 10)
-    with pytest.raises(OSError, match="No space left on device: '.*log.txt'"), recorded(path, WHAT):
+
+    with pytest.raises(ValueError, match="gone"), recorded(path, WHAT):
+        fail_on_a_full_disk()
+    with pytest.raises(OSError, match=r"No space left on device: '.*log\.txt'"), recorded(path, WHAT):
         pass
     monkeypatch.setattr(os, "write", write)
     with recorded(path, WHAT):
