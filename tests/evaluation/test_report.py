@@ -14,6 +14,7 @@ from splattingocc.evaluation.report import (
     class_table,
     markdown_row,
     metrics_of,
+    ray_table,
     rendering_table,
     summary_table,
     write_metrics,
@@ -47,6 +48,13 @@ def test_rendered_scores_print_counts_whole():
     text = _printed(rendering_table({"held out": {"abs_rel": 0.0312, "num_rays": 12345}}))
     assert "0.031" in text
     assert "12,345" in text
+
+
+def test_names_with_square_brackets_are_printed_as_they_are():
+    row = dataclasses.replace(ROW, name="a[/b]c|d")
+    for table in (summary_table([row]), ray_table([row]), class_table([row]), rendering_table({row.name: {"abs_rel": 0.1}})):
+        assert "a[/b]c|d" in _printed(table)
+    assert markdown_row(row, None, "[val]").startswith(r"| a[/b]c\|d | [val] |")
 
 
 def test_metrics_on_disk_are_json_without_nan(tmp_path):

@@ -133,6 +133,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(trained: Path, dataroot: Path
     before = logged_losses(tmp_path)
     metrics = train(with_workers(config), tmp_path, resume_from=newest_checkpoint(tmp_path), show_progress=False)
     assert (metrics["first_step"], metrics["last_step"]) == (0, 8)
+    whole = json.loads((trained / "metrics.json").read_text())
+    assert {name: metrics[name] for name in ("loss", "losses")} == {name: whole[name] for name in ("loss", "losses")}
     assert logged_losses(tmp_path)[: len(before)] == before
     assert dict(logged_losses(tmp_path)) == dict(logged_losses(trained))  # the later row of a step that was done twice
     assert_same_network(config, tmp_path, trained)
