@@ -25,6 +25,8 @@ class Prepare:
     """Labels from LiDAR and lidarseg."""
     dense: DenseLabelConfig = field(default_factory=DenseLabelConfig)
     """Labels from dense maps, where `--dense.semantics` is given."""
+    vehicle_masks: Path | None = None
+    """Folder with a PNG per camera, `<channel>.png`, that is black but for the own vehicle: what it covers has no labels."""
     verify: bool = False
     """Check an existing store against its manifest and tables instead of making one."""
     verify_inputs: bool = False
@@ -42,10 +44,10 @@ class Prepare:
             store = LabelStore.open(out)
             store.verify(index)
             if self.verify_inputs:
-                verify_inputs(store, index, self.dataroot, config)
+                verify_inputs(store, index, self.dataroot, config, vehicle_masks=self.vehicle_masks)
             print(f"{out}: every scene is whole and made from these tables{' and files' if self.verify_inputs else ''}")
             return
-        manifest = generate_labels(index, self.dataroot, out, config=config, num_workers=self.workers)
+        manifest = generate_labels(index, self.dataroot, out, config=config, vehicle_masks=self.vehicle_masks, num_workers=self.workers)
         rays = sum(scene.num_rays for scene in manifest.scenes.values())
         print(f"{out}: {rays:,} labelled rays in {len(index)} key frames of {len(manifest.scenes)} scenes")
 

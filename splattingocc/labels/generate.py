@@ -7,6 +7,7 @@ import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,7 @@ from splattingocc.data.label_store import (
     write_manifest,
     write_scene,
 )
+from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.labels.dense import DenseLabelConfig, input_maps, label_densely
 from splattingocc.labels.lidar import LidarLabelConfig, project_lidar
 
@@ -40,10 +42,13 @@ def generate_labels(
     *,
     scenes: Iterable[str] | None = None,
     config: LabelConfig | None = None,
+    vehicle_masks: Path | None = None,
     num_workers: int = 0,
     show_progress: bool = True,
 ) -> Manifest:
     """Write the labels of the named scenes (default: all) into the store `out` and return its manifest.
+
+    What the masks in the folder `vehicle_masks` cover has no labels (`data/vehicle_masks.py`).
 
     Scenes that are already there, whole and made from the same tables with the same options, are kept. A run that was killed and
     started again leaves the same bytes as one that was not. The first error stops the run and names the key frame. With
@@ -52,13 +57,14 @@ def generate_labels(
     config = config or LidarLabelConfig()
     names = [scene.name for scene in index.scenes] if scenes is None else list(scenes)
     out.mkdir(parents=True, exist_ok=True)
-    manifest = _begin(index, out, config)
+    masks = None if vehicle_masks is None else VehicleMasks.open(vehicle_masks, index)
+    manifest = _begin(index, out, describe(config, masks, index))
     jobs = []
     for name in names:
         key_frames = [index[position] for position in index.of_scenes([name])]
         source_sha256 = scene_fingerprint(key_frames, manifest.source)
         if not _is_finished(out, manifest.scenes.get(name), source_sha256):
-            jobs.append((name, key_frames, dataroot, out, manifest.steps_per_pixel, source_sha256, config))
+            jobs.append(SceneJob(name, key_frames, dataroot, out, manifest, source_sha256, config, masks))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not show_progress) as progress:
         task = progress.add_task("2D labels, scenes", total=len(names), completed=len(names) - len(jobs))
@@ -70,14 +76,19 @@ def generate_labels(
     return read_manifest(out)
 
 
-def _begin(index: Index, out: Path, config: LabelConfig) -> Manifest:
+def describe(config: LabelConfig, masks: VehicleMasks | None, index: Index) -> str:
+    """Return the one line that a manifest keeps of what the labels are made from."""
+    return config.describe() if masks is None else f"{config.describe()}, {masks.describe(index)}"
+
+
+def _begin(index: Index, out: Path, source: str) -> Manifest:
     """Return the manifest to go on from: that of the store, where it is of the same kind, else an empty one."""
-    cameras = index[0].cameras
-    image_sizes = tuple(camera.image_size for camera in cameras if camera.image_size is not None)
+    # A camera that a key frame lacks has the size 0 there
+    image_sizes = tuple((int(height), int(width)) for height, width in index.image_sizes.max(axis=0))
     empty = Manifest(
         dataset_version=index.version,
-        source=config.describe(),
-        cameras=tuple(camera.channel for camera in cameras),
+        source=source,
+        cameras=tuple(index.channels[index.has_lidar :]),
         image_sizes=image_sizes,
         steps_per_pixel=steps_per_pixel(image_sizes),
     )
@@ -98,21 +109,32 @@ def _is_finished(out: Path, record: SceneRecord | None, source_sha256: str) -> b
     return sha256_of(out / record.file) == record.sha256
 
 
-SceneJob = tuple[str, Sequence[KeyFrame], Path, Path, int, str, LabelConfig]
-"""Scene name, its key frames, data root, store, steps per pixel, fingerprint, options."""
+@dataclass(frozen=True)
+class SceneJob:
+    """What a process has to know to label a scene."""
+
+    name: str
+    key_frames: Sequence[KeyFrame]
+    dataroot: Path
+    out: Path
+    manifest: Manifest
+    """Of the store, as far as it is the same for all scenes."""
+    source_sha256: str
+    config: LabelConfig
+    masks: VehicleMasks | None
 
 
 def _run(jobs: Sequence[SceneJob], num_workers: int) -> Iterator[tuple[str, SceneRecord]]:
     """Yield the record of each scene as it is finished."""
     if num_workers == 0 or len(jobs) < 2:
         for job in jobs:
-            yield job[0], label_scene(job)
+            yield job.name, label_scene(job)
         return
     # Spawned, not forked: the parent may hold threads or a GPU.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context)
     try:
-        name_of = {pool.submit(label_scene, job): job[0] for job in jobs}
+        name_of = {pool.submit(label_scene, job): job.name for job in jobs}
         for future in as_completed(name_of):
             yield name_of[future], future.result()
     except BrokenProcessPool:
@@ -133,27 +155,31 @@ def label_key_frame(key_frames: Sequence[KeyFrame], i: int, dataroot: Path, conf
 
 def label_scene(job: SceneJob) -> SceneRecord:
     """Label the key frames of one scene and write its file. A fault is a `ValueError` that names the scene and the key frame."""
-    name, key_frames, dataroot, out, steps, source_sha256, config = job
     tables: dict[str, RayTable] = {}
-    for i, key_frame in enumerate(key_frames):
+    for i, key_frame in enumerate(job.key_frames):
         try:
-            tables[key_frame.token] = label_key_frame(key_frames, i, dataroot, config)
+            table = label_key_frame(job.key_frames, i, job.dataroot, job.config)
+            tables[key_frame.token] = table if job.masks is None else job.masks.visible(table, key_frame.cameras)
         except ValueError as error:
-            raise ValueError(f"{error} ({name}, key frame {key_frame.token})") from None
+            raise ValueError(f"{error} ({job.name}, key frame {key_frame.token})") from None
     return write_scene(
-        out,
-        name,
+        job.out,
+        job.name,
         tables,
-        steps=steps,
-        num_cameras=len(key_frames[0].cameras),
-        source_sha256=source_sha256,
-        inputs_sha256=inputs_sha256(key_frames, dataroot, config),
+        steps=job.manifest.steps_per_pixel,
+        num_cameras=len(job.manifest.cameras),
+        source_sha256=job.source_sha256,
+        inputs_sha256=inputs_sha256(job.key_frames, job.dataroot, job.config, job.masks),
     )
 
 
-def inputs_sha256(key_frames: Sequence[KeyFrame], dataroot: Path, config: LabelConfig) -> str:
-    """Return a digest of the contents of the sweeps, classes and maps that the labels of a scene are made from."""
+def inputs_sha256(key_frames: Sequence[KeyFrame], dataroot: Path, config: LabelConfig, masks: VehicleMasks | None = None) -> str:
+    """Return a digest of the contents of the sweeps, classes, maps and masks that the labels of a scene are made from."""
     digest = hashlib.sha256()
+    if masks is not None:
+        for channel in sorted({camera.channel for key_frame in key_frames for camera in key_frame.cameras}):
+            path = masks.path_of(channel)
+            digest.update(f"{channel} {sha256_of(path) if path.exists() else None}".encode())
     for key_frame in key_frames:
         paths = input_maps(key_frame, config) if isinstance(config, DenseLabelConfig) else []
         if isinstance(config, LidarLabelConfig) or config.depth is None:
@@ -165,13 +191,17 @@ def inputs_sha256(key_frames: Sequence[KeyFrame], dataroot: Path, config: LabelC
     return digest.hexdigest()
 
 
-def verify_inputs(store: LabelStore, index: Index, dataroot: Path, config: LabelConfig) -> None:
-    """Check that the files which the labels were made from still hold the same; reads them all. `config` is what made the store."""
-    if config.describe() != store.manifest.source:
+def verify_inputs(store: LabelStore, index: Index, dataroot: Path, config: LabelConfig, *, vehicle_masks: Path | None = None) -> None:
+    """Check that the files which the labels were made from still hold the same; reads them all.
+
+    `config` and `vehicle_masks` are what made the store.
+    """
+    masks = None if vehicle_masks is None else VehicleMasks.open(vehicle_masks, index)
+    if describe(config, masks, index) != store.manifest.source:
         raise ValueError(f"{store.folder / MANIFEST_NAME}: the store holds {store.manifest.source}; give the options that made it")
     for name, record in store.manifest.scenes.items():
         key_frames = [index[position] for position in index.of_scenes([name])]
-        if inputs_sha256(key_frames, dataroot, config) != record.inputs_sha256:
+        if inputs_sha256(key_frames, dataroot, config, masks) != record.inputs_sha256:
             raise ValueError(
                 f"{store.folder / record.file}: the labels of {name} were made from other sweeps, classes or maps than are there now"
             )

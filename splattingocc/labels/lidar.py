@@ -13,9 +13,16 @@ from splattingocc.config import Config
 from splattingocc.data.key_frames import KeyFrame, SensorFrame, inverse
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
 from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, MOVING_CLASSES, NUM_CLASSES
+from splattingocc.files import read_array, read_arrays, read_bytes, read_only_array
+from splattingocc.geometry.cameras import NEAR_PLANE
 from splattingocc.geometry.rays import IGNORE
 from splattingocc.labels.occlusion import hidden_points
 
+ARRAY_SUFFIXES = (".npy", ".npz")
+POINTS_KEY = "points"
+"""Of an archive that holds more than one array."""
+FARTHEST_POINT = 1e5
+"""Metres from the sensor along an axis; farther ones are damaged."""
 POINT_BYTES = 5 * 4
 """A point is x, y, z, intensity and ring as float32."""
 _CLASS_OF_CATEGORY = np.array(CLASS_OF_LIDARSEG, dtype=np.uint8)
@@ -25,7 +32,7 @@ class LidarLabelConfig(Config):
     """Which LiDAR points become labels."""
 
     min_depth: float = 1.0
-    """Metres in front of the camera (z) that a point must exceed."""
+    """Metres in front of the camera (z) that a point must exceed, and 0.1 m in any case."""
     max_distance: float = 120.0
     """Metres from the camera beyond which points are dropped; the store holds up to 131 m."""
     drop_hidden: bool = True
@@ -53,22 +60,29 @@ class PointPixels:
 
 
 def read_points(path: Path) -> Float32[np.ndarray, "point 3"]:
-    """Read the points of a sweep, sensor frame, metres: nuScenes' `.bin`, or a `.npy` of (point, 3 or more) numbers."""
-    if path.suffix == ".npy":
-        points = _read_array(path)
+    """Read the points of a sweep, sensor frame, metres.
+
+    A `.npy` holds (point, 3 or more) numbers, x, y, z first; so does a `.npz` as its only array or under the key `points`. Anything else
+    is one of nuScenes' binary files.
+    """
+    if path.suffix in ARRAY_SUFFIXES:
+        points = read_arrays(path, [POINTS_KEY]).get(POINTS_KEY) if path.suffix == ".npz" else None
+        points = read_only_array(path) if points is None else points
         if points.ndim != 2 or points.shape[1] < 3 or len(points) == 0 or not np.issubdtype(points.dtype, np.floating):
             raise ValueError(f"{path}: {points.dtype} {points.shape}, expected floating-point (point, 3 or more): x, y, z first")
-        points = points[:, :3].astype(np.float32)
+        with np.errstate(over="ignore"):  # becomes inf, which is refused
+            points = points[:, :3].astype(np.float32)
     else:
-        content = _read_bytes(path)
+        content = read_bytes(path)
         if len(content) == 0 or len(content) % POINT_BYTES:
             raise ValueError(
                 f"{path}: {len(content)} bytes, expected a positive multiple of {POINT_BYTES} (x, y, z, intensity, ring as float32)"
             )
         points = np.frombuffer(content, dtype="<f4").reshape(-1, 5)[:, :3]
-    if not np.isfinite(points).all():
-        first = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
-        raise ValueError(f"{path}: point {first} is {points[first].tolist()}, expected finite metres")
+    is_near = np.abs(points) <= FARTHEST_POINT
+    if not is_near.all():
+        first = int(np.flatnonzero(~is_near.all(axis=1))[0])
+        raise ValueError(f"{path}: point {first} is {points[first].tolist()}, expected finite metres up to {FARTHEST_POINT:g}")
     return points
 
 
@@ -79,7 +93,7 @@ def read_point_classes(path: Path, num_points: int) -> UInt8[np.ndarray, " point
     categories, of which noise and the ego vehicle are not trained.
     """
     is_own = path.suffix == ".npy"
-    categories = _read_array(path) if is_own else np.frombuffer(_read_bytes(path), dtype=np.uint8)
+    categories = read_array(path) if is_own else np.frombuffer(read_bytes(path), dtype=np.uint8)
     if categories.shape != (num_points,) or categories.dtype != np.uint8:
         found = f"{len(categories)} categories" if categories.dtype == np.uint8 else f"{categories.dtype} {categories.shape}"
         raise ValueError(f"{path}: {found} for a sweep of {num_points} points, expected one byte per point")
@@ -95,23 +109,6 @@ def read_point_classes(path: Path, num_points: int) -> UInt8[np.ndarray, " point
     return _CLASS_OF_CATEGORY[categories]
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _read_array(path: Path) -> np.ndarray:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not isinstance(loaded, np.ndarray):
-        raise ValueError(f"{path}: is an archive, expected one array")
-    return loaded
-
-
 def find_pixels(points_world: Float64[np.ndarray, "point 3"], key_frame: KeyFrame, config: LidarLabelConfig) -> PointPixels:
     """Project points of the world frame into the cameras of a key frame.
 
@@ -124,7 +121,7 @@ def find_pixels(points_world: Float64[np.ndarray, "point 3"], key_frame: KeyFram
         assert camera.image_size is not None
         cam_from_world = inverse(camera.world_from_ego @ camera.ego_from_sensor)
         points_cam = points_world @ cam_from_world[:3, :3].T + cam_from_world[:3, 3]
-        in_front = np.flatnonzero(points_cam[:, 2] > config.min_depth)
+        in_front = np.flatnonzero(points_cam[:, 2] > max(config.min_depth, NEAR_PLANE))
         points_cam = points_cam[in_front]
         pixels = ((points_cam / points_cam[:, 2:]) @ camera.K.T)[:, :2]
         distances = np.linalg.norm(points_cam, axis=1)
