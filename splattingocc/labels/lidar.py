@@ -34,7 +34,7 @@ _CLASS_OF_CATEGORY = np.array(CLASS_OF_LIDARSEG, dtype=np.uint8)
 class LidarLabelConfig(Config):
     """Which LiDAR points become labels."""
 
-    min_depth: Annotated[float, Field(gt=0, le=MAX_DISTANCE)] = 1.0
+    min_depth: Annotated[float, Field(ge=0, le=MAX_DISTANCE)] = 1.0
     """Metres in front of the camera (z) that a point must exceed, and 0.1 m in any case."""
     max_distance: Annotated[float, Field(gt=0, le=MAX_DISTANCE)] = 120.0
     """Metres from the camera beyond which points are dropped; the store holds up to 131 m."""
