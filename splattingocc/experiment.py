@@ -65,7 +65,7 @@ class DataConfig(Config):
     """Samples per step and process."""
     num_workers: Workers = 1
     """Processes that load samples; 0 loads them in the training process."""
-    worker_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
+    worker_timeout: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     """Seconds without any batch from them after which a run ends."""
 
     @property

@@ -194,7 +194,7 @@ def in_python(code: str) -> str:
     return finished.stdout
 
 
-HEAVY = "print('heavy:', [name for name in ('torch', 'lightning', 'warp', 'numpy') if name in sys.modules])"
+HEAVY = "print('heavy:', [name for name in ('torch', 'lightning', 'warp') if name in sys.modules])"
 
 
 def test_the_command_line_is_there_before_anything_that_takes_seconds():

@@ -53,7 +53,7 @@ class Bench:
             table.add_column(column)
         for row in rows:
             times = (f"{row[f'{step}_p50_s']:.3f} ({row[f'{step}_p95_s']:.3f})" for step in ("forward", "backward"))
-            table.add_row(*map(cell, (row["what"], row["device"], *times, f"{row['peak_memory_mb']:,.0f} MB")))
+            table.add_row(row["what"], Text(printable(row["device"])), *times, f"{row['peak_memory_mb']:,.0f} MB")
         Console().print(table)
 
 

@@ -99,7 +99,7 @@ class Test:
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     checkpoint: tyro.conf.Positional[Path | None] = None
     """`network.safetensors`, or a checkpoint of a training that is not finished."""
-    eval: tuple[Literal["segm", "ray", "render", "all"], ...] | None = None
+    eval: tuple[Literal["segm", "ray", "render", "all"], ...] = ()
     """What to score: `segm` voxels against Occ3D's truth, `ray` RayIoU beside them, `render` rendered rays against 2D labels, `all`. By
     default voxels, where there is truth; a split without any is predicted only."""
     split: str = "val"
@@ -152,7 +152,7 @@ class Test:
         if "render" in kinds and self.checkpoint is None:
             raise ValueError("--eval render: needs the network itself; give a checkpoint instead of --from-cache")
         has_truth = not kinds & {"segm", "ray"} or check_truth(self.experiment, frames)
-        if not has_truth and (self.eval is not None or self.checkpoint is None):
+        if not has_truth and (self.eval or self.checkpoint is None):
             gts = self.experiment.data.truth_folder
             raise ValueError(f"{gts}: no truth of split {self.split} to score against; without --eval, a checkpoint only predicts")
         console.print(f"{self.split}: {len(frames)} of {len(index.of_split(self.split))} key frames", highlight=False, markup=False)
