@@ -1,0 +1,188 @@
+"""`splattingocc test` as people call it: what it writes where, what it refuses, what it says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from splattingocc.cli import main
+from splattingocc.data.nuscenes import read_index
+from splattingocc.labels.generate import generate_labels
+
+CONFIG = Path(__file__).parents[2] / "configs" / "splattingocc" / "splattingocc-synth.py"
+SMALL = ("--data.num-workers", "0", "--network.lift.coarsening", "4", "--network.lift.channels", "8", "--data.loader.num-rays", "200")
+SEEN = ("--data.loader.image-size", "32", "64")
+
+
+@pytest.fixture(scope="module")
+def dataroot(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic data set with labels, which lie where `--data.labels` has to say."""
+    out = tmp_path_factory.mktemp("testing") / "data"
+    shutil.copytree(synthetic_dataroot, out)
+    generate_labels(read_index(out, "v1.0-mini"), out, out / "my_labels", show_progress=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of one epoch."""
+    work_dir = tmp_path_factory.mktemp("testing-run") / "runs" / "small"
+    options = ("--trainer.max-epochs", "1", "--optimization.image-steps", "2", "--optimization.warmup-steps", "1")
+    folders = ("--data.labels", str(dataroot / "my_labels"), "--work-dir", str(work_dir))
+    main(["train", str(CONFIG), *of(dataroot), *SMALL, *SEEN, *options, *folders])
+    return work_dir
+
+
+@pytest.fixture
+def own_run(run: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    shutil.copytree(run, tmp_path / "runs" / "small")
+    return tmp_path / "runs" / "small"
+
+
+def of(dataroot: Path) -> tuple[str, ...]:
+    return ("--data.dataroot", str(dataroot), "--data.version", "v1.0-mini")
+
+
+def command(dataroot: Path, *words: object, seen: tuple[str, ...] = SEEN) -> None:
+    main(["test", str(CONFIG), *map(str, words), *of(dataroot), *SMALL, *seen])
+
+
+def refused(action: Callable[[], None]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        action()
+    assert isinstance(stopped.value.code, str)
+    assert "\n" not in stopped.value.code
+    return stopped.value.code
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_predictions_of_other_images_are_never_scored_as_these(dataroot: Path, own_run: Path, capsys: pytest.CaptureFixture):
+    network = own_run / "network.safetensors"
+    command(dataroot, network)
+    assert (own_run / "metrics_val.json").is_file()
+    before = files(own_run / "output")
+    larger = ("--data.loader.image-size", "64", "128")
+    message = refused(lambda: command(dataroot, network, seen=larger))
+    assert "holds predictions made with data.loader.image_size (32, 64), asked for is (64, 128)" in message
+    assert files(own_run / "output") == before
+    capsys.readouterr()
+    command(dataroot, network, "--fresh", seen=larger)
+    assert "trained with data.loader.image_size [32, 64], here it is [64, 128]" in capsys.readouterr().err
+    after = files(own_run / "output")
+    assert after.keys() == before.keys()
+    assert all(after[name] != before[name] for name in before if name.endswith(".npz"))
+
+
+def test_another_split_has_a_folder_of_its_own(dataroot: Path, own_run: Path):
+    command(dataroot, own_run / "network.safetensors")
+    before = files(own_run / "output")
+    command(dataroot, own_run / "network.safetensors", "--split", "train")
+    assert files(own_run / "output") == before
+    assert len(list((own_run / "output_train").glob("*/*.npz"))) == 4
+    assert (own_run / "metrics_train.json").is_file()
+
+
+def test_a_checkpoint_belongs_to_its_run(dataroot: Path, own_run: Path):
+    """Its labels, from which the threshold is chosen, are those it was trained from."""
+    (checkpoint,) = (own_run / "checkpoints").glob("*.ckpt")
+    before = files(own_run / "checkpoints")
+    command(dataroot, checkpoint)
+    assert files(own_run / "checkpoints") == before
+    assert (own_run / "metrics_val.json").is_file()
+    assert "test" in (own_run.parent / "log.txt").read_text()
+
+
+def test_scoring_a_cache_writes_only_where_it_is_told(dataroot: Path, own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    command(dataroot, own_run / "network.safetensors")
+    somebody = tmp_path / "somebody" / "results"
+    shutil.copytree(own_run / "output", somebody)
+    before = files(somebody.parent)
+    command(dataroot, "--from-cache", somebody, "--eval", "segm", "ray")
+    assert files(somebody.parent) == before
+    assert "mIoU m17" in capsys.readouterr().out
+    command(dataroot, "--from-cache", somebody, "--work-dir", tmp_path / "mine" / "scores")
+    assert files(somebody.parent) == before
+    scores = (json.loads((folder / "metrics_val.json").read_text()) for folder in (tmp_path / "mine" / "scores", own_run))
+    assert next(scores) == next(scores)
+
+
+def test_another_numbering_of_the_classes_is_noticed(dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    index = read_index(dataroot, "v1.0-mini")
+    for position in index.of_split("val"):
+        truth = np.load(dataroot / "gts" / index[position].scene / index[position].token / "labels.npz")["semantics"]
+        np.savez_compressed(tmp_path / f"{index[position].token}.npz", semantics=np.where(truth == 17, 0, truth).astype(np.uint8))
+    command(dataroot, "--from-cache", tmp_path)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "warning: not one voxel is predicted free (17)" in printed
+    assert "are 0: does 0 mean empty there?" in printed
+
+
+def without_truth(dataroot: Path, out: Path) -> Path:
+    shutil.copytree(dataroot, out, ignore=shutil.ignore_patterns("gts"))
+    return out
+
+
+def test_a_split_without_truth_is_predicted_and_scores_of_it_are_refused_first(
+    dataroot: Path, own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    data = without_truth(dataroot, tmp_path / "data")
+    network = own_run / "network.safetensors"
+    message = refused(lambda: command(data, network, "--eval", "segm"))
+    assert "no truth of split val to score against" in message
+    assert not (own_run / "output").exists()
+    command(data, network)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "nothing to score" in printed
+    assert "mIoU" not in printed
+    assert len(list((own_run / "output").glob("*/*.npz"))) == 2
+    assert "no truth of split val" in refused(lambda: command(data, "--from-cache", own_run / "output"))
+
+
+def test_an_empty_split_is_named_with_the_others(dataroot: Path, own_run: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    shutil.copytree(dataroot, data)
+    (data / "v1.0-mini" / "splits.json").unlink()  # no published split knows these scenes: all are for training
+    message = refused(lambda: command(data, own_run / "network.safetensors"))
+    assert "split val of v1.0-mini has no key frames; there are train 6, val 0" in message
+    assert "split 'test' is not known" in refused(lambda: command(data, own_run / "network.safetensors", "--split", "test"))
+
+
+def test_key_frames_without_their_files_are_left_out_and_counted(
+    dataroot: Path, own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    data = tmp_path / "data"
+    shutil.copytree(dataroot, data)
+    index = read_index(data, "v1.0-mini")
+    missing = index[index.of_split("val")[1]]
+    (data / missing.cameras[2].filename).unlink()
+    network = own_run / "network.safetensors"
+    assert missing.cameras[2].filename in refused(lambda: command(data, network))
+    main(["prepare", "--dataroot", str(data), "--version", "v1.0-mini", "--workers", "0", "--skip-missing"])
+    printed = capsys.readouterr().out
+    assert "left out: 1 key frames of 1 scenes" in printed
+    assert missing.cameras[2].filename in printed
+    command(data, network, "--fresh")
+    assert "val: 1 of 2 key frames" in capsys.readouterr().out
+
+
+def test_a_scene_whose_name_leads_out_of_the_folders_is_refused_everywhere(dataroot: Path, own_run: Path, tmp_path: Path):
+    data, victim = tmp_path / "data", tmp_path / "home" / "model.safetensors"
+    shutil.copytree(dataroot, data)
+    victim.parent.mkdir()
+    victim.write_bytes(b"precious weights")
+    for table in ("scene", "splits"):
+        path = data / "v1.0-mini" / f"{table}.json"
+        path.write_text(path.read_text().replace('"scene-9003"', '"../../home/model"'))
+    prepare = ["prepare", "--dataroot", str(data), "--version", "v1.0-mini", "--workers", "0"]
+    for action in (lambda: main(prepare), lambda: command(data, own_run / "network.safetensors")):
+        assert "scene '../../home/model' cannot name a file" in refused(action)
+    assert victim.read_bytes() == b"precious weights"
