@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import re
@@ -10,7 +11,7 @@ import shlex
 import subprocess
 import sys
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import torch
@@ -21,13 +22,28 @@ DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
 def commit() -> str:
-    """Return the commit of the checkout this package runs from, with `-dirty` for uncommitted changes; `unknown` outside of one."""
-    folder = Path(splattingocc.__file__).parent
+    """Return the commit of the checkout this package runs from, with `-dirty` for uncommitted changes, or of the URL that pip installed it
+    from; `unknown` where neither is known. A repository that merely surrounds an installed package says nothing of it."""
+    folder = Path(splattingocc.__file__).resolve().parent
     try:
+        _git(folder, "ls-files", "--error-unmatch", "--", Path(splattingocc.__file__).name)
         head = _git(folder, "rev-parse", "--short=12", "HEAD")
         return f"{head}-dirty" if _git(folder, "status", "--porcelain", "--untracked-files=no") else head
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return _installed_commit(folder) or "unknown"
+
+
+def _installed_commit(folder: Path) -> str | None:
+    """Return the commit that pip noted for the package in a folder, where it installed it from a version-controlled URL."""
+    try:
+        installed = distribution("splattingocc")
+        # Another copy may be installed than the one that runs
+        if Path(str(installed.locate_file("splattingocc"))).resolve() != folder:
+            return None
+        found = json.loads(installed.read_text("direct_url.json") or "null")["vcs_info"]["commit_id"]
+    except (PackageNotFoundError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return found[:12] if isinstance(found, str) and re.fullmatch(r"[0-9a-f]{40,64}", found) else None
 
 
 @cache
@@ -80,4 +96,6 @@ def driver() -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    # Inside a hook git's own variables name the repository of the hook
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True, env=environment).stdout.strip()

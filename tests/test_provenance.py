@@ -1,11 +1,14 @@
 import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from splattingocc import provenance
-from splattingocc.provenance import circumstances, driver, environment, source_hash
+from splattingocc.provenance import circumstances, commit, driver, environment, source_hash
 
 
 def test_the_environment_is_plain_text_for_any_json_writer():
@@ -43,3 +46,99 @@ def test_the_driver_is_read_where_linux_keeps_it(line: str, tmp_path: Path, monk
 def test_the_source_hash_is_stable():
     assert source_hash() == source_hash()
     assert len(source_hash()) == 64
+
+
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.run(["git", "-C", folder, *identity, *arguments], check=True, capture_output=True, text=True, env=environment).stdout
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    git(tmp_path, "init", "-q")
+    (tmp_path / "other.py").touch()
+    git(tmp_path, "add", "other.py")
+    git(tmp_path, "commit", "-qm", "other code")
+    return tmp_path
+
+
+def place_package(monkeypatch: pytest.MonkeyPatch, folder: Path, direct_url: str | None = None) -> None:
+    """Let the running package be one in a folder, installed from somewhere if pip's note says so."""
+    (folder / "splattingocc").mkdir(parents=True)
+    (folder / "splattingocc" / "__init__.py").write_text("")
+    note = folder / "splattingocc-0.dist-info"
+    note.mkdir()
+    (note / "METADATA").write_text("Metadata-Version: 2.1\nName: splattingocc\nVersion: 0\n")
+    if direct_url is not None:
+        (note / "direct_url.json").write_text(direct_url)
+    monkeypatch.setattr(provenance.splattingocc, "__file__", str(folder / "splattingocc" / "__init__.py"))
+    monkeypatch.syspath_prepend(str(folder))
+
+
+@needs_git
+def test_a_checkout_has_its_commit_and_says_what_is_not_committed(repository: Path, monkeypatch: pytest.MonkeyPatch):
+    place_package(monkeypatch, repository)
+    git(repository, "add", "splattingocc")
+    git(repository, "commit", "-qm", "package")
+    head = git(repository, "rev-parse", "--short=12", "HEAD").strip()
+    assert commit() == head
+    (repository / "splattingocc" / "__init__.py").write_text("x = 1")
+    assert commit() == f"{head}-dirty"
+
+
+@needs_git
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_repository_around_an_installed_package_is_not_its_own(repository: Path, monkeypatch: pytest.MonkeyPatch, is_ignored: bool):
+    if is_ignored:
+        (repository / ".gitignore").write_text("venv")
+    place_package(monkeypatch, repository / "venv" / "site-packages")
+    assert commit() == "unknown"
+    monkeypatch.setenv("GIT_DIR", str(repository / ".git"))
+    assert commit() == "unknown"
+
+
+@needs_git
+def test_a_hook_of_another_repository_changes_nothing(repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch):
+    place_package(monkeypatch, repository)
+    git(repository, "add", "splattingocc")
+    git(repository, "commit", "-qm", "package")
+    other = tmp_path_factory.mktemp("other")
+    git(other, "init", "-q")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    assert commit() == git(repository, "rev-parse", "--short=12", "HEAD").strip()
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("direct_url", "expected"),
+    [
+        (
+            json.dumps({"url": "https://x/y.git", "vcs_info": {"vcs": "git", "commit_id": COMMIT}}),
+            COMMIT[:12],
+        ),
+        (json.dumps({"url": "file:///x.whl", "archive_info": {}}), "unknown"),
+        (json.dumps({"url": "file:///x", "dir_info": {}}), "unknown"),
+        (json.dumps({"vcs_info": {"commit_id": "../../x"}}), "unknown"),
+        (json.dumps({"vcs_info": {"commit_id": 7}}), "unknown"),
+        ("[1]", "unknown"),
+        ("{", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_a_package_from_a_url_has_the_commit_pip_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct_url: str, expected: str):
+    place_package(monkeypatch, tmp_path / "site-packages", direct_url)
+    assert commit() == expected
+
+
+def test_the_note_of_another_copy_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    place_package(monkeypatch, tmp_path / "site-packages", json.dumps({"vcs_info": {"vcs": "git", "commit_id": COMMIT}}))
+    (tmp_path / "elsewhere" / "splattingocc").mkdir(parents=True)
+    monkeypatch.setattr(provenance.splattingocc, "__file__", str(tmp_path / "elsewhere" / "splattingocc" / "__init__.py"))
+    assert commit() == "unknown"

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from splattingocc.experiment import ExperimentConfig
+if TYPE_CHECKING:
+    from splattingocc.engine.ledger import Ledger, Run
 
-
-@dataclass
-class Visualize:
-    """Draw key frames as a trained network sees them: cameras, renderings beside labels, occupancy beside the truth."""
-
-    config: tyro.conf.Positional[Path]
-    """Configuration file."""
-    checkpoint: tyro.conf.Positional[Path]
-    """`network.safetensors` of a finished training."""
-    experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
-    split: str = "val"
-    """Which split."""
-    frames: tuple[int, ...] = (0,)
-    """Positions of key frames in the split."""
-    out: Path | None = None
-    """Where the pictures go; `pictures` beside the checkpoint by default."""
-
-    def run(self) -> None:
-        from splattingocc.experiment import build_index
-        from splattingocc.pictures import draw_key_frame_without_cache
-
-        index = build_index(self.experiment.data, self.checkpoint.parent)
-        positions = index.of_split(self.split)
-        for frame in self.frames:
-            if not 0 <= frame < len(positions):
-                raise ValueError(f"--frames {frame}: split {self.split} has key frames 0 to {len(positions) - 1}")
-            out = self.out or self.checkpoint.parent / "pictures"
-            for path in draw_key_frame_without_cache(self.experiment, self.checkpoint, index[positions[frame]], out):
-                print(path)
+COLUMNS = ("command", "name", "result", "changed", "seed", "commit", "processes")
+"""Of the ledger's table, behind the number of the run; on narrow terminals the first five."""
+WIDE = 120
+"""Columns of a terminal that has room for all of them."""
 
 
 @dataclass
@@ -50,9 +31,9 @@ class Bench:
 
     what: tyro.conf.Positional[Literal["render"]]
     """`render`: Gaussians beside NeRF sampling, on the same rays."""
-    rays: int = 24_000
+    rays: Annotated[int, Field(ge=1, le=10_000_000)] = 24_000
     """Rays of one run."""
-    repeats: int = 5
+    repeats: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Timed runs, after one that is not."""
     json: bool = False
     """Print one JSON line for each case instead of a table."""
@@ -72,7 +53,7 @@ class Bench:
             table.add_column(column)
         for row in rows:
             times = (f"{row[f'{step}_p50_s']:.3f} ({row[f'{step}_p95_s']:.3f})" for step in ("forward", "backward"))
-            table.add_row(row["what"], row["device"], *times, f"{row['peak_memory_mb']:,.0f} MB")
+            table.add_row(*map(cell, (row["what"], row["device"], *times, f"{row['peak_memory_mb']:,.0f} MB")))
         Console().print(table)
 
 
@@ -84,31 +65,71 @@ class Log:
     """Two runs, by the beginning or the end of their number."""
     path: Path = Path("work_dirs/log.txt")
     """The ledger."""
+    json: bool = False
+    """Print a JSON object a line instead: for each run, or for each difference with `--compare`."""
 
     def run(self) -> None:
         from splattingocc.engine.ledger import differences, read_ledger
 
-        runs = read_ledger(self.path)
+        ledger = read_ledger(self.path)
         if self.compare is None:
-            table = Table(title=str(self.path))
-            for column in ("run", "command", "name", "commit", "changed", "seed", "processes", "result"):
-                table.add_column(column)
-            for run in runs:
-                changed = ", ".join(f"{name}={value}" for name, value in run.what["changed"].items())
-                result = ", ".join(f"{name} {value}" for name, value in run.result.items()) or "running, or killed"
-                what = [str(run.what[name]) for name in ("command", "name", "commit")]
-                table.add_row(run.id, *what, changed, str(run.what["seed"]), str(run.what["processes"]), result)
-            Console().print(table)
-            return
-        first, second = (self._find(runs, number) for number in self.compare)
-        for name, value in differences(second.what | second.result, first.what | first.result).items():
-            print(f"{name}: {_at(first.what | first.result, name)} → {value}")
+            self._print_runs(ledger)
+        else:
+            first, second = (_contents(self._find(ledger.runs, number)) for number in self.compare)
+            for name, value in differences(second, first).items():
+                before = _at(first, name)
+                print(
+                    json.dumps({"name": name, "first": before, "second": value}) if self.json else printable(f"{name}: {before} → {value}")
+                )
+        if unread := ledger.unread:
+            print(f"{printable(self.path)}: {len(unread)} of its lines cannot be read, the first is line {unread[0]}", file=sys.stderr)
 
-    def _find(self, runs: list, number: str) -> Any:
+    def _print_runs(self, ledger: Ledger) -> None:
+        if self.json:
+            for run in ledger.runs:
+                print(json.dumps(dataclasses.asdict(run)))
+            return
+        console = Console()
+        table = Table(title=cell(self.path), box=None, header_style="bold", pad_edge=False)
+        # The whole number of a run, because `--compare` asks for it; of the other columns what there is room for
+        table.add_column("run", no_wrap=True)
+        columns = COLUMNS if console.width >= WIDE else COLUMNS[:5]
+        for column in columns:
+            table.add_column(column)
+        for run in ledger.runs:
+            row = _row_of(run)
+            table.add_row(*map(cell, (run.id, *(row[column] for column in columns))))
+        console.print(table)
+
+    def _find(self, runs: list[Run], number: str) -> Run:
         found = [run for run in runs if run.id.startswith(number) or run.id.endswith(number)]
         if len(found) != 1:
             raise ValueError(f"--compare {number}: {len(found)} runs of {self.path} have such a number, expected one")
         return found[0]
+
+
+def _row_of(run: Run) -> dict[str, Any]:
+    """Return what stands in the table's columns behind the number of the run."""
+    row = {column: run.what.get(column, "–") for column in COLUMNS}
+    if isinstance(changed := row["changed"], Mapping):
+        row["changed"] = ", ".join(f"{option}={value}" for option, value in changed.items())
+    # Scores and errors first: in a narrow column they are what is seen
+    result = ", ".join(f"{name} {run.result[name]}" for name in sorted(run.result, key=lambda name: name == "seconds"))
+    return row | {"result": result or "running, or killed"}
+
+
+def _contents(run: Run) -> dict[str, Any]:
+    return run.what | run.result
+
+
+def printable(value: object) -> str:
+    """Return text from outside as one line that a terminal takes as text: what would move its cursor or cannot be encoded is escaped."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(value))
+
+
+def cell(value: object) -> Text:
+    """Return text from outside as the cell of a table: square brackets are no markup; one line, cut off where there is no room."""
+    return Text(printable(value), no_wrap=True, overflow="ellipsis")
 
 
 def _at(content: Any, name: str) -> Any:
@@ -125,19 +146,23 @@ class Doctor:
 
     dataroot: Path | None = None
     """Look at the data in this folder too."""
-    version: str = "v1.0-trainval"
-    """Folder of its tables."""
+    version: str | None = None
+    """Folder of its tables; where there is only one, that one."""
 
     def run(self) -> None:
+        from splattingocc.data.nuscenes import only_version, versions_of
         from splattingocc.doctor import examine
 
         table = Table(title="splattingocc doctor")
         for column in ("", "found", "what to do"):
             table.add_column(column)
-        findings = examine(self.dataroot, self.version)
+        root = self.dataroot
+        version = self.version or (only_version(root) if root is not None and versions_of(root) else "v1.0-trainval")
+        findings = examine(root, version)
         for finding in findings:
             style = "red" if finding.is_problem else "yellow" if finding.advice else ""
-            table.add_row(finding.name, finding.found, finding.advice or "", style=style)
+            # What to do is worth more lines than one
+            table.add_row(*(Text(printable(text)) for text in (finding.name, finding.found, finding.advice or "")), style=style)
         Console().print(table)
         if problems := [finding.name for finding in findings if finding.is_problem]:
             raise ValueError(f"something that is needed does not work: {', '.join(problems)}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,6 +103,8 @@ class Index:
     K: Float64[np.ndarray, "keyframe camera 3 3"]
     ego_from_sensor: Float64[np.ndarray, "keyframe sensor 4 4"]
     world_from_ego: Float64[np.ndarray, "keyframe sensor 4 4"]
+    incomplete: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Moments that the tables have and this index leaves out, because a sensor is missing: scene and reason, by token."""
     sensor_present: Bool[np.ndarray, "keyframe sensor"] | None = None
     """Which sensors each key frame has; None where each has them all. The LiDAR is there in all key frames or in none."""
 
@@ -171,6 +174,28 @@ class Index:
         if split not in self.splits:
             raise ValueError(f"split {split!r} is not known for {self.version}; it has {', '.join(sorted(self.splits))}")
         return self.of_scenes(self.splits[split])
+
+    def only(self, positions: Sequence[int]) -> Index:
+        """Return the index of these key frames, in their order here. Scenes of which none is left are in no split any more."""
+        keep = np.array(sorted(positions), dtype=np.int64)
+        of_sensors = (keep[:, None] * len(self.channels) + np.arange(len(self.channels))).ravel()
+        changes: dict[str, Any] = {}
+        for column in fields(self):
+            value = getattr(self, column.name)
+            if isinstance(value, np.ndarray):
+                changes[column.name] = value[keep]
+            elif column.name in ("tokens", "point_classes"):
+                changes[column.name] = [value[i] for i in keep]
+            elif column.name in ("sensor_tokens", "filenames"):
+                changes[column.name] = [value[i] for i in of_sensors]
+        scenes: list[Scene] = []
+        for scene in self.scenes:
+            count = int(((keep >= scene.first) & (keep < scene.first + scene.count)).sum())
+            if count:
+                scenes.append(Scene(scene.name, scenes[-1].first + scenes[-1].count if scenes else 0, count))
+        left = {scene.name for scene in scenes}
+        splits = {split: tuple(name for name in names if name in left) for split, names in self.splits.items()}
+        return replace(self, scenes=tuple(scenes), splits=splits, **changes)
 
     def _sensor_frame(self, position: int, sensor: int) -> SensorFrame:
         flat = position * len(self.channels) + sensor

@@ -1,25 +1,29 @@
 """The ledger: what each run was and how it ended, one line each, appended and never rewritten.
 
 `work_dirs/log.txt` is shared by all runs beside each other. A line is a time, a word and JSON. Lines are written in one piece under a lock,
-so that several runs can end at once.
+so that several runs can end at once. A full disk or a crash of the machine may leave part of a line: it stays, and whoever reads the
+ledger is told of it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from splattingocc.engine.console import in_one_line
+from splattingocc.files import naming_the_file, read_bytes
 
 LEDGER_NAME = "log.txt"
+Word = Literal["began", "ended", "failed"]
 
 
 @dataclass
@@ -27,14 +31,24 @@ class Run:
     """A run in the ledger."""
 
     id: str
-    began: str
-    """UTC."""
-    what: dict[str, Any]
-    """Command, name, commit, differences from the base configuration, data, processes, seed."""
+    began: str | None = None
+    """UTC; None where the line that said so cannot be read."""
+    what: dict[str, Any] = field(default_factory=dict)
+    """Command, name, commit, differences from the base configuration, data, processes, seed; any of them may be missing."""
     ended: str | None = None
     """UTC; None while it runs, or where it was killed."""
     result: dict[str, Any] = field(default_factory=dict)
     """Seconds and metrics, or the error."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What can be read of a ledger."""
+
+    runs: list[Run]
+    """In the order in which they began."""
+    unread: list[int]
+    """Numbers, from 1, of the lines that are not the ledger's."""
 
 
 def differences(value: Any, base: Any, name: str = "") -> dict[str, Any]:
@@ -55,37 +69,61 @@ def recorded(path: Path, what: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         yield result
     except BaseException as error:
-        _append(path, "failed", {"id": number, "seconds": round(time.monotonic() - start), "error": in_one_line(error)})
+        # A disk that is full is often what the run failed of, and its error says more than a second one would
+        with suppress(OSError):
+            _append(path, "failed", {"id": number, "seconds": round(time.monotonic() - start), "error": in_one_line(error)})
         raise
     _append(path, "ended", {"id": number, "seconds": round(time.monotonic() - start), **result})
 
 
-def _append(path: Path, word: str, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _append(path: Path, word: Word, content: Mapping[str, Any]) -> None:
     line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {word} {json.dumps(content, default=str)}\n".encode()
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        while line:
-            line = line[os.write(handle, line) :]
-    finally:
-        os.close(handle)
+    with naming_the_file(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            size = os.fstat(handle).st_size
+            if size and os.pread(handle, 1, size - 1) != b"\n":
+                line = b"\n" + line  # after part of a line, so that it does not swallow this one
+            while line:
+                line = line[os.write(handle, line) :]
+        finally:
+            os.close(handle)
 
 
-def read_ledger(path: Path) -> list[Run]:
-    """Return the runs in the order in which they began; a line that is not the ledger's is a `ValueError` with its number."""
-    if not path.is_file():
+def read_ledger(path: Path) -> Ledger:
+    """Return the runs in the order in which they began; lines that are not the ledger's are left out and counted."""
+    if not path.exists():
         raise ValueError(f"{path}: no such ledger; runs write it beside their work directories")
     runs: dict[str, Run] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    unread: list[int] = []
+    for number, line in enumerate(read_bytes(path).split(b"\n"), start=1):
+        if not line.strip():
+            continue
         try:
-            when, word, content = line.split(" ", 2)
-            entry = json.loads(content)
-            run_id = entry.pop("id")
-            if word == "began":
-                runs[run_id] = Run(run_id, when, entry)
-            else:
-                runs[run_id].ended, runs[run_id].result = when, entry
-        except (ValueError, KeyError, AttributeError):
-            raise ValueError(f"{path}: line {number} is not a line of the ledger: {line[:60]!r}") from None
-    return list(runs.values())
+            when, word, run_id, entry = _parse(line)
+        except (ValueError, RecursionError):
+            unread.append(number)
+            continue
+        run = runs.setdefault(run_id, Run(run_id))
+        if word == "began":
+            run.began, run.what = when, entry
+        else:
+            run.ended, run.result = when, entry
+    return Ledger(list(runs.values()), unread)
+
+
+def _parse(line: bytes) -> tuple[str, str, str, dict[str, Any]]:
+    """Return the time, the word, the run and the rest of a line; `ValueError` where it is none of the ledger's."""
+    when, word, content = line.decode().split(" ", 2)
+    entry = json.loads(content, parse_float=_finite, parse_constant=lambda _: None)
+    run_id = entry.pop("id", None) if isinstance(entry, dict) else None
+    if word not in get_args(Word) or not isinstance(run_id, str):
+        raise ValueError("not a line of the ledger")
+    return when, word, run_id, entry
+
+
+def _finite(text: str) -> float | None:
+    """Return a number that JSON can hold, so that what is read can be written again."""
+    return value if math.isfinite(value := float(text)) else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import logging
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -11,7 +13,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from splattingocc.files import write_atomically
+from splattingocc.files import read_bytes, write_atomically
 
 Tracker: TypeAlias = Literal["tensorboard", "wandb"]
 EXTRAS: dict[Tracker, str] = {"tensorboard": "tracking", "wandb": "wandb"}
@@ -52,30 +54,94 @@ class _AppendingWriter(ExperimentWriter):
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
         if not self._has_begun:
             self._has_begun = True
-            if self._path.is_file():
+            if self._path.exists():
                 self._set_aside() if step == 0 else self._go_on()
         super().log_metrics(metrics_dict, step)
 
     def _set_aside(self) -> None:
         """Keep the rows of another training, because this one begins at step 0."""
-        number = 1 + sum(1 for _ in self._path.parent.glob("metrics_before_*.csv"))
-        self._path.rename(self._path.with_name(f"metrics_before_{number}.csv"))
+        self._path.rename(_free_name(self._path, "before"))
 
     def _go_on(self) -> None:
-        content = self._path.read_bytes()
-        if not content.endswith(b"\n"):  # of a process that was killed as it wrote
-            self._path.write_bytes(content[: content.rfind(b"\n") + 1])
-        with self._path.open(newline="") as file:
-            self.metrics_keys = next(csv.reader(file), [])
+        """Go on in the table that is there: in what can be read of it, where something damaged it."""
+        content = read_bytes(self._path)
+        table = _read_table(content)
+        if table.unread:
+            damaged = _free_name(self._path, "damaged")
+            write_atomically(damaged, lambda path: path.write_bytes(content))
+            logging.getLogger(__name__).warning(
+                "%s: %d of its lines cannot be read, the first is line %d; going on without them, the file as it was is %s",
+                self._path,
+                len(table.unread),
+                table.unread[0],
+                damaged.name,
+            )
+        self.metrics_keys = sorted(table.columns)  # the order in which rows are added
+        if table.unread or table.is_torn or table.columns != self.metrics_keys:
+            self._write(table.rows)
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        with self._path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        self._write(_read_table(read_bytes(self._path)).rows)
 
+    def _write(self, rows: list[dict[str, str]]) -> None:
         def write(path: Path) -> None:
             with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, fieldnames)
+                writer = csv.DictWriter(file, self.metrics_keys)
                 writer.writeheader()
                 writer.writerows(rows)
 
-        write_atomically(self._path, write)
+        write_atomically(self._path, write) if self.metrics_keys else self._path.unlink()
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What can be read of a table of metrics."""
+
+    columns: list[str]
+    rows: list[dict[str, str]]
+    unread: list[int]
+    """Numbers, from 1, of the lines that are not a table's."""
+    is_torn: bool
+    """Whether the last line, of a process that was killed as it wrote, is without its end; it is left out."""
+
+
+def _read_table(content: bytes) -> _Table:
+    *lines, last = content.split(b"\n")
+    columns: list[str] = []
+    rows: list[dict[str, str]] = []
+    unread: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        cells = _cells(line)
+        if number == 1:
+            if "step" in cells and "" not in cells and len({*cells}) == len(cells):
+                columns = cells
+            else:
+                unread.append(number)
+        elif columns and len(cells) == len(columns) and _are_numbers(row := dict(zip(columns, cells))):
+            rows.append(row)
+        else:
+            unread.append(number)
+    return _Table(columns, rows, unread, is_torn=bool(last))
+
+
+def _cells(line: bytes) -> list[str]:
+    """Return the cells of a line; none where it is not one of CSV's."""
+    try:
+        return next(csv.reader([line.decode().removesuffix("\r")], strict=True), []) if b"\0" not in line else []
+    except (UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _are_numbers(row: dict[str, str]) -> bool:
+    try:
+        return int(row["step"]) >= 0 and all(cell == "" or float(cell) is not None for cell in row.values())
+    except ValueError:
+        return False
+
+
+def _free_name(path: Path, why: str) -> Path:
+    """Return a name beside a table for one that is kept, e.g. `metrics_before_1.csv`."""
+    number = 1
+    while (free := path.with_name(f"{path.stem}_{why}_{number}{path.suffix}")).exists():
+        number += 1
+    return free

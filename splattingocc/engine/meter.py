@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections import deque
@@ -9,10 +10,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import torch
 from lightning import Callback, LightningModule, Trainer
 
 from splattingocc.data.samples import TrainingSample
+from splattingocc.engine.module import OccupancyModule
 
 WINDOW_STEPS = 50
 """Steps over which losses and speed are averaged."""
@@ -22,12 +25,25 @@ WINDOW_STEPS = 50
 class Step:
     """A step that is done."""
 
-    ended: float
-    """Seconds of a monotonic clock."""
+    seconds: float | None
+    """Since the step before it ended; None for the first one of a process, which also compiles kernels and starts workers."""
     samples: int
     """Of all processes together."""
     loss: float
     parts: dict[str, float]
+
+
+class MeterState(msgspec.Struct):
+    """What a checkpoint keeps of the meter, so that an interrupted training ends with the same numbers as one that was not."""
+
+    first_step: int
+    step: int
+    seconds: float
+    """Since the training began, of all of its processes that went on from one another."""
+    timed_samples: int
+    timed_seconds: float
+    losses: list[tuple[float, dict[str, float]]]
+    """Loss and parts of the steps in the window."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +58,20 @@ class Reading:
     samples_per_second: float | None
     """Of all processes together; None after the first step of its kind, which also compiles kernels and starts workers."""
     seconds_left: float | None
-    """If the steps to come cost what the last ones did."""
+    """If the steps to come, up to `phase_end` where there is one, cost what the last ones did."""
     peak_memory_gib: float
     """Of the first process: what its tensors took on a GPU, or all that it took on a CPU."""
+    phase_end: int | None = None
+    """The last of the steps that cost less than those after them; None where all steps to come are of one kind."""
 
     def summary(self) -> str:
-        """Say everything but the parts of the loss in about 65 columns."""
+        """Say everything but the parts of the loss in about 65 columns, 85 before steps that cost more."""
         speed, left = "– samples/s", "–"
         if self.samples_per_second is not None and self.seconds_left is not None:
             speed = f"{self.samples_per_second:.{2 if self.samples_per_second < 10 else 1}f} samples/s"
             left = str(timedelta(seconds=round(self.seconds_left)))
-        return f"step {self.step}/{self.total_steps} · loss {self.loss:.3f} · {speed} · {self.peak_memory_gib:.1f} GiB · {left} left"
+        left += " left" if self.phase_end is None else f" to step {self.phase_end}, then slower"
+        return f"step {self.step}/{self.total_steps} · loss {self.loss:.3f} · {speed} · {self.peak_memory_gib:.1f} GiB · {left}"
 
     def parts_in_short(self) -> str:
         """Say the parts of the loss by the first words of their names."""
@@ -60,26 +79,41 @@ class Reading:
 
 
 class StepMeter(Callback):
-    """Average losses and speed over a moving window of steps. Steps that learn from other losses begin a new window."""
+    """Average losses and speed over a moving window of steps. Steps that learn from other losses begin a new window.
+
+    Its state is part of a checkpoint. Speed and time left are those of the process at hand, losses go on where they were.
+    """
 
     def __init__(self) -> None:
         self._window: deque[Step] = deque(maxlen=WINDOW_STEPS + 1)
-        self._samples = 0
-        self._first_ended: float | None = None
-        self._began = time.monotonic()
+        self._timed_samples, self._timed_seconds = 0, 0.0
+        self._seconds_before = 0.0
+        self._began: float | None = None
+        self._last_ended: float | None = None
+        self._is_resumed = False
         self.first_step = self.step = self.total_steps = 0
+        self.image_steps = 0
+        """The first steps of the training, which train the image branch alone and cost less."""
         self.device = torch.device("cpu")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not at the start of training, which a training that is done already does not reach
+        self.device = pl_module.device
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = time.monotonic()
-        self.first_step = self.step = trainer.global_step
+        if not self._is_resumed:
+            self.first_step = trainer.global_step
+        self.step = trainer.global_step
         self.total_steps = int(trainer.estimated_stepping_batches)
-        self.device = pl_module.device
+        self.image_steps = pl_module.optimization.image_steps if isinstance(pl_module, OccupancyModule) else 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TrainingSample, batch_idx: int) -> None:
-        metrics = trainer.callback_metrics
+        metrics, now = trainer.callback_metrics, time.monotonic()
         parts = {name.removeprefix("loss/"): value.item() for name, value in metrics.items() if name.startswith("loss/")}
-        self.add(Step(time.monotonic(), len(batch.token) * trainer.world_size, metrics["loss"].item(), parts), trainer.global_step)
+        seconds = None if self._last_ended is None else now - self._last_ended
+        self._last_ended = now
+        self.add(Step(seconds, len(batch.token) * trainer.world_size, metrics["loss"].item(), parts), trainer.global_step)
 
     def add(self, step: Step, number: int) -> None:
         """Take in a step, the `number`th of the training."""
@@ -87,40 +121,69 @@ class StepMeter(Callback):
             self._window.clear()
         self._window.append(step)
         self.step = number
-        if self._first_ended is None:
-            self._first_ended = step.ended
-        else:
-            self._samples += step.samples
+        if step.seconds is not None:
+            self._timed_samples += step.samples
+            self._timed_seconds += step.seconds
 
     def read(self) -> Reading | None:
         """Return what there is to show; None before the first step."""
         if not self._window:
             return None
-        timed = list(self._window)[1:]
-        shown = timed or list(self._window)
-        seconds = self._window[-1].ended - self._window[0].ended
+        # The first step of its kind compiles kernels, too
+        shown = list(self._window)[1:] or list(self._window)
+        timed = [step for step in list(self._window)[1:] if step.seconds is not None]
+        seconds = math.fsum(step.seconds for step in timed if step.seconds is not None)
+        phase_end = self.image_steps if self.step < self.image_steps < self.total_steps else None
         return Reading(
             step=self.step,
             total_steps=self.total_steps,
             loss=_mean([step.loss for step in shown]),
             parts={name: _mean([step.parts[name] for step in shown]) for name in shown[-1].parts},
             samples_per_second=sum(step.samples for step in timed) / seconds if seconds else None,
-            seconds_left=(self.total_steps - self.step) * seconds / len(timed) if seconds else None,
+            seconds_left=((phase_end or self.total_steps) - self.step) * seconds / len(timed) if seconds else None,
             peak_memory_gib=peak_memory_bytes(self.device) / 2**30,
+            phase_end=phase_end,
         )
 
     def results(self) -> dict[str, Any]:
-        """Return what a finished training leaves of it. Speed is that of all steps but the first, which compiles kernels."""
-        found: dict[str, Any] = {"first_step": self.first_step, "last_step": self.step, "seconds": round(time.monotonic() - self._began, 1)}
-        if (reading := self.read()) is None or self._first_ended is None:
+        """Return what a finished training leaves of it, all of its parts together where it was interrupted.
+
+        Speed is that of all steps but the first of each part, which compiles kernels; memory is that of the last part.
+        """
+        found: dict[str, Any] = {"first_step": self.first_step, "last_step": self.step, "seconds": round(self._seconds(), 1)}
+        if (reading := self.read()) is None:
             return found
-        seconds = self._window[-1].ended - self._first_ended
         return found | {
             "loss": round(reading.loss, 4),
             "losses": {name: round(value, 4) for name, value in reading.parts.items()},
-            "samples_per_second": round(self._samples / seconds, 3) if seconds else None,
+            "samples_per_second": round(self._timed_samples / self._timed_seconds, 3) if self._timed_seconds else None,
             "peak_memory_gib": round(reading.peak_memory_gib, 2),
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return msgspec.to_builtins(
+            MeterState(
+                first_step=self.first_step,
+                step=self.step,
+                seconds=self._seconds(),
+                timed_samples=self._timed_samples,
+                timed_seconds=self._timed_seconds,
+                losses=[(step.loss, step.parts) for step in self._window],
+            )
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned in another process; `ValueError` where it did not return this."""
+        state = msgspec.convert(state_dict, MeterState)
+        self.first_step, self.step, self._seconds_before = state.first_step, state.step, state.seconds
+        self._timed_samples, self._timed_seconds = state.timed_samples, state.timed_seconds
+        # How fast another process was says nothing of this one
+        self._window.extend(Step(None, 0, loss, parts) for loss, parts in state.losses)
+        self._is_resumed = True
+
+    def _seconds(self) -> float:
+        return self._seconds_before + (0.0 if self._began is None else time.monotonic() - self._began)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from rich.table import Table
+from rich.text import Text
 
 from splattingocc.data.taxonomy import CLASSES
 from splattingocc.evaluation.miou import OccupancyScores
@@ -33,7 +34,7 @@ def summary_table(rows: Sequence[ScoredOccupancy], *, title: str = "Occupancy, O
         table.add_column(column, justify="right")
     for row in rows:
         values = [(s.miou_17, s.miou_15, s.geometric_iou) for s in (row.camera, row.unmasked)]
-        table.add_row(row.name, *(_percent(value) for triple in values for value in triple))
+        table.add_row(Text(row.name), *(_percent(value) for triple in values for value in triple))
     return table
 
 
@@ -49,7 +50,7 @@ def class_table(rows: Sequence[ScoredOccupancy], *, title: str = "IoU by class")
             ("RayIoU", _mean_over_thresholds(row)),
         ):
             if ious is not None:
-                table.add_column(f"{row.name}, {what}", justify="right")
+                table.add_column(Text(f"{row.name}, {what}"), justify="right")
                 columns.append(ious)
     for index, name in enumerate(CLASSES):
         table.add_row(name, *(_percent(ious[index]) for ious in columns))
@@ -65,7 +66,7 @@ def rendering_table(scores: Mapping[str, Mapping[str, float | int]], *, title: s
     table = Table(title=title)
     table.add_column("")
     for name in scores:
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for key in next(iter(scores.values()), {}):
         table.add_row(key, *(_number(columns[key]) for columns in scores.values()))
     return table
@@ -90,7 +91,7 @@ def ray_table(rows: Sequence[ScoredOccupancy], *, title: str = "RayIoU and F-sco
         table.add_column(column, justify="right")
     for row in rows:
         rays = [math.nan] * 5 if row.rays is None else [*row.rays.at.values(), row.rays.mean, row.rays.mean_15]
-        table.add_row(row.name, *(_percent(value) for value in (*rays, row.f_score, row.f_score_unmasked)))
+        table.add_row(Text(row.name), *(_percent(value) for value in (*rays, row.f_score, row.f_score_unmasked)))
     return table
 
 
@@ -103,7 +104,8 @@ def markdown_row(row: ScoredOccupancy, provenance: Provenance | None, split: str
     if provenance is not None:
         seed = "–" if provenance.seed is None else str(provenance.seed)
         made = [provenance.config, seed, provenance.checkpoint_hash[:12], provenance.commit[:12], f"{provenance.threshold:.3f}"]
-    return f"| {' | '.join([row.name, split, *(_percent(value) for value in figures), *made])} |"
+    cells = [row.name, split, *(_percent(value) for value in figures), *made]
+    return "| " + " | ".join(text.replace("|", r"\|") for text in cells) + " |"
 
 
 def metrics_of(row: ScoredOccupancy) -> dict[str, Any]:

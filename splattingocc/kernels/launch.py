@@ -11,12 +11,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 import warp as wp
+
+from splattingocc.kernels.cache import init_warp, load_module
 
 # No banner, no compile notices.
 wp.config.log_level = wp.LOG_ERROR
@@ -38,12 +40,11 @@ def _silenced_stderr() -> Iterator[None]:
         os.close(sink)
 
 
-if torch.cuda.is_available():
-    wp.init()
-else:
-    # Warp's native library warns of the missing CUDA driver whatever its log level; a CPU machine is a place to run, not a fault.
-    with _silenced_stderr():
-        wp.init()
+# Warp's native library warns of the missing CUDA driver whatever its log level; a CPU machine is a place to run, not a fault.
+with nullcontext() if torch.cuda.is_available() else _silenced_stderr():
+    substitute = init_warp()
+if substitute is not None:
+    print(f"splattingocc: {substitute}", file=sys.stderr)
 
 CHUNKS_PER_THREAD = 8
 """Chunks a CPU launch is cut into for each thread, so that uneven items even out."""
@@ -58,7 +59,7 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
 def _load(module: Any, device: str) -> None:
     """Compile and load a module once, before any threads use it."""
     # A CPU launch uses blocks of one thread, which is a build of its own.
-    module.load(wp.get_device(device), block_dim=1 if device == "cpu" else None)
+    load_module(module, wp.get_device(device), block_dim=1 if device == "cpu" else None)
 
 
 def launch(

@@ -18,7 +18,8 @@ class Gaussians(Struct):
     means: Float[Tensor, "*batch gaussian 3"]
     """Centres, metres."""
     quats: Float[Tensor, "*batch gaussian 4"]
-    """Unit quaternions w, x, y, z: ego from the Gaussian's own axes."""
+    """Unit quaternions w, x, y, z: ego from the Gaussian's own axes. Gradients flow as if the norm were one, and are not projected onto the
+    unit sphere: who optimises quaternions normalises them, which projects."""
     scales: Float[Tensor, "*batch gaussian 3"]
     """Standard deviations along the own axes, metres."""
     opacities: Float[Tensor, "*batch gaussian"]

@@ -32,7 +32,9 @@ def render(
     """Composite the Gaussians along each ray, front to back; gradients flow to every field of the Gaussians, not to the rays.
 
     Only Gaussians with their centre between `near` and `far` metres along the ray count. `label_distances` (nan where there is none)
-    asks for `in_front` and `at_hit`, within `margin` metres. Works in float32. Raises `ValueError` naming the field that is wrong.
+    asks for `in_front` and `at_hit`, within `margin` metres. The gradient of the quaternions is that of unit ones, as
+    `geometry.transforms.rotation_from_quat` has it, not projected onto the sphere. Works in float32. Raises `ValueError` naming the field
+    that is wrong.
     """
     _check(gaussians, rays, near, far, label_distances, margin)
     batch = rays.origins.shape[:-2]

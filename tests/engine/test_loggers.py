@@ -1,4 +1,6 @@
 import csv
+import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,6 +47,81 @@ def test_the_torn_last_line_of_a_killed_process_is_left_out(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:-4])
     log(tmp_path, range(5, 7))
     assert steps_in(path) == [0, 1, 2, 3, 5, 6]
+
+
+def damage(path: Path, line: int, change: Callable[[bytes], bytes]) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[line - 1] = change(lines[line - 1])
+    path.write_bytes(b"".join(lines))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda line: b"\xff" + line[1:],
+        lambda line: b"\0" * (len(line) - 1) + b"\n",
+        lambda line: line[:-1] + b"\0\n",
+        lambda line: line.replace(b".", b"x"),
+        lambda line: line.replace(b",", b";"),
+        lambda line: line[:-1] + b",7\n",
+        lambda line: b'"' + line,
+        lambda line: b"\n",
+        lambda line: b"1.0,\n",
+        lambda line: b"1.0,-3\n",
+    ],
+)
+def test_a_damaged_line_is_left_out_and_the_file_as_it_was_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Callable[[bytes], bytes]
+):
+    log(tmp_path, range(5))
+    path = tmp_path / "logs" / "metrics.csv"
+    damage(path, 4, change)
+    damaged = path.read_bytes()
+    log(tmp_path, range(5, 7), query=1.0)
+    assert steps_in(path) == [0, 1, 3, 4, 5, 6]
+    assert (path.parent / "metrics_damaged_1.csv").read_bytes() == damaged
+    expected = "1 of its lines cannot be read, the first is line 4; going on without them, the file as it was is metrics_damaged_1.csv"
+    assert caplog.messages == [f"{path}: {expected}"]
+
+
+@pytest.mark.parametrize("head", [b"a,b\n", b"\xff\xfe\n", b"loss,loss,step\n", b"\0\0\n", b"loss,,step\n", b"\n"])
+def test_a_table_of_other_columns_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture, head: bytes):
+    log(tmp_path, range(5))
+    path = tmp_path / "logs" / "metrics.csv"
+    damage(path, 1, lambda _: head)
+    damaged = path.read_bytes()
+    log(tmp_path, range(5, 7))
+    assert steps_in(path) == [5, 6]
+    assert (path.parent / "metrics_damaged_1.csv").read_bytes() == damaged
+    assert "6 of its lines cannot be read, the first is line 1" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"loss,st"])
+def test_a_table_that_was_hardly_begun_is_begun_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes):
+    path = tmp_path / "logs" / "metrics.csv"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    log(tmp_path, range(5, 7))
+    assert steps_in(path) == [5, 6]
+    assert [path.name for path in path.parent.iterdir()] == ["metrics.csv"]
+    assert not caplog.messages
+
+
+def test_columns_in_another_order_keep_their_values(tmp_path: Path):
+    log(tmp_path, range(2))
+    path = tmp_path / "logs" / "metrics.csv"
+    path.write_text("step,loss\n0,0.5\n1,1.5\n")
+    log(tmp_path, range(2, 4))
+    assert [(row["step"], row["loss"]) for row in rows_of(path)] == [("0", "0.5"), ("1", "1.5"), ("2", "2.0"), ("3", "3.0")]
+
+
+def test_a_pipe_in_the_place_of_the_table_is_named(tmp_path: Path):
+    log(tmp_path, range(2))
+    path = tmp_path / "logs" / "metrics.csv"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"metrics\.csv: is a device or a pipe, expected a file"):
+        log(tmp_path, range(2, 4))
 
 
 def test_another_training_in_the_same_folder_sets_the_table_aside(tmp_path: Path):

@@ -1,4 +1,4 @@
-from itertools import accumulate
+import io
 
 import pytest
 import torch
@@ -6,12 +6,24 @@ import torch
 from splattingocc.engine.meter import WINDOW_STEPS, Reading, Step, StepMeter, peak_memory_bytes
 
 
-def meter_after(seconds: list[float], *, first_step: int = 0, total_steps: int = 100, samples: int = 2) -> StepMeter:
-    """A meter that has seen steps of so many seconds, with a loss that counts them."""
-    meter = StepMeter()
-    meter.first_step, meter.total_steps = first_step, total_steps
-    for number, ended in enumerate(accumulate(seconds), start=1):
-        meter.add(Step(ended, samples, float(number), {"semantic": number / 2, "depth_bins": number / 2}), first_step + number)
+def meter_after(
+    seconds: list[float],
+    *,
+    first_step: int = 0,
+    total_steps: int = 100,
+    samples: int = 2,
+    image_steps: int = 0,
+    meter: StepMeter | None = None,
+) -> StepMeter:
+    """A meter that has seen steps of so many seconds, with a loss that counts them; those of an image step are others."""
+    if meter is None:
+        meter = StepMeter()
+        meter.first_step = first_step
+    meter.total_steps, meter.image_steps = total_steps, image_steps
+    for i, each in enumerate(seconds):
+        number = first_step + i + 1
+        names = ("depth_bins", "pixel_classes") if number <= image_steps else ("semantic", "depth_bins")
+        meter.add(Step(each if i else None, samples, float(number), dict.fromkeys(names, number / 2)), number)
     return meter
 
 
@@ -43,10 +55,10 @@ def test_the_window_forgets_how_slow_it_was():
 
 def test_steps_with_other_losses_begin_anew():
     meter = meter_after([0.1] * 30)
-    meter.add(Step(10.0, 2, 50.0, {"semantic": 20.0, "depth_bins": 20.0, "query": 10.0}), 31)
+    meter.add(Step(7.0, 2, 50.0, {"semantic": 20.0, "depth_bins": 20.0, "query": 10.0}), 31)
     first = read(meter)
     assert (first.loss, first.parts["query"], first.seconds_left) == (50.0, 10.0, None)
-    meter.add(Step(12.0, 2, 40.0, {"semantic": 20.0, "depth_bins": 10.0, "query": 10.0}), 32)
+    meter.add(Step(2.0, 2, 40.0, {"semantic": 20.0, "depth_bins": 10.0, "query": 10.0}), 32)
     assert read(meter).seconds_left == pytest.approx(68 * 2.0)
 
 
@@ -64,8 +76,59 @@ def test_the_summary_says_everything_in_eighty_columns():
 def test_the_results_tell_where_a_training_began_and_ended():
     results = meter_after([60.0, 0.5, 0.5], first_step=10).results()
     assert (results["first_step"], results["last_step"], results["samples_per_second"]) == (10, 13, 4.0)
-    assert results["losses"] == {"semantic": 1.25, "depth_bins": 1.25}
+    assert results["losses"] == {"semantic": 6.25, "depth_bins": 6.25}
     assert "loss" not in StepMeter().results()
+
+
+def test_before_steps_that_cost_more_the_time_left_is_that_of_the_cheap_ones():
+    reading = read(meter_after([9.0] + [0.5] * 49, image_steps=200, total_steps=440))
+    assert (reading.phase_end, reading.seconds_left) == (200, pytest.approx(150 * 0.5))
+    assert reading.summary().endswith(" · 0:01:15 to step 200, then slower")
+    assert read(meter_after([9.0], image_steps=200, total_steps=440)).summary().endswith(" · – to step 200, then slower")
+    of_all = read(meter_after([0.5] * 200 + [9.0] + [2.0] * 9, image_steps=200, total_steps=440))
+    assert (of_all.phase_end, of_all.seconds_left) == (None, pytest.approx(230 * 2.0))
+    assert of_all.summary().endswith(" · 0:07:40 left")
+
+
+@pytest.mark.parametrize("image_steps", [0, 60, 100, 1000])
+def test_a_training_of_one_kind_of_steps_says_how_much_is_left(image_steps: int):
+    reading = read(meter_after([1.0] * 60, image_steps=image_steps, total_steps=100 if image_steps else 200))
+    assert reading.summary().endswith(" left")
+    assert reading.phase_end is None
+
+
+@pytest.mark.parametrize("stop", [1, 3, 20, 21, 40, 90, 120])
+def test_a_training_that_was_interrupted_leaves_the_numbers_of_one_that_was_not(stop: int):
+    """The state goes through a file as a checkpoint does; steps after 20 are of another kind."""
+    whole = meter_after([0.25] * 120, image_steps=20, total_steps=120)
+    before = meter_after([0.25] * stop, image_steps=20, total_steps=120)
+    before._seconds_before = 60.0
+    file = io.BytesIO()
+    torch.save(before.state_dict(), file)
+    file.seek(0)
+    after = StepMeter()
+    after.load_state_dict(torch.load(file, weights_only=True))
+    meter_after([0.25] * (120 - stop), first_step=stop, image_steps=20, total_steps=120, meter=after)
+    found, expected = after.results(), whole.results()
+    assert found["losses"] == expected["losses"]
+    assert (found["loss"], found["first_step"], found["last_step"]) == (expected["loss"], 0, 120)
+    assert read(after).loss == read(whole).loss
+    assert found["samples_per_second"] == expected["samples_per_second"] == 8.0
+    assert found["seconds"] >= 60.0
+
+
+def test_the_speed_shown_is_that_of_the_process_at_hand():
+    after = StepMeter()
+    after.load_state_dict(meter_after([100.0] * 40).state_dict())
+    assert read(after).seconds_left is None
+    reading = read(meter_after([9.0, 0.5, 0.5], first_step=40, meter=after))
+    assert (reading.samples_per_second, reading.seconds_left) == (4.0, pytest.approx(57 * 0.5))
+
+
+@pytest.mark.parametrize("state", [{}, {"first_step": "a"}, {"first_step": 0, "step": 1, "seconds": 1.0, "losses": 7}])
+def test_a_state_that_is_not_the_meters_is_refused(state: dict):
+    with pytest.raises(ValueError, match=r"Object missing|Expected"):
+        StepMeter().load_state_dict(state)
 
 
 def test_this_process_takes_some_memory():

@@ -14,6 +14,7 @@ from splattingocc.evaluation.report import (
     class_table,
     markdown_row,
     metrics_of,
+    ray_table,
     rendering_table,
     summary_table,
     write_metrics,
@@ -49,6 +50,13 @@ def test_rendered_scores_print_counts_whole():
     assert "12,345" in text
 
 
+def test_names_with_square_brackets_are_printed_as_they_are():
+    row = dataclasses.replace(ROW, name="a[/b]c|d")
+    for table in (summary_table([row]), ray_table([row]), class_table([row]), rendering_table({row.name: {"abs_rel": 0.1}})):
+        assert "a[/b]c|d" in _printed(table)
+    assert markdown_row(row, None, "[val]").startswith(r"| a[/b]c\|d | [val] |")
+
+
 def test_metrics_on_disk_are_json_without_nan(tmp_path):
     write_metrics(tmp_path / "run" / "metrics.json", {"model": metrics_of(ROW), "seconds": {"train": 1.5}})
     text = (tmp_path / "run" / "metrics.json").read_text()
@@ -61,7 +69,7 @@ def test_metrics_on_disk_are_json_without_nan(tmp_path):
 
 
 def test_a_markdown_row_fits_its_header():
-    row = markdown_row(ROW, Provenance("splattingocc-synth", "c0", "d" * 64, "e" * 40, 0.25, "val", 3), "val")
+    row = markdown_row(ROW, Provenance("splattingocc-synth", "d" * 64, "e" * 40, 0.25, "val", {}, 3), "val")
     assert row.count("|") == markdown_row(ROW, None, "val").count("|")
     assert row.count("|") == MARKDOWN_HEADER.splitlines()[0].count("|")
     assert "| 13.00 |" in row
