@@ -1,15 +1,19 @@
 """Bring a rig that is not nuScenes': four cameras with images of two sizes, and a LiDAR of 64 beams that reaches 60 m.
 
+The front camera sees the bonnet in every image: a mask says where. The left camera fails once: that key frame has the other three.
+
 The recordings are made up by the synthetic streets; `record` stands for your own logs. What a data set of yours needs is in `describe`
 and the one call of `write_index`: from there on every command works on it.
 
     python examples/02_your_own_rig.py --out data/shuttle
-    splattingocc prepare --dataroot data/shuttle --version drives
-    splattingocc train configs/splattingocc/splattingocc-synth.py --data.dataroot data/shuttle --data.version drives
+    splattingocc prepare --dataroot data/shuttle --version drives --vehicle-masks data/shuttle/masks
+    splattingocc train configs/splattingocc/splattingocc-synth.py --data.dataroot data/shuttle --data.version drives \\
+        --data.vehicle-masks data/shuttle/masks
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +74,7 @@ RIG = {
     "rear": Camera((-1.0, 0.0, 1.6), 180.0, (160, 200), 90.0, 0.01),
     "right": Camera((1.0, -0.9, 1.8), -90.0, (160, 200), 90.0, 0.02),
 }
+BONNET_COLOUR = (50, 60, 70)
 EGO_FROM_LIDAR = rigid_matrix(np.eye(3), np.array([0.5, 0.0, 2.2]))
 
 
@@ -86,12 +91,21 @@ class Options:
     seed: int = 0
 
 
+def bonnet() -> ndarray:
+    """Say which pixels of the front camera show the own vehicle."""
+    height, width = RIG["front"].image_size
+    v, u = np.mgrid[:height, :width]
+    return ((u - width / 2) / (0.4 * width)) ** 2 + ((v - height) / (0.2 * height)) ** 2 < 1
+
+
 def record(world: World, scene: SceneMesh, time: float, folder: Path, stem: str) -> None:
     """Stand in for your logs: write the images and the LiDAR points, with a class each, of one moment."""
     for name, camera in RIG.items():
         scene.set_time(time + camera.delay)
         world_from_cam = world.ego.world_from_ego(time + camera.delay) @ camera.ego_from_sensor
         image = render_image(scene, world.light, camera.K, world_from_cam, camera.image_size, seed=round(1e3 * time))
+        if name == "front":
+            image[bonnet()] = BONNET_COLOUR
         path = folder / "images" / name / f"{stem}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
@@ -111,8 +125,11 @@ def record(world: World, scene: SceneMesh, time: float, folder: Path, stem: str)
     np.save(folder / "lidar" / f"{stem}_classes.npy", np.array(CLASS_OF_LIDARSEG, dtype=np.uint8)[categories])
 
 
-def describe(world: World, scene_name: str, frame: int, stem: str) -> KeyFrame:
-    """Say which files belong to a moment, where the sensors sit on the vehicle, and where the vehicle was when each of them measured."""
+def describe(world: World, scene_name: str, frame: int, stem: str, names: Sequence[str]) -> KeyFrame:
+    """Say which files belong to a moment, where the sensors sit on the vehicle, and where the vehicle was when each of them measured.
+
+    `names` are those of the cameras that took an image.
+    """
     time = frame * INTERVAL
     cameras = tuple(
         SensorFrame(
@@ -125,7 +142,7 @@ def describe(world: World, scene_name: str, frame: int, stem: str) -> KeyFrame:
             ego_from_sensor=camera.ego_from_sensor,
             world_from_ego=world.ego.world_from_ego(time + camera.delay),
         )
-        for name, camera in RIG.items()
+        for name, camera in ((name, RIG[name]) for name in names)
     )
     lidar = SensorFrame(
         token=f"{stem}/lidar",
@@ -160,8 +177,12 @@ def main(options: Options) -> None:
         for frame in range(options.frames):
             stem = f"{name}_{frame:03d}"
             record(world, scene, frame * INTERVAL, options.out, stem)
-            key_frames.append(describe(world, name, frame, stem))
-            print(f"{stem}: {len(RIG)} images, one sweep", flush=True)
+            is_last = (number, frame) == (options.drives - 1, options.frames - 1)
+            cameras = [camera for camera in RIG if not (is_last and camera == "left")]
+            key_frames.append(describe(world, name, frame, stem, cameras))
+            print(f"{stem}: {len(cameras)} images, one sweep", flush=True)
+    (options.out / "masks").mkdir(exist_ok=True)
+    Image.fromarray(bonnet()).save(options.out / "masks" / "front.png")
     path = write_index(options.out, "drives", key_frames, {"train": names[:-1], "val": names[-1:]})
     print(f"{path}: {len(key_frames)} key frames of {len(names)} drives")
 

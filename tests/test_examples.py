@@ -58,7 +58,7 @@ def test_labels_of_an_own_rig_lie_on_what_its_cameras_see(own_rig: Path):
     example = importlib.util.module_from_spec(specification)
     sys.modules["own_rig_example"] = example
     specification.loader.exec_module(example)
-    main(["prepare", "--dataroot", str(own_rig), "--version", "drives"])
+    main(["prepare", "--dataroot", str(own_rig), "--version", "drives", "--vehicle-masks", str(own_rig / "masks")])
     store, index = LabelStore.open(own_rig / "labels_2d"), read_index(own_rig, "drives")
     world = draw_world(np.random.default_rng((0, 0)), 2 * example.INTERVAL)
     scene = SceneMesh(world, torch.device("cpu"))
@@ -75,11 +75,18 @@ def test_labels_of_an_own_rig_lie_on_what_its_cameras_see(own_rig: Path):
         shares.append((errors < 0.05).float().mean().item())
     # The rest is hidden from the camera, or moved between the sweep and the image
     assert min(shares) > 0.9
+    table = store.read(key_frame.token)
+    columns, rows = table.pixels[table.camera_indices == 0].astype(int).T
+    assert not example.bonnet()[rows, columns].any()
+    assert rows.max() > 0.85 * 240
+    assert [camera.channel for camera in index[3].cameras] == ["front", "rear", "right"]
 
 
 def test_an_own_rig_is_trained_and_drawn_by_the_usual_commands(own_rig: Path, tmp_path: Path):
-    options = ["--data.dataroot", str(own_rig), "--data.version", "drives", "--data.loader.image-size", "32", "64"]
+    options = ["--data.dataroot", str(own_rig), "--data.version", "drives", "--data.vehicle-masks", str(own_rig / "masks")]
+    options += ["--data.loader.image-size", "32", "64"]
     options += ["--data.loader.num-rays", "500", "--network.lift.coarsening", "4", "--optimization.image-steps", "1"]
     main(["train", str(CONFIG), *options, "--trainer.max-epochs", "1", "--data.num-workers", "0", "--work-dir", str(tmp_path)])
-    main(["visualize", str(CONFIG), str(tmp_path / "network.safetensors"), *options, "--out", str(tmp_path / "pictures")])
-    assert len(list((tmp_path / "pictures").glob("drive-1_000_*.png"))) == 4
+    network, pictures = str(tmp_path / "network.safetensors"), tmp_path / "pictures"
+    main(["visualize", str(CONFIG), network, *options, "--frames", "0", "1", "--out", str(pictures)])
+    assert [len(list(pictures.glob(f"drive-1_00{frame}_*.png"))) for frame in (0, 1)] == [4, 4]

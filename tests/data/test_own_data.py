@@ -14,6 +14,8 @@ from splattingocc.data.nuscenes import read_index
 from splattingocc.data.own_data import OWN_INDEX, write_index
 from splattingocc.geometry.rays import IGNORE
 from splattingocc.labels.generate import generate_labels
+from splattingocc.losses.objective import label_pixels
+from splattingocc.struct import stack
 
 SIZES = {"ahead": (60, 100), "behind": (40, 120)}
 SPLITS = {"train": ["a"], "val": ["b"]}
@@ -196,3 +198,118 @@ def test_wrong_points_and_classes_are_named(root: Path, name: str, array: np.nda
     np.save(root / name, array)
     with pytest.raises(ValueError, match=message):
         generate_labels(read_index(root, "mine"), root, root / "labels", show_progress=False)
+
+
+BUS_SIZES = {"nose": (50, 90), "behind": (44, 120)}
+"""Of another vehicle, whose camera behind is another one than the shuttle's."""
+
+
+def bus_frame(scene: str, i: int) -> KeyFrame:
+    frame = key_frame(scene, i)
+    cameras = tuple(
+        dataclasses.replace(
+            camera,
+            channel=name,
+            filename=f"{name}/{frame.token}.png",
+            token=f"{frame.token}-{name}",
+            image_size=(height, width),
+            K=np.array([[width / 2, 0, width / 2], [0, width / 2, height / 2], [0, 0, 1.0]]),
+        )
+        for camera, (name, (height, width)) in zip(frame.cameras, BUS_SIZES.items())
+    )
+    return dataclasses.replace(frame, cameras=cameras)
+
+
+@pytest.fixture
+def mixed(root: Path) -> list[KeyFrame]:
+    """A shuttle of two cameras, of which one drops out in the second key frame and the other in the third, and a bus of two others."""
+    write_files(root, "a2", points=np.array([[6.0, 1.0, 0.0], [-5.0, 0.0, 1.0], [7.0, 0.0, 1.0]]))
+    for name, (height, width) in BUS_SIZES.items():
+        (root / name).mkdir(exist_ok=True)
+        Image.new("RGB", (width, height), (90, 90, 90)).save(root / name / "b0.png")
+    first, second, third = (key_frame("a", i) for i in range(3))
+    return [
+        first,
+        dataclasses.replace(second, cameras=second.cameras[1:]),
+        dataclasses.replace(third, cameras=third.cameras[:1]),
+        bus_frame("b", 0),
+    ]
+
+
+def test_key_frames_of_different_cameras_come_back_as_they_were_given(root: Path, mixed: list[KeyFrame]):
+    write_index(root, "mine", mixed, SPLITS)
+    index = read_index(root, "mine")
+    assert index.channels == ["lidar", "ahead", "behind", "nose"]
+    assert index.num_views == 2
+    for position, given in enumerate(mixed):
+        found = index[position]
+        # In the order in which channels were first met
+        assert sorted(camera.channel for camera in found.cameras) == sorted(camera.channel for camera in given.cameras)
+        by_channel = {camera.channel: camera for camera in given.cameras}
+        assert found.lidar is not None
+        assert found.lidar.token == f"{given.token}-lidar"
+        for camera in found.cameras:
+            expected = by_channel[camera.channel]
+            assert (camera.token, camera.filename, camera.image_size) == (expected.token, expected.filename, expected.image_size)
+            for name in ("K", "ego_from_sensor", "world_from_ego"):
+                np.testing.assert_array_equal(getattr(camera, name), getattr(expected, name))
+
+
+def test_the_same_cameras_in_another_order_are_the_same_data_set(root: Path):
+    write_index(root, "mine", [frames()[0], dataclasses.replace(frames()[1], cameras=frames()[1].cameras[::-1])], {"train": ["a"]})
+    index = read_index(root, "mine")
+    assert index.sensor_present is None
+    assert [camera.token for camera in index[1].cameras] == ["a1-ahead", "a1-behind"]
+
+
+def test_labels_of_different_cameras_lie_on_the_rays_of_their_own(root: Path, mixed: list[KeyFrame]):
+    write_index(root, "mine", mixed, SPLITS)
+    index = read_index(root, "mine")
+    generate_labels(index, root, root / "labels", show_progress=False)
+    store = LabelStore.open(root / "labels")
+    store.verify(index)
+    assert store.manifest.cameras == ("ahead", "behind", "nose")
+    assert store.manifest.image_sizes == ((60, 100), (44, 120), (50, 90))
+    # One point lies ahead and one behind, on the road; the cameras stand 0.1 m farther on than the key frame's ego frame
+    ahead, behind = [6.5, 1.0, 0.0], [-4.5, 0.0, 1.0]
+    for position, seen in enumerate(([ahead, behind], [behind], [ahead], [behind, ahead])):
+        rays, labels = labelled_rays(index[position], store)
+        np.testing.assert_allclose(rays.at(labels.distances), seen, atol=0.02)
+
+
+def test_samples_of_different_cameras_stack_and_match_earlier_images_by_channel(root: Path, mixed: list[KeyFrame]):
+    write_index(root, "mine", mixed, {"train": ["a", "b"]})
+    index = read_index(root, "mine")
+    generate_labels(index, root, root / "labels", show_progress=False)
+    config = LoaderConfig(image_size=(32, 64), num_rays=8, held_out_fraction=0.0, previous_frames=1, calibration_scenes=0)
+    dataset = TrainingSet(index, LabelStore.open(root / "labels"), root, config)
+    samples = [dataset[i] for i in range(4)]
+    batch = stack(samples)
+    assert batch.views.images.shape == (4, 2, 2, 3, 32, 64)
+    # (frame, view) of each sample; the frame before the second has both cameras, that before the third lacks the third's only one
+    assert batch.views.cameras.are_somewhere.tolist() == [
+        [[True, True], [True, True]],
+        [[True, False], [True, False]],
+        [[True, False], [False, False]],
+        [[True, True], [True, True]],
+    ]
+    for sample in samples:
+        taken = sample.views.cameras.are_somewhere
+        assert (sample.views.images[~taken] == 0).all()
+        assert (sample.views.images[taken].flatten(1).amax(dim=1) > 0).all()
+    # The camera behind of the second key frame is in the first view, in both frames
+    looks_along = batch.views.cameras.cam_from_ego[1, :, 0, 2, :3]
+    np.testing.assert_allclose(looks_along, [[-1, 0, 0], [-1, 0, 0]], atol=1e-6)
+
+
+def test_a_step_learns_from_batches_of_different_cameras(root: Path, mixed: list[KeyFrame]):
+    write_index(root, "mine", mixed, {"train": ["a", "b"]})
+    index = read_index(root, "mine")
+    generate_labels(index, root, root / "labels", show_progress=False)
+    config = LoaderConfig(image_size=(32, 64), num_rays=8, held_out_fraction=0.0, calibration_scenes=0)
+    dataset = TrainingSet(index, LabelStore.open(root / "labels"), root, config)
+    batch = stack([dataset[i] for i in range(4)])
+    pixels = label_pixels(batch.rays, batch.labels, batch.views.cameras[:, 0])
+    # Every label is found in an image that a camera took: of eight, two are none
+    assert len(pixels.images) == int((batch.labels.weights > 0).sum()) == 6
+    assert set(pixels.images.tolist()) == {0, 1, 2, 4, 6, 7}

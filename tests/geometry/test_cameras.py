@@ -6,6 +6,7 @@ import torch
 
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.transforms import invert_rigid, rigid, rotation_from_quat, transform_points
+from splattingocc.struct import stack
 
 FORWARD_QUAT = torch.tensor([0.5, -0.5, 0.5, -0.5])
 """Ego from a camera that looks along x."""
@@ -149,3 +150,18 @@ def test_changing_a_camera_leaves_the_original_alone():
     cameras.crop(5, 5, (50, 50)), cameras.flip(), cameras.resize((90, 160))
     assert torch.equal(cameras.K, before.K)
     assert cameras.image_size == (180, 320)
+
+
+def test_a_camera_that_is_none_sees_nothing_from_any_ego_frame():
+    cameras = stack([Cameras.nowhere((180, 320)), *(rig()[view] for view in range(3))])
+    points = torch.cat([40 * torch.randn(500, 3, generator=torch.Generator().manual_seed(2)), cameras.optical_centers[1:]])
+    mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
+    turn = rigid(rotation_from_quat(torch.tensor([0.8, 0.0, 0.0, 0.6])), torch.zeros(3))
+    for new_ego_from_ego in (torch.eye(4), mirror, turn, mirror @ turn):
+        moved = cameras.transform_ego(new_ego_from_ego)
+        assert moved.are_somewhere.tolist() == [False, True, True, True]
+        pixels, visible = moved.project(points.expand(4, -1, 3))
+        assert not visible[0].any()
+        assert visible[1:].any()
+        assert pixels.isfinite().all()
+        assert torch.linalg.inv(moved.K).isfinite().all()

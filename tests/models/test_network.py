@@ -1,7 +1,8 @@
+import pytest
 import torch
 from rigs import surround_cameras
 
-from splattingocc.geometry.cameras import Views
+from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.gaussian_head import EVIDENCE_CENTER, EVIDENCE_FLOOR, MAX_OPACITY, GaussianHead, GaussianHeadConfig
 from splattingocc.models.lift import SamplingLiftConfig
@@ -87,3 +88,32 @@ def test_every_parameter_gets_a_gradient():
     sum((field * torch.randn_like(field)).sum() for field in fields).backward()
     missing = [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert missing == []
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_views_that_no_camera_took_change_nothing_and_learn_nothing(training: bool):
+    views = surround_views(1)
+    nowhere = stack([stack([stack([Cameras.nowhere((32, 64))])])])
+    padded = Views(
+        torch.cat([views.images, torch.zeros(1, 1, 1, 3, 32, 64)], dim=2),
+        Cameras(
+            torch.cat([views.cameras.K, nowhere.K], dim=2), torch.cat([views.cameras.cam_from_ego, nowhere.cam_from_ego], dim=2), (32, 64)
+        ),
+    )
+    outcomes = []
+    for seen in (views, padded):
+        network = small_network().train(training)
+        output = network(seen)
+        torch.manual_seed(1)
+        (output.gaussians.opacities.sum() + (output.gaussians.features * torch.rand(17)).sum()).backward()
+        gradients = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
+        outcomes.append((output, gradients, dict(network.named_buffers())))
+    (alone, gradients, buffers), (beside, gradients_beside, buffers_beside) = outcomes
+    torch.testing.assert_close(beside.gaussians.opacities, alone.gaussians.opacities)
+    torch.testing.assert_close(beside.gaussians.features, alone.gaussians.features)
+    torch.testing.assert_close(beside.reading.depth_logits[:, :3], alone.reading.depth_logits)
+    torch.testing.assert_close(buffers_beside, buffers)
+    assert gradients.keys() == gradients_beside.keys()
+    for name, gradient in gradients.items():
+        assert gradient.isfinite().all(), name
+        torch.testing.assert_close(gradients_beside[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
