@@ -179,6 +179,10 @@ class Doctor:
     """Look at the data in this folder too."""
     version: str = "v1.0-trainval"
     """Folder of its tables."""
+    labels: Path | None = None
+    """Folder of the 2D label store; `<dataroot>/labels_2d` by default."""
+    gts: Path | None = None
+    """Folder of Occ3D's truth; `<dataroot>/gts` by default."""
 
     def run(self) -> None:
         from splattingocc.doctor import examine
@@ -186,7 +190,7 @@ class Doctor:
         table = Table(title="splattingocc doctor")
         for column in ("", "found", "what to do"):
             table.add_column(column)
-        findings = examine(self.dataroot, self.version)
+        findings = examine(self.dataroot, self.version, labels=self.labels, gts=self.gts)
         for finding in findings:
             style = "red" if finding.is_problem else "yellow" if finding.advice else ""
             # What to do is worth more lines than one
