@@ -10,10 +10,15 @@
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 USAGE="usage: sbatch -N NODES [options of sbatch] run_2_nodes.sh train CONFIG WORK_DIR | test CONFIG CHECKPOINT [options]"
-: "${3:?$USAGE}"
+[ $# -ge 3 ] || { echo "$USAGE" >&2; exit 2; }
 case $1 in train) ENTRY=socc_8gpu.sh ;; test) ENTRY=test.sh ;; *) echo "$1: $USAGE" >&2; exit 2 ;; esac
+if [ -z "${SLURM_JOB_ID:-}" ] || [ -z "${SLURM_SUBMIT_DIR:-}" ]; then
+    case $1 in train) HERE="dist_train.sh CONFIG GPUS --work-dir WORK_DIR" ;; *) HERE="dist_test.sh CONFIG CHECKPOINT GPUS" ;; esac
+    echo "run_2_nodes.sh: this is no Slurm job; submit it with: sbatch -N 2 run_2_nodes.sh $1 …, or use on this machine: bash tools/$HERE" >&2
+    exit 2
+fi
 # Slurm runs a copy of this file from a folder of its own
-ENTRY=${SLURM_SUBMIT_DIR:?$USAGE}/$ENTRY
+ENTRY=$SLURM_SUBMIT_DIR/$ENTRY
 [ -f "$ENTRY" ] || { echo "$ENTRY: no such file; call sbatch in the folder of the repository" >&2; exit 2; }
 HOSTS=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 # srun does not take over the job's --cpus-per-task by itself (Slurm 22.05 and later)

@@ -18,7 +18,7 @@ from splattingocc.engine.inference import predict_gaussians
 from splattingocc.evaluation.miou import NUM_LABELS, confusion, scores
 from splattingocc.experiment import build_index, build_prediction_loader, load_config
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
-from splattingocc.pipeline import open_network
+from splattingocc.pipeline.prediction import open_network
 from splattingocc.provenance import environment
 from splattingocc.splatting.read_out import read_out
 

@@ -1,25 +1,110 @@
-"""The base of every configuration class; each one stands right above the class or function it configures."""
+"""The base of every configuration class, and the kinds of numbers that their fields are.
+
+Each configuration class stands right above the class or function it configures. Every number in one has a lower and an upper bound: what
+lies outside of it would crash hours later or compute nonsense.
+"""
 
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+C = TypeVar("C", bound="Config")
+LARGEST_IMAGE = 100_000_000
+"""Pixels."""
+LONGEST_VALUE = 80
+"""Characters of a wrong value that an error repeats."""
+MOST_PROBLEMS = 5
+"""Wrong values that one error names."""
+
+
+def _check_area(size: tuple[int, int]) -> tuple[int, int]:
+    if size[0] * size[1] > LARGEST_IMAGE:
+        raise ValueError(f"{size[0]} × {size[1]} pixels, expected at most {LARGEST_IMAGE:,} in all")
+    return size
+
+
+def _check_offsets(offsets: tuple[int, ...]) -> tuple[int, ...]:
+    if 0 in offsets or len(set(offsets)) < len(offsets):
+        raise ValueError(f"{offsets}, expected other key frames than the own one (0), each once")
+    return offsets
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+"""Of something that must not be all of it."""
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+"""Of a loss or a sample beside others; 0 leaves it out."""
+Metres = Annotated[float, Field(gt=0, le=1000)]
+Distance = Annotated[float, Field(ge=0, le=1000)]
+"""Metres."""
+Coordinate = Annotated[float, Field(ge=-1000, le=1000)]
+"""Metres along an axis of the ego frame."""
+Channels = Annotated[int, Field(ge=1, le=4096)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What the random generators of Python, numpy and torch all take."""
+Steps = Annotated[int, Field(ge=0, le=10**9)]
+"""Optimizer steps."""
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Workers = Annotated[int, Field(ge=0, le=256)]
+"""Processes beside this one; 0 does the work in this one."""
+ImageSide = Annotated[int, Field(ge=1, le=16_384)]
+"""Pixels."""
+ImageSize = Annotated[tuple[ImageSide, ImageSide], AfterValidator(_check_area)]
+"""Height and width, pixels."""
+KeyFrameOffsets = Annotated[tuple[Annotated[int, Field(ge=-1000, le=1000)], ...], AfterValidator(_check_offsets)]
+"""Other key frames of a scene: -1 is the one before, 1 the one after."""
 
 
 class Config(BaseModel):
-    """An immutable set of options. An unknown key is an error; a field's docstring becomes its `--help` text."""
+    """An immutable set of options. An unknown key is an error, so is nan; a field's docstring becomes its `--help` text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, values: Any) -> Any:
-        """Say which key was probably meant, which pydantic's own message does not."""
-        for key in values if isinstance(values, dict) else ():
+    def _refuse_what_is_no_option(cls, values: Any) -> Any:
+        """Say which key was probably meant, which pydantic's own message does not, and take no True for a 1."""
+        for key, value in values.items() if isinstance(values, dict) else ():
             if key not in cls.model_fields:
-                near = difflib.get_close_matches(key, cls.model_fields, n=1)
+                near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
                 meant = f"did you mean {near[0]}?" if near else f"it has {', '.join(cls.model_fields)}"
-                raise ValueError(f"{key} is not an option of {cls.__name__}; {meant}")
+                raise ValueError(f"{key if str(key).isidentifier() else _shortened(key)} is not an option of {cls.__name__}; {meant}")
+            if isinstance(value, bool) and cls.model_fields[key].annotation in (int, float):
+                raise ValueError(f"{key} is {value}, expected a number")
+            if isinstance(value, str | Path) and "\0" in str(value):
+                raise ValueError(f"{key} is {_shortened(value)}, expected text without NUL characters")
         return values
+
+    def model_copy(self: C, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> C:
+        """Return these options with some changed; checked as new ones are, which pydantic's own copies are not."""
+        return type(self).model_validate({**dict(self), **(update or {})})
+
+
+def describe_validation(error: ValidationError) -> str:
+    """Say a pydantic error in one line: class, key, value, what is wrong, and the key that was probably meant."""
+    problems = error.errors(include_url=False)
+    lines = [_describe(error.title, problem) for problem in problems[:MOST_PROBLEMS]]
+    return "; ".join(lines) + (f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else "")
+
+
+def _describe(title: str, problem: Mapping[str, Any]) -> str:
+    where = ".".join([title, *map(str, problem["loc"])])
+    # What a validator of ours says repeats the value where that helps
+    if problem["type"] in ("value_error", "missing"):
+        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{where} is {_shortened(problem['input'])}: {message}"
+
+
+def _shortened(value: object) -> str:
+    """Return a value as Python writes it, in one line of bounded length."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -25,11 +24,14 @@ from splattingocc.evaluation.prior import better_of
 from splattingocc.evaluation.rendering import RenderingScores
 from splattingocc.evaluation.report import metrics_of, write_metrics
 from splattingocc.experiment import ExperimentConfig, build_index, load_config
-from splattingocc.files import write_json
+from splattingocc.files import BadFile, read_json, read_sealed_json, sole_writer, write_sealed_json
+from splattingocc.files.lock import LOCK_NAME
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels
 from splattingocc.pictures import draw_key_frame
-from splattingocc.pipeline import NETWORK_FILE, predict, prior_predictions, score, score_rendering, train
+from splattingocc.pipeline.prediction import predict
+from splattingocc.pipeline.scoring import prior_predictions, score, score_rendering
+from splattingocc.pipeline.training import NETWORK_FILE, train
 from splattingocc.provenance import environment, source_hash
 from splattingocc.synthetic.writer import SynthConfig, write_dataset
 
@@ -51,7 +53,12 @@ class Stages:
     def __init__(self, folder: Path, console: Console) -> None:
         self.path = folder / "stages.json"
         self.console = console
-        self.known: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.known: dict[str, dict[str, Any]] = {}
+        if self.path.is_file():
+            try:
+                self.known = read_sealed_json(self.path, what="the list of the demo's stages")
+            except BadFile as error:
+                console.print(f"{error}; every stage is done again", markup=False)
         self.fingerprint = ""
 
     def run(self, name: str, what: str, options: Config, action: Callable[[], object], *, makes: Path | None = None) -> None:
@@ -73,7 +80,7 @@ class Stages:
 
     def _remember(self, name: str, **finished: float) -> None:
         self.known[name] = {"fingerprint": self.fingerprint, **finished}
-        write_json(self.path, self.known)
+        write_sealed_json(self.path, self.known)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -95,11 +102,14 @@ class Demo:
     def run(self, *, fresh: bool) -> None:
         """Run every stage that is not finished yet, and end with a small table."""
         console = Console()
-        if fresh and self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with console_log(self.folder):
-            self._run(console)
+        with sole_writer(self.folder):
+            for path in list(self.folder.iterdir()) if fresh else ():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != LOCK_NAME:
+                    path.unlink()
+            with console_log(self.folder):
+                self._run(console)
 
     def _run(self, console: Console) -> None:
         stages = Stages(self.folder, console)
@@ -155,7 +165,7 @@ class Demo:
 
     def _conclude(self, stages: Stages, console: Console) -> None:
         """Write metrics.json and print the small table."""
-        scores = json.loads((self.folder / "scores.json").read_text())
+        scores = read_json(self.folder / "scores.json", what="the scores of the demo")
         provenance = environment() | {"seed": self.experiment.seed, "seconds": stages.seconds}
         write_metrics(self.folder / "metrics.json", provenance | {"methods": scores})
         table = Table(title="Val scenes; voxels inside mask_camera, RayIoU without a mask; rays against 2D labels never trained on")

@@ -15,7 +15,7 @@ import torch
 from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig
-from splattingocc.data.nuscenes import read_index
+from splattingocc.data.nuscenes import read_index, versions_of
 from splattingocc.data.nuscenes_tables import TABLES
 from splattingocc.data.own_data import OWN_INDEX
 from splattingocc.files import first_line
@@ -150,7 +150,7 @@ def _data(dataroot: Path, version: str) -> tuple[Index | None, list[Finding]]:
         return None, [Finding(str(dataroot), "no such folder", "give the folder that holds the tables' folder", True)]
     missing = [] if (folder / OWN_INDEX).is_file() else [name for name in TABLES[:6] if not (folder / f"{name}.json").is_file()]
     if missing:
-        there = sorted(path.parent.name for name in ("scene.json", OWN_INDEX) for path in dataroot.glob(f"*/{name}"))
+        there = versions_of(dataroot)
         advice = f"--version {shlex.quote(there[0])}" if there and version not in there else "see docs/prepare_datasets.md"
         found = f"without {', '.join(f'{name}.json' for name in missing)}" if folder.is_dir() else "no such folder"
         return None, [Finding(str(folder), found, advice, True)]

@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-import importlib.util
+import math
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from types import ModuleType
+from typing import Annotated, Any, Literal
 
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from torch.utils.data import DataLoader
 
-from splattingocc.config import Config
+from splattingocc.config import Config, Epochs, Seed, Steps, Workers, describe_validation
 from splattingocc.data.augment import AugmentConfig
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet, calibration_scenes
 from splattingocc.data.nuscenes import read_index
+from splattingocc.data.taxonomy import NUM_CLASSES
 from splattingocc.engine.batches import TrainingBatches, prediction_loader
 from splattingocc.engine.callbacks import StepProgress
-from splattingocc.engine.checkpoint import AtomicCheckpointIO, RememberNetwork
+from splattingocc.engine.checkpoint import AtomicCheckpointIO, RememberExperiment
 from splattingocc.engine.interruption import EndEarly
 from splattingocc.engine.loggers import MetricsTable, Tracker, build_tracker
 from splattingocc.engine.meter import StepMeter
 from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig
 from splattingocc.evaluation.calibrate import CalibrationConfig
+from splattingocc.files import check_name, first_line, read_bytes, read_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.kernels.gaussian_scene import MAX_REACH_CELLS
 from splattingocc.losses.objective import Objective, ObjectiveConfig
+from splattingocc.models.gaussian_head import MAX_OPACITY
 from splattingocc.models.network import NetworkConfig, OccupancyNetwork
+
+LARGEST_CONFIG = 2**20
+"""Bytes of a configuration in Python."""
+REACH_OF_A_SCALE = math.sqrt(2 * math.log(255 * MAX_OPACITY))
+"""Standard deviations at which the alpha of the most opaque Gaussian falls to 1/255, where the renderer stops looking."""
 
 
 class DataConfig(Config):
@@ -39,17 +50,19 @@ class DataConfig(Config):
 
     dataroot: Path = Path("data/nuscenes")
     """Folder of a data set in the nuScenes layout."""
-    version: str = "v1.0-trainval"
+    version: Annotated[str, AfterValidator(partial(check_name, what="data.version"))] = "v1.0-trainval"
     """Folder of its tables."""
     labels: Path | None = None
     """Folder of the 2D label store; `<dataroot>/labels_2d` by default."""
     gts: Path | None = None
     """Folder of Occ3D's truth, read by scoring only; `<dataroot>/gts` by default."""
     loader: LoaderConfig = LoaderConfig()
-    batch_size: int = 1
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
     """Samples per step and process."""
-    num_workers: int = 1
-    """Processes that load samples."""
+    num_workers: Workers = 1
+    """Processes that load samples; 0 loads them in the training process."""
+    worker_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
+    """Seconds without any batch from them after which a run ends."""
 
     @property
     def label_folder(self) -> Path:
@@ -63,22 +76,24 @@ class DataConfig(Config):
 class TrainerConfig(Config):
     """How long to train, and on what."""
 
-    max_epochs: int = 12
+    max_epochs: Epochs = 12
     """Passes over the training key frames. There is no limit in steps: Lightning resumes such a run at the wrong place of an epoch."""
-    accelerator: str = "auto"
-    """Lightning's accelerator: auto, cpu, gpu."""
-    devices: int = 1
+    accelerator: Literal["auto", "cpu", "gpu", "cuda"] = "auto"
+    """What to train on: `gpu` and `cuda` are CUDA devices, the only ones besides CPUs that the renderer runs on; `auto` takes them where
+    there are any."""
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
     """Processes per node."""
-    num_nodes: int = 1
+    num_nodes: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Nodes."""
-    checkpoint_epochs: Annotated[int, Field(gt=0)] = 1
+    checkpoint_epochs: Epochs = 1
     """A checkpoint to resume from is written every so many epochs."""
-    checkpoint_steps: Annotated[int, Field(ge=0)] = 0
+    checkpoint_steps: Steps = 0
     """And every so many steps, for long epochs; 0 writes none within epochs."""
-    keep_checkpoints: Annotated[int, Field(gt=0)] = 2
+    keep_checkpoints: Annotated[int, Field(ge=1, le=10_000)] = 2
     """How many of them are kept, the newest; those within epochs count for themselves."""
-    validate_epochs: Annotated[int, Field(ge=0)] = 0
-    """Every so many epochs the losses are measured on the scenes kept back from training (their 2D labels, never 3D truth)."""
+    validate_epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Every so many epochs the losses are measured on the scenes kept back from training (their 2D labels, never 3D truth); 0 measures
+    none."""
     best_by: str = "val/loss"
     """The logged number by which `checkpoints/best.ckpt` is chosen where there is such a measurement; the smallest is best."""
     sync_batchnorm: bool = False
@@ -94,9 +109,9 @@ class TrainerConfig(Config):
 class ExperimentConfig(Config):
     """Everything that decides what is trained."""
 
-    name: str
+    name: Annotated[str, AfterValidator(partial(check_name, what="name"))]
     """Names the run; results go to `work_dirs/<name>` by default."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds initial weights, sampling and augmentation."""
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
@@ -106,34 +121,76 @@ class ExperimentConfig(Config):
     trainer: TrainerConfig = TrainerConfig()
     calibration: CalibrationConfig = CalibrationConfig()
 
+    @model_validator(mode="after")
+    def _check(self) -> ExperimentConfig:
+        """Refuse what each part alone allows and the others cannot work with."""
+        head, objective = self.network.head, self.objective
+        if head.num_classes != NUM_CLASSES:
+            raise ValueError(f"network.head.num_classes is {head.num_classes}, labels have {NUM_CLASSES} classes")
+        coarsening = self.network.lift.coarsening
+        if any(count % coarsening for count in OCC3D_GRID.shape):
+            raise ValueError(
+                f"network.lift.coarsening is {coarsening}, expected a divisor of the grid's {' × '.join(map(str, OCC3D_GRID.shape))}"
+            )
+        largest = MAX_REACH_CELLS * OCC3D_GRID.cell_size / REACH_OF_A_SCALE
+        if head.max_scale > largest:
+            raise ValueError(
+                f"network.head.max_scale is {head.max_scale} m, expected at most {largest:.2f} m, or rays meet too much to render"
+            )
+        if self.optimization.image_steps and not (objective.depth_bins or objective.pixel_classes):
+            raise ValueError(
+                f"optimization.image_steps is {self.optimization.image_steps}, but objective.depth_bins and objective.pixel_classes, which "
+                "train the image branch alone, have no weight"
+            )
+        return self
+
 
 def load_config(path: Path) -> ExperimentConfig:
-    """Run a configuration file and return what its function `config` makes; `ValueError` in one line for whatever is wrong with it."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such configuration file")
-    spec = importlib.util.spec_from_file_location("splattingocc_config", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    """Return a configuration: what the function `config` of a Python file makes, or what a `.json` file holds, as runs leave one.
+
+    `ValueError` says in one line whatever is wrong with the file, be it damaged or no configuration at all.
+    """
     try:
-        spec.loader.exec_module(module)
-        made = module.config()
+        if path.suffix == ".json":
+            return ExperimentConfig.model_validate(read_json(path, dict[str, Any], what="a configuration in JSON"))
+        made = _run(path)
     except ValidationError as error:
         raise ValueError(f"{path}: {describe_validation(error)}") from error
-    except Exception as error:
-        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     if not isinstance(made, ExperimentConfig):
         raise ValueError(f"{path}: config() returned {type(made).__name__}; it must return an ExperimentConfig")
     return made
 
 
-def describe_validation(error: ValidationError) -> str:
-    """Say a pydantic error in one line: class, key, what is wrong, and the key that was probably meant."""
-    return "; ".join(f"{error.title}.{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+def _run(path: Path) -> object:
+    """Run a Python file and return what its function `config` returns."""
+    source = read_bytes(path, limit=LARGEST_CONFIG)
+    try:
+        code = compile(source, str(path), "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        reason = error.msg if isinstance(error, SyntaxError) else first_line(error)
+        raise ValueError(f"{path}{line}: {reason}; a configuration is Python with a function config(), or a run's config.json") from error
+    module = ModuleType("splattingocc_config")
+    module.__file__ = str(path)
+    # Where dataclasses and pydantic look for what annotations name
+    sys.modules[module.__name__] = module
+    try:
+        exec(code, module.__dict__)
+        if not callable(make := getattr(module, "config", None)):
+            raise ValueError("has no function config() that returns an ExperimentConfig")
+        return make()
+    except ValidationError:
+        raise
+    except SystemExit as error:
+        raise ValueError(f"{path}: calls sys.exit({error.code!r}); a configuration only returns an ExperimentConfig") from error
+    except Exception as error:
+        kind, said = type(error).__name__, first_line(error)
+        raise ValueError(f"{path}: {said if said == kind or kind == 'ValueError' else f'{kind}: {said}'}") from error
 
 
-def build_index(config: DataConfig, work_dir: Path) -> Index:
-    return read_index(config.dataroot, config.version, cache_dir=work_dir / "index")
+def build_index(config: DataConfig, work_dir: Path | None) -> Index:
+    """Read the index of the data; its cache lies in the folder of the run, or beside the data where there is none."""
+    return read_index(config.dataroot, config.version, cache_dir=None if work_dir is None else work_dir / "index")
 
 
 def build_network(config: ExperimentConfig) -> OccupancyNetwork:
@@ -158,12 +215,15 @@ def build_training_batches(config: ExperimentConfig, index: Index) -> TrainingBa
             )
         as_tested = data.loader.model_copy(update={"augment": AugmentConfig(), "auxiliary_offsets": ()})
         kept_back = TrainingSet(index, store, data.dataroot, as_tested, part="all", positions=positions)
-    return TrainingBatches(dataset, batch_size=data.batch_size, num_workers=data.num_workers, kept_back=kept_back)
+    return TrainingBatches(
+        dataset, batch_size=data.batch_size, num_workers=data.num_workers, worker_timeout=data.worker_timeout, kept_back=kept_back
+    )
 
 
 def build_prediction_loader(config: ExperimentConfig, index: Index, positions: Sequence[int]) -> DataLoader:
     data = config.data
-    return prediction_loader(PredictionSet(index, data.dataroot, data.loader, positions), num_workers=data.num_workers)
+    dataset = PredictionSet(index, data.dataroot, data.loader, positions)
+    return prediction_loader(dataset, num_workers=data.num_workers, worker_timeout=data.worker_timeout)
 
 
 def build_checkpoints(config: TrainerConfig, work_dir: Path) -> list[ModelCheckpoint]:
@@ -192,15 +252,28 @@ def build_loggers(config: ExperimentConfig, work_dir: Path) -> list[Logger]:
     return [MetricsTable(work_dir), *trackers]
 
 
+def _accelerator(config: TrainerConfig) -> str:
+    """Return Lightning's word for what to train on; `ValueError` where the machine has not what was asked for."""
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.sync_batchnorm and not found:
+        raise ValueError("trainer.sync_batchnorm: works on CUDA only, and there is no CUDA device")
+    if config.accelerator == "cpu" or (config.accelerator == "auto" and not found):
+        return "cpu"
+    if not found:
+        raise ValueError(f"trainer.accelerator: {config.accelerator} asked for, and there is no CUDA device; `auto` takes what there is")
+    if config.devices > found:
+        raise ValueError(f"trainer.devices: {config.devices} asked for, and there are {found} CUDA devices")
+    return "cuda"
+
+
 def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bool = True) -> Trainer:
     trainer, meter = config.trainer, StepMeter()
-    if trainer.sync_batchnorm and not torch.cuda.is_available():
-        raise ValueError("trainer.sync_batchnorm: works on CUDA only, and there is no CUDA device")
+    accelerator = _accelerator(trainer)
     averaging = [EMAWeightAveraging(decay=config.optimization.ema_decay)] if config.optimization.ema_decay else []
     bar = [StepProgress(meter)] if show_progress else []
     return Trainer(
         max_epochs=trainer.max_epochs,
-        accelerator=trainer.accelerator,
+        accelerator=accelerator,
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
         precision=trainer.precision,
@@ -215,7 +288,7 @@ def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bo
         callbacks=[
             *averaging,
             *build_checkpoints(trainer, work_dir),
-            RememberNetwork(config.network),
+            RememberExperiment(config.network, config),
             meter,
             EndEarly(work_dir),
             *bar,

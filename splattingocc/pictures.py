@@ -10,7 +10,7 @@ from rich.progress import track
 from torch import Tensor
 
 from splattingocc.data.key_frames import KeyFrame
-from splattingocc.data.label_store import LabelStore, sha256_of
+from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import labelled_rays
 from splattingocc.data.loaders import LoaderConfig, read_views, still_windows
 from splattingocc.data.occ3d import read_truth, truth_path
@@ -19,11 +19,12 @@ from splattingocc.engine.inference import predict_gaussians
 from splattingocc.engine.module import RenderConfig
 from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, read_grid
 from splattingocc.experiment import ExperimentConfig
+from splattingocc.files import sha256_of
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.rays import SKY
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.models.network import OccupancyNetwork
-from splattingocc.pipeline import open_network
+from splattingocc.pipeline.prediction import open_network
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.read_out import read_out
 from splattingocc.splatting.render import render

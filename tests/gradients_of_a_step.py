@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from splattingocc.engine.distributed import started_by
 from splattingocc.experiment import build_index, build_module, build_trainer, build_training_batches, load_config
-from splattingocc.pipeline import quiet_lightning, seed_everything
+from splattingocc.pipeline.training import quiet_lightning
 
 CONFIG = Path(__file__).parents[1] / "configs" / "splattingocc" / "splattingocc-synth.py"
 

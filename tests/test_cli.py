@@ -1,13 +1,17 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from splattingocc.cli import expand_cfg_options, main, parse
+import splattingocc
+from splattingocc.cli import COMMANDS, expand_cfg_options, main, parse
 from splattingocc.data.nuscenes import read_index
 
-CONFIG = Path(__file__).parents[1] / "configs" / "splattingocc" / "splattingocc-synth.py"
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "splattingocc" / "splattingocc-synth.py"
 
 
 def test_the_bench_prints_one_json_line_for_each_case(capsys: pytest.CaptureFixture):
@@ -88,10 +92,58 @@ def refused(capsys: pytest.CaptureFixture, *words: str) -> str:
     return message
 
 
-def test_an_unknown_score_is_refused_by_name(capsys: pytest.CaptureFixture):
+def test_an_unknown_value_is_refused_by_name_in_one_line(capsys: pytest.CaptureFixture):
     message = refused(capsys, "test", str(CONFIG), "net.ckpt", "--eval", "bbox")
-    assert "bbox" in message
-    assert "did you mean" not in message
+    assert message == "splattingocc test: --eval bbox: expected one of segm, ray, render, all\n"
+    message = refused(capsys, "train", str(CONFIG), "--trainer.accelerator", "tpu")
+    assert message.startswith("splattingocc train: --trainer.accelerator tpu: expected one of auto, cpu, gpu, cuda")
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "key"),
+    [
+        ("--trainer.devices", "0", "TrainerConfig.devices is 0"),
+        ("--trainer.max-epochs", "-3", "TrainerConfig.max_epochs is -3"),
+        ("--network.lift.channels", "0", "SamplingLiftConfig.channels is 0"),
+        ("--network.lift.coarsening", "0", "SamplingLiftConfig.coarsening is 0"),
+        ("--data.loader.num-rays", "1000000000000", "LoaderConfig.num_rays is 1000000000000"),
+        ("--data.loader.augment.max-zoom", "inf", "AugmentConfig.max_zoom is inf"),
+        ("--optimization.learning-rate", "-1", "OptimizationConfig.learning_rate is -1.0"),
+        ("--optimization.gradient-clip", "nan", "OptimizationConfig.gradient_clip is nan"),
+        ("--optimization.ema-decay", "nan", "OptimizationConfig.ema_decay is nan"),
+        ("--render.near", "1e3", "RenderConfig: render.near is 1000.0 m"),
+        ("--seed", "-1", "ExperimentConfig.seed is -1"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused_in_one_line(option: str, value: str, key: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", str(CONFIG), option, value])
+    said = str(stopped.value) + capsys.readouterr().err
+    assert key in said
+    assert said.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["bench", "render", "--rays", "0"], "--rays 0: expected a number that should be greater than or equal to 1"),
+        (["bench", "render", "--rays", "1000000000000"], "--rays 1000000000000"),
+        (["bench", "render", "--repeats", "-1"], "--repeats -1"),
+        (["prepare", "--dataroot", "x", "--workers", "-1"], "--workers -1"),
+        (["prepare", "--dataroot", "x", "--workers", "100000"], "--workers 100000"),
+        (["synth", "--out", "x", "--scenes", "0"], "SynthConfig.num_scenes is 0"),
+        (["synth", "--out", "x", "--image-size", "100000", "1"], "SynthConfig.image_size.0 is 100000"),
+        (["synth", "--out", "x", "--version", ".."], "SynthConfig.version: the version '..' cannot name a file"),
+        (["demo", "--out", "x", "--seed", "-1"], "ExperimentConfig.seed is -1"),
+    ],
+)
+def test_numbers_of_commands_have_bounds_too(words: list[str], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert str(stopped.value).startswith(f"splattingocc: {key}")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -115,3 +167,66 @@ def test_a_misspelled_option_names_the_right_one(capsys: pytest.CaptureFixture):
 def test_a_misspelled_command_names_the_right_one(capsys: pytest.CaptureFixture):
     assert refused(capsys, "trian", "x") == "splattingocc: trian is not a command; did you mean train?\n"
     assert "there are demo, synth, prepare, train" in refused(capsys, "xyzzy")
+
+
+@pytest.mark.parametrize("command", ["train", "test", "visualize"])
+@pytest.mark.parametrize("words", [[], ["--seed", "3"]])
+def test_a_missing_configuration_is_what_is_said_to_be_missing(command: str, words: list[str], capsys: pytest.CaptureFixture):
+    message = refused(capsys, command, *words)
+    assert message.startswith(f"splattingocc {command}: expected a configuration file first")
+    assert "configs/splattingocc/splattingocc-synth.py" in message
+    assert message.count("\n") == 1
+
+
+def test_the_configuration_of_a_run_is_one_for_the_next(tmp_path: Path):
+    config = parse(["train", str(CONFIG), "--seed", "7"]).experiment
+    (tmp_path / "config.json").write_text(json.dumps(config.model_dump(mode="json")))
+    for words in (["train"], ["test"], ["visualize"]):
+        checkpoint = ["net.safetensors"] if words != ["train"] else []
+        assert parse([*words, str(tmp_path / "config.json"), *checkpoint, "--trainer.max-epochs", "3"]).experiment == config.model_copy(
+            update={"trainer": config.trainer.model_copy(update={"max_epochs": 3})}
+        )
+
+
+def in_python(code: str) -> str:
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+HEAVY = "print('heavy:', [name for name in ('torch', 'lightning', 'warp', 'numpy') if name in sys.modules])"
+
+
+def test_the_command_line_is_there_before_anything_that_takes_seconds():
+    assert "heavy: []" in in_python(f"import sys, splattingocc.cli; {HEAVY}")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["log", "--path", "nowhere"]])
+def test_what_needs_no_tensors_does_not_wait_for_them(words: list[str]):
+    code = f"import sys\nfrom splattingocc.cli import main\ntry:\n    main({words!r})\nexcept SystemExit:\n    {HEAVY}"
+    assert "heavy: []" in in_python(code)
+
+
+def test_the_help_names_every_command_with_its_first_sentence(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert stopped.value.code in (None, 0)
+    for name in COMMANDS:
+        assert f"• {name}" in printed
+    assert "Train a configuration; any of its fields can be set" in printed
+
+
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code in (None, 0)
+    assert capsys.readouterr().out == f"splattingocc {splattingocc.__version__}\n"
+
+
+def test_the_only_tables_of_a_data_root_need_no_name(tiny_dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    prepare = ["prepare", "--dataroot", str(tiny_dataroot), "--out", str(tmp_path / "labels"), "--workers", "0"]
+    main(prepare)
+    printed = capsys.readouterr().out
+    assert f"{tiny_dataroot}: tables of v1.0-tiny, the only ones there" in printed
+    assert "labelled rays in 8 key frames" in printed

@@ -162,3 +162,55 @@ def test_nothing_of_one_site_is_inside():
     for entry in ENTRIES:
         text = (ROOT / entry).read_text()
         assert not [word for word in ("--partition", "--account", "--qos", "--gres", "--nodelist", "/home", "module load") if word in text]
+
+
+def run_outside(tmp_path: Path, *words: str) -> str:
+    """Return what a script says on a machine without Slurm: one line, and exit code 2."""
+    variables = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
+    finished = subprocess.run(["/bin/bash", str(ROOT / words[0]), *words[1:]], capture_output=True, text=True, check=False, env=variables)
+    assert finished.returncode == 2
+    assert finished.stderr.count("\n") == 1
+    return finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        (["run_2_nodes.sh", "train", "config.py", "x"], "bash tools/dist_train.sh CONFIG GPUS --work-dir WORK_DIR"),
+        (["run_2_nodes.sh", "test", "config.py", "x"], "bash tools/dist_test.sh CONFIG CHECKPOINT GPUS"),
+        (["tools/slurm_train.sh", "gpu", "job", "config.py", "x"], "bash tools/dist_train.sh CONFIG GPUS --work-dir WORK_DIR"),
+        (["tools/slurm_test.sh", "gpu", "job", "config.py", "x"], "bash tools/dist_test.sh CONFIG CHECKPOINT GPUS"),
+        (["socc_8gpu.sh", "config.py", "x"], "on one machine use tools/dist_train.sh CONFIG GPUS --work-dir WORK_DIR"),
+        (["test.sh", "config.py", "x"], "on one machine use tools/dist_test.sh CONFIG CHECKPOINT GPUS"),
+    ],
+)
+def test_outside_of_slurm_the_scripts_say_what_to_use_instead(words: list[str], instead: str, tmp_path: Path):
+    assert run_outside(tmp_path, *words).rstrip().endswith(instead)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tools/dist_train.sh"],
+        ["tools/dist_train.sh", "config.py", "--work-dir", "x"],
+        ["tools/dist_train.sh", "config.py", "0"],
+        ["tools/dist_test.sh", "config.py", "checkpoint"],
+        ["tools/dist_test.sh", "config.py", "checkpoint", "--eval"],
+        ["tools/slurm_train.sh", "gpu", "job", "config.py"],
+        ["tools/slurm_test.sh"],
+        ["socc_8gpu.sh", "2", "8", "0", "c1", "a[$(touch x)]", "config.py", "x"],
+        ["test.sh", "2", "eight", "0", "c1", "71003", "config.py", "x"],
+    ],
+)
+def test_missing_and_wrong_arguments_are_answered_with_how_the_script_is_called(words: list[str], tmp_path: Path):
+    assert run_outside(tmp_path, *words).startswith(f"usage: {Path(words[0]).name} ")
+
+
+def test_torchrun_gets_the_words_of_the_scripts_for_one_machine(records: Path):
+    assert run(records, "tools/dist_train.sh", "a config.py", "8", "--seed", "1").returncode == 0
+    words = words_of(records / "python")
+    assert words[words.index("--nproc-per-node") + 1] == "8"
+    assert words[-5:] == ["a config.py", "--launcher", "pytorch", "--seed", "1"]
+    assert run(records, "tools/dist_test.sh", "config.py", "a checkpoint", "2").returncode == 0
+    assert words_of(records / "python")[-6:] == ["config.py", "a checkpoint", "--launcher", "pytorch", "--eval", "segm"]

@@ -4,4 +4,6 @@ import sys
 
 from splattingocc.cli import main
 
-main(["prepare", *sys.argv[1:]])
+# Label workers import this file again
+if __name__ == "__main__":
+    main(["prepare", *sys.argv[1:]], is_last=True)

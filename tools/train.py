@@ -4,4 +4,5 @@ import sys
 
 from splattingocc.cli import main
 
-main(["train", *sys.argv[1:]])
+if __name__ == "__main__":
+    main(["train", *sys.argv[1:]], is_last=True)

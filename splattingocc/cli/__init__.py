@@ -1,42 +1,42 @@
 """The command line: `splattingocc demo | synth | prepare | train | test | visualize | bench | log | doctor`.
 
-What a command needs is imported when it runs, so that `--help` answers at once.
+What a command needs is imported when it runs, so that `--help` answers at once and Ctrl-C ends it also while it imports.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import importlib
+import importlib.util
 import io
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
-import tyro
-from pydantic import ValidationError
+from splattingocc import __version__
+from splattingocc.cli.ending import ending_well, one_line
 
-from splattingocc.cli.data import Prepare, Synth
-from splattingocc.cli.look import Bench, Doctor, Log, Visualize
-from splattingocc.cli.run import Demo, Test, Train
-from splattingocc.engine.interruption import InterruptedTraining
-from splattingocc.experiment import ExperimentConfig, describe_validation, load_config
-
-COMMANDS: dict[str, type] = {
-    "demo": Demo,
-    "synth": Synth,
-    "prepare": Prepare,
-    "train": Train,
-    "test": Test,
-    "visualize": Visualize,
-    "bench": Bench,
-    "log": Log,
-    "doctor": Doctor,
+COMMANDS = {
+    "demo": "run.Demo",
+    "synth": "data.Synth",
+    "prepare": "data.Prepare",
+    "train": "run.Train",
+    "test": "run.Test",
+    "visualize": "draw.Visualize",
+    "bench": "look.Bench",
+    "log": "look.Log",
+    "doctor": "look.Doctor",
 }
+"""Where in this package the class of each command stands."""
 CONFIGURED = ("train", "test", "visualize")
 """Commands whose first argument is a configuration file that sets the defaults of their options."""
+MOST_CONFIGURATIONS = 10
+"""Configuration files that are named where one is missing."""
 
 INVALID_CHOICE = re.compile(r"invalid choice '(.*?)' for argument '(.*?)'. Expected one of \((.*?)\)")
 """How tyro refuses a value."""
@@ -62,65 +62,123 @@ def expand_cfg_options(words: Sequence[str]) -> list[str]:
     return expanded
 
 
-@contextmanager
-def suggestion() -> Iterator[None]:
-    """Name the value that was probably meant after tyro's message about an unknown one; of option names it says so itself."""
+def parse(arguments: Sequence[str]) -> Any:
+    """Turn command-line words into one of the command classes; what cannot be understood ends with exit code 2."""
+    name = arguments[0] if arguments else "--help"
+    if name == "--version":
+        print(f"splattingocc {__version__}")
+        sys.exit()
+    if name not in COMMANDS:
+        return _refuse_command(name) if not name.startswith("-") else _print_help(arguments)
+    rest = expand_cfg_options(arguments[1:])
+    prog = f"splattingocc {name}"
+    is_configured = name in CONFIGURED and bool(rest) and not rest[0].startswith("-")
+    if name in CONFIGURED and not is_configured and not {"-h", "--help"} & set(rest):
+        refuse(f" {name}: expected a configuration file first, as in `{prog} CONFIG [options]`; {_known_configurations()}")
+    import tyro
+
+    module, class_name = COMMANDS[name].split(".")
+    command = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
+    if is_configured:
+        from splattingocc.experiment import ExperimentConfig, load_config
+
+        # The same command with the configuration file's values as the defaults of its options
+        experiment = dataclasses.field(default=load_config(Path(rest[0])))
+        options = [("experiment", Annotated[ExperimentConfig, tyro.conf.arg(name="")], experiment)]
+        command = dataclasses.make_dataclass(command.__name__, options, bases=(command,), namespace={"__doc__": command.__doc__})
+    made = _understand(command, prog, rest)
+    check_bounds(made)
+    return made
+
+
+def _understand(command: type, prog: str, words: Sequence[str]) -> Any:
+    """Let tyro fill a command class, and say what it refuses in our own words where those are clearer."""
+    import tyro
+
     errors = io.StringIO()
     try:
         with redirect_stderr(errors):
-            yield
+            return tyro.cli(command, prog=prog, args=words)
+    except SystemExit as ended:
+        line = _in_one_line(ended, errors.getvalue(), prog)
+        if line is not None:
+            errors = io.StringIO(line)
+        raise
     finally:
-        message = errors.getvalue()
-        sys.stderr.write(message)
-        if refused := INVALID_CHOICE.search(TERMINAL_ART.sub(" ", message)):
-            value, option, choices = refused.groups()
-            suggest(value, re.findall(r"'(.*?)'", choices), before=f"{option} ")
+        sys.stderr.write(errors.getvalue())
 
 
-def suggest(word: str, known: Sequence[str], *, before: str = "") -> None:
-    if near := difflib.get_close_matches(word, known, n=1, cutoff=0.5):
-        print(f"did you mean {before}{near[0]}?", file=sys.stderr)
+def _in_one_line(ended: SystemExit, message: str, prog: str) -> str | None:
+    """Return tyro's message about a value that an option cannot have as a line that names the one that was probably meant."""
+    if refused := INVALID_CHOICE.search(TERMINAL_ART.sub(" ", message)):
+        value, option, choices = refused.groups()
+        known = re.findall(r"'(.*?)'", choices)
+        near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+        return f"{prog}: {option} {value}: expected one of {', '.join(known)}{f'; did you mean {option} {near[0]}?' if near else ''}\n"
+    # tyro's own words are few; pydantic's, which it repeats, are a page
+    cause: BaseException | None = ended
+    while cause is not None and not (isinstance(cause, ValueError) and hasattr(cause, "title")):
+        cause = cause.__cause__ or cause.__context__
+    return f"{prog}: {one_line(cause)}\n" if isinstance(cause, Exception) else None
 
 
-def parse(arguments: Sequence[str]) -> Any:
-    """Turn command-line words into one of the command classes; what cannot be understood ends with exit code 2."""
-    with suggestion():
-        return _parse(arguments)
+def refuse(message: str) -> NoReturn:
+    """End because of words that cannot be understood."""
+    print(f"splattingocc{message}", file=sys.stderr)
+    sys.exit(2)
 
 
-def _parse(arguments: Sequence[str]) -> Any:
-    name = arguments[0] if arguments else "--help"
-    if name not in COMMANDS:
-        if not name.startswith("-"):
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
-            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-            print(f"splattingocc: {name} is not a command; {meant}", file=sys.stderr)
-            sys.exit(2)
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="splattingocc", args=list(arguments))
-        raise AssertionError("tyro accepts known commands only")
-    command, rest = COMMANDS[name], expand_cfg_options(arguments[1:])
-    prog = f"splattingocc {name}"
-    if name not in CONFIGURED or not rest or rest[0].startswith("-"):
-        return tyro.cli(command, prog=prog, args=rest)
-    # The same command with the configuration file's values as the defaults of its options
-    experiment = dataclasses.field(default=load_config(Path(rest[0])))
-    options = [("experiment", Annotated[ExperimentConfig, tyro.conf.arg(name="")], experiment)]
-    configured = dataclasses.make_dataclass(command.__name__, options, bases=(command,), namespace={"__doc__": command.__doc__})
-    return tyro.cli(configured, prog=prog, args=rest)
+def check_bounds(command: object) -> None:
+    """Refuse numbers outside of the bounds that the command's annotations state, in the manner of `splattingocc.config`."""
+    from pydantic import TypeAdapter, ValidationError
+    from pydantic.fields import FieldInfo
+
+    for name, kind in get_type_hints(type(command), include_extras=True).items():
+        if any(isinstance(part, FieldInfo) for part in get_args(kind)):
+            value = getattr(command, name)
+            try:
+                TypeAdapter(kind).validate_python(value)
+            except ValidationError as error:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} {value}: {error.errors()[0]['msg'].replace('Input', 'expected a number that', 1)}"
+                ) from None
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; a `ValueError` and what the system refuses (a full disk) are the user's to mend and end in one line."""
-    try:
+def _print_help(arguments: Sequence[str]) -> None:
+    """Print what commands there are, from their docstrings alone: importing them takes seconds."""
+    import tyro
+
+    stand_ins = {name: dataclasses.make_dataclass(name, [], namespace={"__doc__": _docstring(place)}) for name, place in COMMANDS.items()}
+    tyro.extras.subcommand_cli_from_dict(stand_ins, prog="splattingocc", args=list(arguments))
+    raise AssertionError("tyro accepts known commands only")
+
+
+def _docstring(place: str) -> str | None:
+    """Return the docstring of a class by its module and name, without importing it."""
+    module, class_name = place.split(".")
+    spec = importlib.util.find_spec(f"{__name__}.{module}")
+    assert spec is not None
+    source = spec.loader.get_source(spec.name)  # type: ignore[union-attr]  # of a file
+    return next(ast.get_docstring(node) for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == class_name)
+
+
+def _refuse_command(name: str) -> NoReturn:
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+    refuse(f": {name} is not a command; {meant}")
+
+
+def _known_configurations() -> str:
+    """Say which configuration files there are here, or else beside this package."""
+    for root in (Path("configs"), Path(__file__).parents[2] / "configs"):
+        found = sorted(str(path) for path in root.glob("**/*.py") if path.is_file())
+        if found:
+            more = f" and {len(found) - MOST_CONFIGURATIONS} more" if len(found) > MOST_CONFIGURATIONS else ""
+            return f"there are {', '.join(found[:MOST_CONFIGURATIONS])}{more}, and the config.json of any run"
+    return "the config.json of any run is one"
+
+
+def main(arguments: Sequence[str] | None = None, *, is_last: bool | None = None) -> None:
+    """Run a command: that of the process's own words, which then ends with it, where none are given."""
+    with ending_well(is_last=arguments is None if is_last is None else is_last):
         parse(sys.argv[1:] if arguments is None else arguments).run()
-    except ValidationError as error:
-        sys.exit(f"splattingocc: {describe_validation(error)}")
-    except InterruptedTraining as error:
-        print(f"splattingocc: {error}", file=sys.stderr)
-        sys.exit(128 + error.signal_number)
-    except (ValueError, OSError) as error:
-        # An error in a loader's worker comes wrapped in its traceback, of which the last line is the error
-        last = str(error).strip().splitlines()[-1] if str(error) else type(error).__name__
-        sys.exit(f"splattingocc: {last.removeprefix('ValueError: ')}")
-    except KeyboardInterrupt:
-        sys.exit("splattingocc: interrupted")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from splattingocc.config import Workers
+from splattingocc.data.key_frames import Index
+from splattingocc.data.label_store import Manifest
 from splattingocc.labels.dense import DenseLabelConfig
 from splattingocc.labels.lidar import LidarLabelConfig
 
@@ -15,12 +18,16 @@ class Prepare:
 
     dataroot: Path
     """Folder of a data set in the nuScenes layout."""
-    version: str = "v1.0-trainval"
-    """Folder of its tables."""
+    version: str | None = None
+    """Folder of its tables; where there is only one, that one."""
     out: Path | None = None
     """Where the label store goes; `<dataroot>/labels_2d` by default."""
-    workers: int = 2
-    """Processes."""
+    workers: Workers = 2
+    """Processes; 0 does the work in this one."""
+    scenes: tuple[str, ...] = ()
+    """Label these scenes only, by name; all without."""
+    skip_missing: bool = False
+    """Leave out key frames of which a sensor or a file is missing, and keep in the store which; without, the first one is an error."""
     lidar: LidarLabelConfig = field(default_factory=LidarLabelConfig)
     """Labels from LiDAR and lidarseg."""
     dense: DenseLabelConfig = field(default_factory=DenseLabelConfig)
@@ -32,11 +39,11 @@ class Prepare:
 
     def run(self) -> None:
         from splattingocc.data.label_store import LabelStore
-        from splattingocc.data.nuscenes import read_index
+        from splattingocc.data.nuscenes import only_version, read_index
         from splattingocc.labels.generate import generate_labels, verify_inputs
 
         out = self.out or self.dataroot / "labels_2d"
-        index = read_index(self.dataroot, self.version, cache_dir=out / "index")
+        index = read_index(self.dataroot, self.version or only_version(self.dataroot), cache_dir=out / "index")
         config = self.lidar if self.dense.semantics is None else self.dense
         if self.verify or self.verify_inputs:
             store = LabelStore.open(out)
@@ -45,9 +52,33 @@ class Prepare:
                 verify_inputs(store, index, self.dataroot, config)
             print(f"{out}: every scene is whole and made from these tables{' and files' if self.verify_inputs else ''}")
             return
-        manifest = generate_labels(index, self.dataroot, out, config=config, num_workers=self.workers)
-        rays = sum(scene.num_rays for scene in manifest.scenes.values())
-        print(f"{out}: {rays:,} labelled rays in {len(index)} key frames of {len(manifest.scenes)} scenes")
+        manifest = generate_labels(
+            index,
+            self.dataroot,
+            out,
+            scenes=self.scenes or None,
+            config=config,
+            skip_missing=self.skip_missing,
+            num_workers=self.workers,
+        )
+        self._report(out, manifest, index)
+
+    def _report(self, out: Path, manifest: Manifest, index: Index) -> None:
+        records = manifest.scenes.values()
+        frames = sum(len(scene.tokens) for scene in records)
+        print(f"{out}: {manifest.num_rays:,} labelled rays in {frames} key frames of {len(records)} scenes")
+        if not any(scene.num_classified for scene in records):
+            print("no label has a class: they train geometry only")
+        if left := len(index.scenes) - len(records):
+            print(f"{left} more scenes of {self.version} have no labels")
+        reasons = {**{token: reason for token, (_, reason) in index.incomplete.items()}, **manifest.skipped}
+        if reasons:
+            of_files = {name for name, scene in manifest.scenes.items() if scene.skipped}
+            scenes = sorted(of_files | {name for name, _ in index.incomplete.values()})
+            some = ", ".join(scenes[:8]) + (", …" if len(scenes) > 8 else "")
+            print(f"left out: {len(reasons)} key frames of {len(scenes)} scenes ({some})")
+            token, reason = next(iter(reasons.items()))
+            print(f"e.g. {token}: {reason}")
 
 
 @dataclass

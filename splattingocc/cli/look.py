@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-from splattingocc.experiment import ExperimentConfig
 
 if TYPE_CHECKING:
     from splattingocc.engine.ledger import Ledger, Run
@@ -27,44 +26,14 @@ WIDE = 120
 
 
 @dataclass
-class Visualize:
-    """Draw key frames as a trained network sees them: cameras, renderings beside labels, occupancy beside the truth."""
-
-    config: tyro.conf.Positional[Path]
-    """Configuration file."""
-    checkpoint: tyro.conf.Positional[Path]
-    """`network.safetensors` of a finished training."""
-    experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
-    split: str = "val"
-    """Which split."""
-    frames: tuple[int, ...] = (0,)
-    """Positions of key frames in the split."""
-    out: Path | None = None
-    """Where the pictures go; `pictures` beside the checkpoint by default."""
-
-    def run(self) -> None:
-        from splattingocc.experiment import build_index
-        from splattingocc.pictures import draw_key_frame_without_cache
-
-        index = build_index(self.experiment.data, self.checkpoint.parent)
-        positions = index.of_split(self.split)
-        for frame in self.frames:
-            if not 0 <= frame < len(positions):
-                raise ValueError(f"--frames {frame}: split {self.split} has key frames 0 to {len(positions) - 1}")
-            out = self.out or self.checkpoint.parent / "pictures"
-            for path in draw_key_frame_without_cache(self.experiment, self.checkpoint, index[positions[frame]], out):
-                print(path)
-
-
-@dataclass
 class Bench:
     """Measure on this machine; prints p50 and p95 of several runs."""
 
     what: tyro.conf.Positional[Literal["render"]]
     """`render`: Gaussians beside NeRF sampling, on the same rays."""
-    rays: int = 24_000
+    rays: Annotated[int, Field(ge=1, le=10_000_000)] = 24_000
     """Rays of one run."""
-    repeats: int = 5
+    repeats: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Timed runs, after one that is not."""
     json: bool = False
     """Print one JSON line for each case instead of a table."""
@@ -177,20 +146,23 @@ class Doctor:
 
     dataroot: Path | None = None
     """Look at the data in this folder too."""
-    version: str = "v1.0-trainval"
-    """Folder of its tables."""
+    version: str | None = None
+    """Folder of its tables; where there is only one, that one."""
     labels: Path | None = None
     """Folder of the 2D label store; `<dataroot>/labels_2d` by default."""
     gts: Path | None = None
     """Folder of Occ3D's truth; `<dataroot>/gts` by default."""
 
     def run(self) -> None:
+        from splattingocc.data.nuscenes import only_version, versions_of
         from splattingocc.doctor import examine
 
         table = Table(title="splattingocc doctor")
         for column in ("", "found", "what to do"):
             table.add_column(column)
-        findings = examine(self.dataroot, self.version, labels=self.labels, gts=self.gts)
+        root = self.dataroot
+        version = self.version or (only_version(root) if root is not None and versions_of(root) else "v1.0-trainval")
+        findings = examine(root, version, labels=self.labels, gts=self.gts)
         for finding in findings:
             style = "red" if finding.is_problem else "yellow" if finding.advice else ""
             # What to do is worth more lines than one

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,12 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from splattingocc.data.key_frames import Index
 from splattingocc.engine.distributed import Launcher
+from splattingocc.evaluation import report
+from splattingocc.evaluation.predictions import CachedFrame, Predictions
 from splattingocc.experiment import ExperimentConfig, load_config
+from splattingocc.files import check_name, child, sole_writer
 
 TRAINING_HEADLINE = ("loss", "samples_per_second", "peak_memory_gib", "threshold")
 """What the ledger keeps of a training's metrics."""
@@ -61,7 +66,7 @@ class Train:
         from splattingocc.engine.checkpoint import newest_checkpoint
         from splattingocc.engine.distributed import gather, process_number, started_by
         from splattingocc.engine.interruption import early_warnings_ignored
-        from splattingocc.pipeline import NETWORK_FILE, train
+        from splattingocc.pipeline.training import NETWORK_FILE, train
 
         trainer = self.experiment.trainer
         if self.deterministic:
@@ -69,21 +74,20 @@ class Train:
         if (started := started_by(self.launcher)) is not None:
             trainer = trainer.model_copy(update={"devices": started[0], "num_nodes": started[1]})
         self.experiment = with_load_interval(self.experiment.model_copy(update={"trainer": trainer}), self.load_interval)
-        work_dir = self.work_dir or Path("work_dirs") / self.experiment.name
-        resume_from = self.resume_from
-        if resume_from is None and self.auto_resume:
-            resume_from = newest_checkpoint(work_dir)
-        if resume_from is not None and not resume_from.is_file():
-            raise ValueError(f"--resume-from {resume_from}: no such checkpoint")
-        work_dir.mkdir(parents=True, exist_ok=True)
-        with early_warnings_ignored(), recorded_run("train", self.config, self.experiment, work_dir, self.launcher) as entry:
-            metrics = train(self.experiment, work_dir, resume_from=resume_from)
-            entry |= {name: metrics[name] for name in TRAINING_HEADLINE if name in metrics}
-            if process_number(self.launcher) == 0:
-                print(f"trained network: {work_dir / NETWORK_FILE}")
+        work_dir = self.work_dir or child(Path("work_dirs"), self.experiment.name)
+        if self.resume_from is not None and not self.resume_from.exists():
+            raise ValueError(f"--resume-from {self.resume_from}: no such checkpoint")
+        is_first = process_number(self.launcher) == 0
+        with sole_writer(work_dir) if is_first else nullcontext():
+            resume_from = newest_checkpoint(work_dir) if self.resume_from is None and self.auto_resume else self.resume_from
+            with early_warnings_ignored(), recorded_run("train", self.config, self.experiment, work_dir, self.launcher) as entry:
+                metrics = train(self.experiment, work_dir, resume_from=resume_from)
+                entry |= {name: metrics[name] for name in TRAINING_HEADLINE if name in metrics}
+                if is_first:
+                    print(f"trained network: {work_dir / NETWORK_FILE}")
         if self.validate:
             gather(None)  # the first process writes the network's file, all of them read it
-            Test(self.config, self.experiment, work_dir / NETWORK_FILE, launcher=self.launcher).run()
+            Test(self.config, self.experiment, work_dir / NETWORK_FILE, launcher=self.launcher, fresh=True).run()
 
 
 @dataclass
@@ -95,16 +99,21 @@ class Test:
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     checkpoint: tyro.conf.Positional[Path | None] = None
     """`network.safetensors`, or a checkpoint of a training that is not finished."""
-    eval: tuple[Literal["segm", "ray", "render", "all"], ...] = ("segm",)
-    """What to score: `segm` voxels against Occ3D's truth, `ray` RayIoU beside them, `render` rendered rays against 2D labels, `all`."""
+    eval: tuple[Literal["segm", "ray", "render", "all"], ...] | None = None
+    """What to score: `segm` voxels against Occ3D's truth, `ray` RayIoU beside them, `render` rendered rays against 2D labels, `all`. By
+    default voxels, where there is truth; a split without any is predicted only."""
     split: str = "val"
     """Which split."""
     part: Literal["all", "train", "held_out"] = "all"
     """For `render`: which rays of each frame; `held_out` are those that training did not use."""
     dump_dir: Path | None = None
-    """Where the prediction cache goes; `output` beside the checkpoint by default."""
+    """Where the prediction cache goes; by default `output` (of other splits than val `output_<split>`) in the run's folder."""
+    fresh: bool = False
+    """Predict anew what the folder holds of another checkpoint, configuration or version of the code; without, that is an error."""
     from_cache: Path | None = None
     """Score these predictions instead: a cache of ours, or another program's `<token>.npz` or `<scene>/<token>/labels.npz`."""
+    work_dir: Path | None = None
+    """Where scores and the console log go; by default the folder of the checkpoint's run. With --from-cache nothing is written without."""
     launcher: Launcher = "none"
     """What started this process and others beside it: torchrun (`pytorch`), srun (`slurm`), or nothing."""
     gpu_collect: bool = False
@@ -112,40 +121,83 @@ class Test:
 
     def run(self) -> None:
         from splattingocc.engine.distributed import processes, rank, started_by
-        from splattingocc.evaluation import report
-        from splattingocc.evaluation.predictions import PredictionCache, open_predictions
         from splattingocc.experiment import build_index
-        from splattingocc.pipeline import frames_of, predict, score, score_rendering
+        from splattingocc.pipeline.prediction import unlike_training, with_remembered_labels
 
         if (self.checkpoint is None) == (self.from_cache is None):
             raise ValueError("give either a checkpoint, or --from-cache with predictions")
         started_by(self.launcher)
-        kinds = {"segm", "ray", "render"} if "all" in self.eval else set(self.eval)
-        work_dir = self.from_cache or self.checkpoint.parent  # type: ignore[union-attr]
-        with processes(self.launcher), recorded_run("test", self.config, self.experiment, work_dir, self.launcher) as entry:
+        if self.checkpoint is not None:
+            self.experiment = with_remembered_labels(self.experiment, self.checkpoint)
+        work_dir = self.work_dir or (run_folder(self.checkpoint) if self.checkpoint is not None else None)
+        if work_dir is not None:
+            work_dir.mkdir(parents=True, exist_ok=True)
+        recorded = recorded_run("test", self.config, self.experiment, work_dir, self.launcher)
+        with processes(self.launcher), recorded as entry:
             index = build_index(self.experiment.data, work_dir)
-            console = Console(quiet=rank() > 0)
-            metrics: dict[str, Any] = {}
-            if kinds & {"segm", "ray"}:
-                if self.checkpoint is None:
-                    predictions = open_predictions(work_dir, list(frames_of(index, self.split).values()))
-                else:
-                    dump_dir = self.dump_dir or work_dir / "output"
-                    predictions = predict(self.experiment, self.checkpoint, dump_dir, split=self.split, index=index)
-                rows = score(self.experiment, predictions, index, rays="ray" in kinds)
-                provenance = predictions.manifest.provenance if isinstance(predictions, PredictionCache) else None
-                console.print(report.summary_table(rows), report.class_table(rows), report.region_table(rows[0]), report.ray_table(rows))
-                metrics |= {row.name: report.metrics_of(row) for row in rows}
-                entry |= report.headline_of(rows[0])
-                metrics["markdown"] = report.MARKDOWN_HEADER + "\n" + report.markdown_row(rows[0], provenance, self.split)
-            if "render" in kinds:
-                if self.checkpoint is None:
-                    raise ValueError("--eval render: needs the network itself; give a checkpoint instead of --from-cache")
-                scores = score_rendering(self.experiment, self.checkpoint, split=self.split, part=self.part, index=index)
-                console.print(report.rendering_table({f"{self.split}, {self.part} rays": scores}))
-                metrics["rendering"] = scores
-            if rank() == 0:
-                report.write_metrics(work_dir / f"metrics_{self.split}.json", metrics)
+            for line in unlike_training(self.experiment, self.checkpoint) if self.checkpoint is not None and rank() == 0 else ():
+                print(line, file=sys.stderr)
+            metrics = self._metrics(index, work_dir, entry, Console(quiet=rank() > 0))
+            if rank() == 0 and work_dir is not None and metrics:
+                report.write_metrics(work_dir / f"metrics_{check_name(self.split, '--split')}.json", metrics)
+
+    def _metrics(self, index: Index, work_dir: Path | None, entry: dict[str, Any], console: Console) -> dict[str, Any]:
+        """Predict and score; put the headline into the ledger's entry, print the tables and return everything."""
+        from splattingocc.pipeline.prediction import frames_of
+        from splattingocc.pipeline.scoring import check_truth, score_rendering
+
+        frames = list(frames_of(self.experiment, index, self.split).values())
+        asked = set(self.eval or ("segm",))
+        kinds = {"segm", "ray", "render"} if "all" in asked else asked
+        if "render" in kinds and self.checkpoint is None:
+            raise ValueError("--eval render: needs the network itself; give a checkpoint instead of --from-cache")
+        has_truth = not kinds & {"segm", "ray"} or check_truth(self.experiment, frames)
+        if not has_truth and (self.eval is not None or self.checkpoint is None):
+            gts = self.experiment.data.truth_folder
+            raise ValueError(f"{gts}: no truth of split {self.split} to score against; without --eval, a checkpoint only predicts")
+        console.print(f"{self.split}: {len(frames)} of {len(index.of_split(self.split))} key frames", highlight=False, markup=False)
+        metrics: dict[str, Any] = {}
+        if kinds & {"segm", "ray"}:
+            predictions = self._predictions(index, work_dir, frames)
+            if not has_truth:
+                console.print(f"predicted; there is no truth under {self.experiment.data.truth_folder}: nothing to score", markup=False)
+                return {}
+            metrics |= self._score(predictions, index, entry, console, rays="ray" in kinds)
+        if "render" in kinds and self.checkpoint is not None:
+            scores = score_rendering(self.experiment, self.checkpoint, split=self.split, part=self.part, index=index)
+            console.print(report.rendering_table({f"{self.split}, {self.part} rays": scores}))
+            metrics["rendering"] = scores
+        return metrics
+
+    def _predictions(self, index: Index, work_dir: Path | None, frames: Sequence[CachedFrame]) -> Predictions:
+        from splattingocc.evaluation.predictions import open_predictions
+        from splattingocc.pipeline.prediction import predict
+
+        if self.checkpoint is None or work_dir is None:
+            assert self.from_cache is not None
+            return open_predictions(self.from_cache, frames)
+        dump_dir = self.dump_dir or child(work_dir, "output" if self.split == "val" else f"output_{self.split}")
+        return predict(self.experiment, self.checkpoint, dump_dir, split=self.split, index=index, fresh=self.fresh)
+
+    def _score(self, predictions: Predictions, index: Index, entry: dict[str, Any], console: Console, *, rays: bool) -> dict[str, Any]:
+        from splattingocc.evaluation.predictions import PredictionCache
+        from splattingocc.pipeline.scoring import score
+
+        rows = score(self.experiment, predictions, index, rays=rays)
+        provenance = predictions.manifest.provenance if isinstance(predictions, PredictionCache) else None
+        console.print(report.summary_table(rows), report.class_table(rows), report.region_table(rows[0]), report.ray_table(rows))
+        for warning in rows[0].warnings if provenance is None else ():
+            console.print(f"warning: {warning}", markup=False)
+        entry |= report.headline_of(rows[0])
+        metrics: dict[str, Any] = {row.name: report.metrics_of(row) for row in rows}
+        metrics["markdown"] = report.MARKDOWN_HEADER + "\n" + report.markdown_row(rows[0], provenance, self.split)
+        return metrics
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """Return the folder of the run that a network or a checkpoint is from."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name.startswith("checkpoints") else folder
 
 
 def with_load_interval(experiment: ExperimentConfig, load_interval: int | None) -> ExperimentConfig:
@@ -157,14 +209,19 @@ def with_load_interval(experiment: ExperimentConfig, load_interval: int | None) 
 
 
 @contextmanager
-def recorded_run(command: str, config: Path, experiment: ExperimentConfig, work_dir: Path, launcher: Launcher) -> Iterator[dict[str, Any]]:
-    """Keep a run's console log in its work directory, where there is one; the first process writes the run into the ledger beside it."""
+def recorded_run(
+    command: str, config: Path, experiment: ExperimentConfig, work_dir: Path | None, launcher: Launcher
+) -> Iterator[dict[str, Any]]:
+    """Keep a run's console log in its work directory; the first process writes the run into the ledger beside it. Neither without one."""
     from splattingocc.engine.console import console_log
     from splattingocc.engine.distributed import process_count, process_number
     from splattingocc.engine.ledger import LEDGER_NAME, differences, recorded
     from splattingocc.provenance import commit
 
-    console = console_log(work_dir, number=process_number(launcher)) if work_dir.is_dir() else nullcontext()
+    if work_dir is None:
+        yield {}
+        return
+    console = console_log(work_dir, number=process_number(launcher))
     if process_number(launcher) > 0:
         with console:
             yield {}

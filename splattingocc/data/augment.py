@@ -16,27 +16,24 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from splattingocc.config import Config
+from splattingocc.config import Config, Probability, Share
 from splattingocc.geometry.cameras import Cameras
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-Spread = Annotated[float, Field(ge=0, lt=1)]
 
 
 class AugmentConfig(Config):
     """How far training samples are changed at random. The defaults change nothing."""
 
-    max_zoom: Annotated[float, Field(ge=1)] = 1.0
+    max_zoom: Annotated[float, Field(ge=1, le=10)] = 1.0
     """Largest enlargement of an image; each gets one between 1 and this, and shows a window that lies wholly inside the original."""
     flip_probability: Probability = 0.0
     """Share of images mirrored left to right, each on its own; the camera then has a negative focal length."""
     max_image_rotation: Annotated[float, Field(ge=0, le=45)] = 0.0
     """Degrees; each image is turned about its centre by an angle in ± this, its empty corners black."""
-    brightness: Spread = 0.0
+    brightness: Share = 0.0
     """Colours of a sample are multiplied by a factor in 1 ± this."""
-    contrast: Spread = 0.0
+    contrast: Share = 0.0
     """Distances from the mean grey of an image are multiplied by a factor in 1 ± this."""
-    saturation: Spread = 0.0
+    saturation: Share = 0.0
     """Distances of a pixel from its own grey are multiplied by a factor in 1 ± this."""
     mirror_x_probability: Probability = 0.0
     """Share of samples whose ego frame is mirrored front to back (x)."""

@@ -1,17 +1,19 @@
-"""The columns of a key-frame index as one file."""
+"""The columns of a key-frame index as one file: a digest, then what it is the digest of."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from splattingocc.files import write_atomically
+from splattingocc.files import BadFile, read_bytes, write_atomically
 
-INDEX_FORMAT = 2
+INDEX_FORMAT = 3
 """Raised when the columns change, so that older files are not read."""
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def save_columns(path: Path, key: str, columns: dict[str, Any]) -> None:
@@ -19,16 +21,23 @@ def save_columns(path: Path, key: str, columns: dict[str, Any]) -> None:
     arrays = {name: (value.dtype.str, value.shape, value.tobytes()) for name, value in columns.items() if isinstance(value, np.ndarray)}
     plain = {name: value for name, value in columns.items() if name not in arrays}
     content = msgspec.msgpack.encode({"format": INDEX_FORMAT, "key": key, "plain": plain, "arrays": arrays})
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    write_atomically(path, lambda temporary: temporary.write_bytes(hashlib.sha256(content).digest() + content))
 
 
 def load_columns(path: Path, key: str) -> dict[str, Any] | None:
     """Return the columns that were saved under this key, or None where the file is missing, damaged or of another key or format."""
     try:
-        content = msgspec.msgpack.decode(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        found = memoryview(read_bytes(path))
+    except BadFile:
         return None
-    if not isinstance(content, dict) or content.get("format") != INDEX_FORMAT or content.get("key") != key:
+    digest, content = found[:DIGEST_BYTES], found[DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
         return None
-    arrays = {name: np.frombuffer(values, dtype).reshape(shape).copy() for name, (dtype, shape, values) in content["arrays"].items()}
-    return {**content["plain"], **arrays}
+    try:
+        saved = msgspec.msgpack.decode(content)
+    except msgspec.DecodeError:
+        return None
+    if not isinstance(saved, dict) or saved.get("format") != INDEX_FORMAT or saved.get("key") != key:
+        return None
+    arrays = {name: np.frombuffer(values, dtype).reshape(shape).copy() for name, (dtype, shape, values) in saved["arrays"].items()}
+    return {**saved["plain"], **arrays}

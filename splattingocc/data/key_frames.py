@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,6 +101,8 @@ class Index:
     K: Float64[np.ndarray, "keyframe camera 3 3"]
     ego_from_sensor: Float64[np.ndarray, "keyframe sensor 4 4"]
     world_from_ego: Float64[np.ndarray, "keyframe sensor 4 4"]
+    incomplete: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Moments that the tables have and this index leaves out, because a sensor is missing: scene and reason, by token."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -143,6 +146,28 @@ class Index:
             raise ValueError(f"split {split!r} is not known for {self.version}; it has {', '.join(sorted(self.splits))}")
         return self.of_scenes(self.splits[split])
 
+    def only(self, positions: Sequence[int]) -> Index:
+        """Return the index of these key frames, in their order here. Scenes of which none is left are in no split any more."""
+        keep = np.array(sorted(positions), dtype=np.int64)
+        of_sensors = (keep[:, None] * len(self.channels) + np.arange(len(self.channels))).ravel()
+        changes: dict[str, Any] = {}
+        for column in fields(self):
+            value = getattr(self, column.name)
+            if isinstance(value, np.ndarray):
+                changes[column.name] = value[keep]
+            elif column.name in ("tokens", "point_classes"):
+                changes[column.name] = [value[i] for i in keep]
+            elif column.name in ("sensor_tokens", "filenames"):
+                changes[column.name] = [value[i] for i in of_sensors]
+        scenes: list[Scene] = []
+        for scene in self.scenes:
+            count = int(((keep >= scene.first) & (keep < scene.first + scene.count)).sum())
+            if count:
+                scenes.append(Scene(scene.name, scenes[-1].first + scenes[-1].count if scenes else 0, count))
+        left = {scene.name for scene in scenes}
+        splits = {split: tuple(name for name in names if name in left) for split, names in self.splits.items()}
+        return replace(self, scenes=tuple(scenes), splits=splits, **changes)
+
     def _sensor_frame(self, position: int, sensor: int) -> SensorFrame:
         flat = position * len(self.channels) + sensor
         camera = sensor - self.has_lidar
@@ -177,15 +202,32 @@ def inverse(dst_from_src: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 
     return invert_rigid(torch.from_numpy(dst_from_src)).numpy()
 
 
+def ego_from_other_ego(
+    world_from_ego: Float64[np.ndarray, "4 4"], world_from_other_ego: Float64[np.ndarray, "*other 4 4"]
+) -> Float64[np.ndarray, "*other 4 4"]:
+    """Return the transforms from other ego frames to one, such as that of the same vehicle at another time.
+
+    Exactly the identity where the poses are equal. Positions are subtracted before anything is rotated: a product of the two
+    transforms would round at the size of world coordinates, thousands of metres, and put a point that lies on a border of cells on
+    either side of it.
+    """
+    rotation = world_from_ego[:3, :3].T
+    result = np.zeros_like(world_from_other_ego)
+    result[..., :3, :3] = rotation @ world_from_other_ego[..., :3, :3]
+    result[..., :3, 3] = (world_from_other_ego[..., :3, 3] - world_from_ego[:3, 3]) @ rotation.T
+    result[..., 3, 3] = 1.0
+    same = (world_from_other_ego == world_from_ego).all(axis=(-2, -1))
+    return np.where(same[..., None, None], np.eye(4), result)
+
+
 def camera_of(sensor: SensorFrame, *, in_ego_of: KeyFrame) -> Cameras:
     """Return a camera (no batch axis) seen from the ego frame of a key frame of its scene.
 
-    It stands where the vehicle was when it took its image. The chain is multiplied in double precision, because world coordinates
-    are thousands of metres; the result is float32.
+    It stands where the vehicle was when it took its image. The chain is multiplied in double precision; the result is float32.
     """
     assert sensor.K is not None
     assert sensor.image_size is not None
-    cam_from_ego = inverse(in_ego_of.key_ego_from_world @ sensor.world_from_ego @ sensor.ego_from_sensor)
+    cam_from_ego = inverse(ego_from_other_ego(in_ego_of.world_from_ego, sensor.world_from_ego) @ sensor.ego_from_sensor)
     return Cameras(K=_float32(sensor.K), cam_from_ego=_float32(cam_from_ego), image_size=sensor.image_size)
 
 

@@ -17,14 +17,15 @@ from typing import Any
 import msgspec
 import numpy as np
 from jaxtyping import Float32, UInt8
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from splattingocc.data.key_frames import Index, KeyFrame
-from splattingocc.files import write_atomically
+from splattingocc.files import BadFile, child, decoding, read_json, read_sealed_json, sha256_of, write_atomically, write_sealed_json
+from splattingocc.geometry.rays import IGNORE
 
 FORMAT_NAME = "splattingocc-labels"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MANIFEST_NAME = "manifest.json"
 METRES_PER_STEP = 0.002
 NO_DISTANCE = 65535
@@ -62,7 +63,6 @@ class RayTable:
 class SceneRecord(msgspec.Struct, frozen=True):
     """What the manifest says about one scene."""
 
-    file: str
     sha256: str
     """Of the file."""
     source_sha256: str
@@ -70,8 +70,14 @@ class SceneRecord(msgspec.Struct, frozen=True):
     inputs_sha256: str
     """Of the contents of the files that they were made from."""
     num_rays: int
+    num_classified: int
+    """Rays whose class is known (the sky's included)."""
+    num_measured: int
+    """Rays whose distance is known."""
     tokens: tuple[str, ...]
-    """Key frames, in order of time."""
+    """Key frames that have labels, in order of time."""
+    skipped: dict[str, str] = {}
+    """Key frames, by token, that were left out because a file of theirs is missing, and which."""
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -84,10 +90,26 @@ class Manifest(msgspec.Struct, frozen=True):
     image_sizes: tuple[tuple[int, int], ...]
     """Height and width of each camera's images."""
     steps_per_pixel: int
+    asked: tuple[str, ...] = ()
+    """Names of the scenes that labels were asked for; those of them that are not among `scenes` are still to be made."""
     scenes: dict[str, SceneRecord] = {}
     format: str = FORMAT_NAME
     format_version: int = FORMAT_VERSION
     metres_per_step: float = METRES_PER_STEP
+
+    @property
+    def num_rays(self) -> int:
+        return sum(scene.num_rays for scene in self.scenes.values())
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Key frames that were left out, by token, and why."""
+        return {token: reason for scene in self.scenes.values() for token, reason in scene.skipped.items()}
+
+
+def scene_path(folder: Path, name: str) -> Path:
+    """Return where a store keeps the rays of a scene."""
+    return child(folder, f"{name}.safetensors")
 
 
 def steps_per_pixel(image_sizes: Sequence[tuple[int, int]]) -> int:
@@ -109,10 +131,12 @@ def pack_rays(table: RayTable, *, steps: int, num_cameras: int) -> UInt8[np.ndar
     table = table[np.argsort(table.camera_indices, kind="stable")]
     pixels = np.rint(table.pixels * steps)
     distances = np.rint(table.distances / METRES_PER_STEP)
-    for name, values, largest in (("pixel", pixels, 65535), ("distance", distances[~np.isnan(distances)], NO_DISTANCE - 1)):
-        if not ((values >= 0) & (values <= largest)).all():
+    known = distances[~np.isnan(distances)]
+    for name, values, smallest, largest in (("pixel", pixels, 0, 65535), ("distance", known, 1, NO_DISTANCE - 1)):
+        if not ((values >= smallest) & (values <= largest)).all():
             raise ValueError(
-                f"a label's {name} does not fit the store: distances up to {MAX_DISTANCE:.1f} m, pixels up to {65535 // steps}"
+                f"a label's {name} does not fit the store: distances of {METRES_PER_STEP} to {MAX_DISTANCE:.1f} m, pixels up to "
+                f"{65535 // steps}"
             )
     steps_along = np.where(np.isnan(distances), NO_DISTANCE, distances)
     columns = (counts.astype(COUNT_DTYPE), pixels.astype(STEP_DTYPE).ravel(), steps_along.astype(STEP_DTYPE), table.semantics)
@@ -150,58 +174,51 @@ def scene_fingerprint(key_frames: Sequence[KeyFrame], source: str) -> str:
 
 
 def write_scene(
-    folder: Path, name: str, tables: Mapping[str, RayTable], *, steps: int, num_cameras: int, source_sha256: str, inputs_sha256: str
+    folder: Path,
+    name: str,
+    tables: Mapping[str, RayTable],
+    *,
+    steps: int,
+    num_cameras: int,
+    source_sha256: str,
+    inputs_sha256: str,
+    skipped: Mapping[str, str] | None = None,
 ) -> SceneRecord:
     """Write the rays of a scene's key frames and return its entry in the manifest."""
     packed = {token: pack_rays(table, steps=steps, num_cameras=num_cameras) for token, table in tables.items()}
     # One metadata key only: safetensors writes several in no fixed order, and equal labels must make equal bytes.
     content = save(packed, metadata={"format": f"{FORMAT_NAME}-{FORMAT_VERSION}"})
-    write_atomically(folder / f"{name}.safetensors", lambda temporary: temporary.write_bytes(content))
+    write_atomically(scene_path(folder, name), lambda temporary: temporary.write_bytes(content))
     return SceneRecord(
-        file=f"{name}.safetensors",
         sha256=hashlib.sha256(content).hexdigest(),
         source_sha256=source_sha256,
         inputs_sha256=inputs_sha256,
         num_rays=sum(len(table) for table in tables.values()),
+        num_classified=sum(int((table.semantics != IGNORE).sum()) for table in tables.values()),
+        num_measured=sum(int(np.isfinite(table.distances).sum()) for table in tables.values()),
         tokens=tuple(tables),
+        skipped=dict(skipped or {}),
     )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, scenes in order of name."""
-    ordered = msgspec.structs.replace(manifest, scenes=dict(sorted(manifest.scenes.items())))
-    content = msgspec.json.format(msgspec.json.encode(ordered), indent=1) + b"\n"
-    write_atomically(folder / MANIFEST_NAME, lambda temporary: temporary.write_bytes(content))
+    ordered = msgspec.structs.replace(manifest, asked=tuple(sorted(manifest.asked)), scenes=dict(sorted(manifest.scenes.items())))
+    write_sealed_json(folder / MANIFEST_NAME, ordered)
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read a store's manifest. Another format version is refused by name."""
-    path = folder / MANIFEST_NAME
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; make the labels first with `splattingocc prepare`") from None
-    try:
-        header: Any = msgspec.json.decode(content)
-        if not isinstance(header, dict) or header.get("format") != FORMAT_NAME:
-            raise ValueError(f"{path}: not the manifest of a label store: field format is not {FORMAT_NAME!r}")
-        if header.get("format_version") != FORMAT_VERSION:
-            found = header.get("format_version")
-            raise ValueError(
-                f"{path}: label store of format version {found}, this program reads version {FORMAT_VERSION}; make the labels again"
-            )
-        return msgspec.convert(header, Manifest)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"{path}: damaged manifest: {error}") from None
-
-
-def sha256_of(path: Path) -> str:
-    """Return the digest of a file; `ValueError` where there is none."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    path, what = folder / MANIFEST_NAME, "the manifest of a label store"
+    if not path.exists():
+        raise BadFile(path, "no such file; make the labels first with `splattingocc prepare`")
+    found: Any = read_json(path, what=what)
+    if not isinstance(found, dict) or found.get("format") != FORMAT_NAME:
+        raise BadFile(path, f"not {what}: field format is not {FORMAT_NAME!r}")
+    if (version := found.get("format_version")) != FORMAT_VERSION:
+        raise BadFile(path, f"label store of format version {version}, this program reads version {FORMAT_VERSION}; make the labels again")
+    with decoding(path, what):
+        return msgspec.convert(read_sealed_json(path, what=what), Manifest)
 
 
 class LabelStore:
@@ -226,23 +243,52 @@ class LabelStore:
 
     def read(self, token: str) -> RayTable:
         """Return the labelled pixels of a key frame."""
-        if token not in self._scene_of:
-            raise ValueError(f"{self.folder / MANIFEST_NAME}: key frame {token} has no labels; run `splattingocc prepare` for its scene")
-        record = self.manifest.scenes[self._scene_of[token]]
-        path = self.folder / record.file
-        try:
-            file = self._open_files.get(record.file)
-            if file is None:
-                file = self._open_files[record.file] = safe_open(path, framework="numpy")
-            packed: np.ndarray = file.get_tensor(token)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path}: key frame {token}: cannot be read: {error}") from None
-        if packed.dtype != np.uint8 or packed.ndim != 1:
-            raise ValueError(f"{path}: key frame {token}: {packed.dtype} {packed.shape}, expected a row of bytes")
-        try:
+        name = self._scene_of.get(token)
+        if name is None:
+            raise BadFile(self.folder / MANIFEST_NAME, f"key frame {token} has no labels; run `splattingocc prepare` for its scene")
+        path = scene_path(self.folder, name)
+        with decoding(path, f"the labels of key frame {token}"):
+            packed: np.ndarray = self._open(name, path).get_tensor(token)
+            if packed.dtype != np.uint8 or packed.ndim != 1:
+                raise ValueError(f"{packed.dtype} {packed.shape}, expected a row of bytes")
             return unpack_rays(packed, steps=self.manifest.steps_per_pixel, num_cameras=len(self.manifest.cameras))
-        except ValueError as error:
-            raise ValueError(f"{path}: key frame {token}: {error}") from None
+
+    def _open(self, name: str, path: Path) -> Any:
+        """Map a scene's file. Its digest is compared then, once in each process: a scene of nuScenes has 6 MB, which takes 5 ms."""
+        file = self._open_files.get(name)
+        if file is None:
+            self._check_digest(name, path)
+            file = self._open_files[name] = safe_open(path, framework="numpy")
+        return file
+
+    def _check_digest(self, name: str, path: Path) -> None:
+        found, stated = sha256_of(path), self.manifest.scenes[name].sha256
+        if found != stated:
+            raise BadFile(path, f"damaged: sha256 is {found[:12]}…, the manifest says {stated[:12]}…")
+
+    def labelled_part(self, index: Index) -> Index:
+        """Return the index of the key frames that have labels: scenes that `prepare` was not asked for are left out, and what it skipped.
+
+        Scenes that are still to be labelled, and key frames that the store has never heard of, are a `ValueError`.
+        """
+        path = self.folder / MANIFEST_NAME
+        positions: list[int] = []
+        for scene in index.scenes:
+            record = self.manifest.scenes.get(scene.name)
+            if record is None and scene.name in self.manifest.asked:
+                raise BadFile(path, f"the labels of {scene.name} are still to be made; let `splattingocc prepare` go on")
+            if record is None:
+                continue
+            for position in range(scene.first, scene.first + scene.count):
+                token = index.tokens[position]
+                if token in self._scene_of:
+                    positions.append(position)
+                elif token not in record.skipped:
+                    raise BadFile(path, f"key frame {token} of {scene.name} has no labels; run `splattingocc prepare` for its scene")
+        if not positions:
+            reason = f"has labels of none of the {len(index)} key frames of {index.version}; it is of {self.manifest.dataset_version}"
+            raise BadFile(path, reason)
+        return index if len(positions) == len(index) else index.only(positions)
 
     def verify(self, index: Index | None = None) -> None:
         """Check every file against the manifest and, with an index, that all of its scenes are there and were made from its tables.
@@ -251,13 +297,11 @@ class LabelStore:
         """
         for scene in index.scenes if index is not None else ():
             if scene.name not in self.manifest.scenes:
-                raise ValueError(f"{self.folder / MANIFEST_NAME}: {scene.name} has no labels; run `splattingocc prepare` to add it")
+                raise BadFile(self.folder / MANIFEST_NAME, f"{scene.name} has no labels; run `splattingocc prepare` to add it")
         for name, record in self.manifest.scenes.items():
-            path = self.folder / record.file
-            found = sha256_of(path)
-            if found != record.sha256:
-                raise ValueError(f"{path}: damaged: sha256 is {found[:12]}…, the manifest says {record.sha256[:12]}…")
+            path = scene_path(self.folder, name)
+            self._check_digest(name, path)
             if index is not None:
                 key_frames = [index[position] for position in index.of_scenes([name])]
                 if scene_fingerprint(key_frames, self.manifest.source) != record.source_sha256:
-                    raise ValueError(f"{path}: the labels of {name} were made from other tables than {index.version} has now")
+                    raise BadFile(path, f"the labels of {name} were made from other tables than {index.version} has now")

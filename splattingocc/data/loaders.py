@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from splattingocc.config import Config
+from splattingocc.config import Config, ImageSize, KeyFrameOffsets, Probability, Share, Weight
 from splattingocc.data.augment import AugmentConfig, ImageWindow, choose_ego_change, choose_random_window, choose_window, jitter_colors
 from splattingocc.data.key_frames import Index, KeyFrame, SensorFrame, camera_of
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
@@ -28,26 +28,26 @@ from splattingocc.struct import stack
 class LoaderConfig(Config):
     """What a sample holds."""
 
-    image_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (256, 704)
+    image_size: ImageSize = (256, 704)
     """Height and width of the network input, pixels. Images are scaled to cover it and cut to it, never padded."""
-    vertical_position: Annotated[float, Field(ge=0, le=1)] = 1.0
+    vertical_position: Probability = 1.0
     """Which part of an image is kept where it is taller than the network input: 0 the top, 1 the bottom (the sky has no labels)."""
-    num_rays: Annotated[int, Field(gt=0)] = 38_400
+    num_rays: Annotated[int, Field(ge=1, le=10_000_000)] = 38_400
     """Labelled rays of a training sample."""
-    class_balance: Annotated[float, Field(ge=0, le=1)] = 0.5
+    class_balance: Probability = 0.5
     """Where there are more rays than that, a ray is drawn with odds (rays of its class) to the power of minus this; 0 is uniform."""
-    held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    held_out_fraction: Share = 0.05
     """Share of each training key frame's rays that is never trained on, to measure and to calibrate on."""
-    calibration_scenes: Annotated[int, Field(ge=0)] = 2
+    calibration_scenes: Annotated[int, Field(ge=0, le=10_000)] = 2
     """Training scenes that are never trained on; the opacity threshold is calibrated on their labels. At most one scene in eight is: a
     split of fewer has none, and its threshold comes from held-out rays of key frames that were trained on, where a network is surer."""
-    auxiliary_offsets: tuple[int, ...] = ()
+    auxiliary_offsets: KeyFrameOffsets = ()
     """Neighbouring key frames of the scene whose rays are added, e.g. -1 1; rays of classes that move stay out."""
-    auxiliary_weight: Annotated[float, Field(ge=0)] = 0.3
+    auxiliary_weight: Weight = 0.3
     """Weight of those rays in the loss."""
-    previous_frames: Annotated[int, Field(ge=0)] = 0
+    previous_frames: Annotated[int, Field(ge=0, le=100)] = 0
     """Earlier key frames whose images a sample holds too, newest first; before the start of a scene its first one is repeated."""
-    load_interval: Annotated[int, Field(gt=0)] = 1
+    load_interval: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Train on every so manieth key frame of the split only."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes to training samples."""

@@ -27,7 +27,8 @@ def read_index(dataroot: Path, version: str, *, cache_dir: Path | None = None) -
     """
     folder = dataroot / version
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; the tables of {version} are expected there")
+        present = f"there are those of {', '.join(found)}" if (found := versions_of(dataroot)) else "there are none beside it"
+        raise ValueError(f"{folder}: no such folder; the tables of {version} are expected there, {present}")
     if (folder / OWN_INDEX).is_file():
         return read_own_index(folder, version)
     cache = (cache_dir or dataroot / ".splattingocc") / f"index-{version}.msgpack"
@@ -54,3 +55,21 @@ def _tables_key(folder: Path) -> str:
             stat = path.stat()
             state.append((name, stat.st_size, stat.st_mtime_ns))
     return hashlib.sha256(msgspec.json.encode(state)).hexdigest()
+
+
+def versions_of(dataroot: Path) -> list[str]:
+    """Return the names of the folders of tables in a data root, nuScenes' or one's own."""
+    return sorted({path.parent.name for name in ("sample.json", OWN_INDEX) for path in dataroot.glob(f"*/{name}")})
+
+
+def only_version(dataroot: Path) -> str:
+    """Return the name of the folder of tables where there is exactly one, and print which one it is."""
+    if not dataroot.is_dir():
+        raise ValueError(f"{dataroot}: no such folder, expected a data set in the nuScenes layout")
+    versions = versions_of(dataroot)
+    if not versions:
+        raise ValueError(f"{dataroot}: no folder of tables in it, expected one such as v1.0-mini, with sample.json in it")
+    if len(versions) > 1:
+        raise ValueError(f"{dataroot}: has tables of {', '.join(versions)}; say of which with --version")
+    print(f"{dataroot}: tables of {versions[0]}, the only ones there")
+    return versions[0]

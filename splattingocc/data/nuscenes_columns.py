@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,8 +16,10 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from splattingocc.data import calibration
 from splattingocc.data import nuscenes_tables as tables
 from splattingocc.data.taxonomy import CAMERA_CHANNELS
+from splattingocc.files import BadFile
 from splattingocc.geometry.transforms import rigid, rotation_from_quat
 
 LIDAR_CHANNEL = "LIDAR_TOP"
@@ -24,6 +27,8 @@ CHANNELS = (LIDAR_CHANNEL, *CAMERA_CHANNELS)
 """The sensor order of every column."""
 LARGE_TABLE = 200_000_000
 """Bytes from which on a table is worth a process of its own."""
+POSE_TIME_TOLERANCE = 10_000
+"""Microseconds between a sensor's frame and its ego pose; a car on a motorway moves 0.3 m in that time. In nuScenes they are equal."""
 UNIT_NORM_TOLERANCE = 1e-3
 """How far the norm of a rotation quaternion may be from one before the row counts as damaged."""
 
@@ -43,13 +48,19 @@ def _build(folder: Path) -> dict[str, Any]:
 
     scene_rows, sample_rows = read("scene", tables.SceneRow), read("sample", tables.SampleRow)
     sensor_rows, calibration_rows = read("sensor", tables.SensorRow), read("calibrated_sensor", tables.CalibratedSensorRow)
-    scenes, samples = _order_samples(folder, scene_rows, sample_rows)
-    frames = _key_frame_rows(folder / "sample_data.json", samples, sensor_rows, calibration_rows)
+    samples = _order_samples(folder, scene_rows, sample_rows)
+    frames, missing = _key_frame_rows(folder / "sample_data.json", samples, sensor_rows, calibration_rows)
+    incomplete = {
+        sample.token: (scene_rows[sample.scene_token].name, missing[sample.token]) for sample in samples if sample.token in missing
+    }
+    samples = [sample for sample in samples if sample.token not in incomplete]
+    _refuse_distortion(folder / "calibrated_sensor.json", frames)
     camera_frames = [frame for i, frame in enumerate(frames) if CHANNELS[i % len(CHANNELS)] != LIDAR_CHANNEL]
     by_sensor, by_camera = (len(samples), len(CHANNELS)), (len(samples), len(CAMERA_CHANNELS))
     world_from_ego = _poses(folder, frames, pose_reader).reshape(*by_sensor, 4, 4)
     return {
-        "scenes": scenes,
+        "scenes": _scenes(scene_rows, samples),
+        "incomplete": incomplete,
         "channels": list(CHANNELS),
         "has_lidar": True,
         "tokens": [sample.token for sample in samples],
@@ -68,22 +79,34 @@ def _build(folder: Path) -> dict[str, Any]:
 
 def _order_samples(
     folder: Path, scene_rows: dict[str, tables.SceneRow], sample_rows: dict[str, tables.SampleRow]
-) -> tuple[list[tuple[str, int, int]], list[tables.SampleRow]]:
-    """Return (name, first, count) of each scene by name, and all samples scene by scene in order of time."""
+) -> list[tables.SampleRow]:
+    """Return all samples scene by scene, by name, and in order of time."""
     samples_of: dict[str, list[tables.SampleRow]] = {token: [] for token in scene_rows}
     for sample in sample_rows.values():
         if sample.scene_token not in samples_of:
-            raise ValueError(f"{folder}/sample.json: row {sample.token}: scene_token {sample.scene_token} is not in scene.json")
+            raise BadFile(folder / "sample.json", f"row {sample.token}: scene_token {sample.scene_token} is not in scene.json")
         samples_of[sample.scene_token].append(sample)
-    scenes: list[tuple[str, int, int]] = []
     samples: list[tables.SampleRow] = []
+    token_of: dict[str, str] = {}
     for scene in sorted(scene_rows.values(), key=lambda row: row.name):
-        members = sorted(samples_of[scene.token], key=lambda row: row.timestamp)
-        if not members:
-            raise ValueError(f"{folder}/scene.json: row {scene.token}: scene {scene.name} has no samples in sample.json")
-        scenes.append((scene.name, len(samples), len(members)))
-        samples += members
-    return scenes, samples
+        if scene.name in token_of:
+            raise BadFile(folder / "scene.json", f"row {scene.token}: {scene.name} is the name of row {token_of[scene.name]} too")
+        token_of[scene.name] = scene.token
+        if not samples_of[scene.token]:
+            raise BadFile(folder / "scene.json", f"row {scene.token}: scene {scene.name} has no samples in sample.json")
+        samples += sorted(samples_of[scene.token], key=lambda row: row.timestamp)
+    return samples
+
+
+def _scenes(scene_rows: dict[str, tables.SceneRow], samples: Sequence[tables.SampleRow]) -> list[tuple[str, int, int]]:
+    """Return (name, first, count) of each scene by name; one whose samples are all incomplete has none."""
+    counts = Counter(sample.scene_token for sample in samples)
+    scenes: list[tuple[str, int, int]] = []
+    first = 0
+    for scene in sorted(scene_rows.values(), key=lambda row: row.name):
+        scenes.append((scene.name, first, counts[scene.token]))
+        first += counts[scene.token]
+    return scenes
 
 
 def _key_frame_rows(
@@ -91,15 +114,17 @@ def _key_frame_rows(
     samples: Sequence[tables.SampleRow],
     sensor_rows: dict[str, tables.SensorRow],
     calibration_rows: dict[str, tables.CalibratedSensorRow],
-) -> list[tables.SampleDataRow]:
-    """Return the sample_data row of each (sample, channel), channels fastest; sweeps and other sensors are left behind."""
+) -> tuple[list[tables.SampleDataRow], dict[str, str]]:
+    """Return the sample_data row of each (sample, channel), channels fastest; sweeps and other sensors are left behind.
+
+    So are samples that lack one of the sensors: the second result says of each, by token, what is missing.
+    """
     channel_of: dict[str, str] = {}
-    for token, calibration in calibration_rows.items():
-        if calibration.sensor_token not in sensor_rows:
-            raise ValueError(
-                f"{path.with_name('calibrated_sensor.json')}: row {token}: sensor_token {calibration.sensor_token} is not in sensor.json"
-            )
-        channel_of[token] = sensor_rows[calibration.sensor_token].channel
+    for token, mount in calibration_rows.items():
+        if mount.sensor_token not in sensor_rows:
+            reason = f"row {token}: sensor_token {mount.sensor_token} is not in sensor.json"
+            raise BadFile(path.with_name("calibrated_sensor.json"), reason)
+        channel_of[token] = sensor_rows[mount.sensor_token].channel
     slot_of = {sample.token: i * len(CHANNELS) for i, sample in enumerate(samples)}
     offset_of = {channel: i for i, channel in enumerate(CHANNELS)}
     frames: list[tables.SampleDataRow | None] = [None] * (len(samples) * len(CHANNELS))
@@ -107,30 +132,48 @@ def _key_frame_rows(
         if not row.is_key_frame:
             continue
         if row.calibrated_sensor_token not in channel_of:
-            raise ValueError(
-                f"{path}: row {row.token}: calibrated_sensor_token {row.calibrated_sensor_token} is not in calibrated_sensor.json"
-            )
+            raise BadFile(path, f"row {row.token}: calibrated_sensor_token {row.calibrated_sensor_token} is not in calibrated_sensor.json")
         offset = offset_of.get(channel_of[row.calibrated_sensor_token])
         if offset is None:
             continue
         if row.sample_token not in slot_of:
-            raise ValueError(f"{path}: row {row.token}: sample_token {row.sample_token} is not in sample.json")
+            raise BadFile(path, f"row {row.token}: sample_token {row.sample_token} is not in sample.json")
         slot = slot_of[row.sample_token] + offset
         if frames[slot] is not None:
-            raise ValueError(f"{path}: row {row.token}: a second key frame of {CHANNELS[offset]} for sample {row.sample_token}")
+            raise BadFile(path, f"row {row.token}: a second key frame of {CHANNELS[offset]} for sample {row.sample_token}")
         frames[slot] = row
+    incomplete: dict[str, str] = {}
     for slot, frame in enumerate(frames):
         if frame is None:
-            sample, channel = samples[slot // len(CHANNELS)], CHANNELS[slot % len(CHANNELS)]
-            raise ValueError(f"{path}: no key frame of {channel} for sample {sample.token}")
-    return frames  # type: ignore[return-value]
+            token, channel = samples[slot // len(CHANNELS)].token, CHANNELS[slot % len(CHANNELS)]
+            incomplete.setdefault(token, f"{path}: no key frame of {channel} for sample {token}")
+    if len(incomplete) == len(samples):
+        there = ", ".join(sorted({row.channel for row in sensor_rows.values()}))
+        raise BadFile(
+            path,
+            f"no sample has key frames of all of {', '.join(CHANNELS)}; sensor.json has {there}. For another rig, describe its key frames "
+            "with splattingocc.data.own_data.write_index (docs/prepare_datasets.md)",
+        )
+    return [frame for frame in frames if frame is not None and frame.sample_token not in incomplete], incomplete
+
+
+def _refuse_distortion(path: Path, frames: Sequence[tables.SampleDataRow]) -> None:
+    cameras = {frame.calibrated_sensor_token for i, frame in enumerate(frames) if CHANNELS[i % len(CHANNELS)] != LIDAR_CHANNEL}
+    if found := tables.distorted(path, cameras):
+        token, column, value = found
+        raise BadFile(
+            path,
+            f"row {token}: {column} is {value}: cameras are pinholes here. Undistort the images first, and give the tables the undistorted "
+            "images' camera_intrinsic without this column",
+        )
 
 
 def _image_sizes(path: Path, camera_frames: Sequence[tables.SampleDataRow]) -> np.ndarray:
     """Return (frame, 2) heights and widths in pixels."""
-    for frame in camera_frames:
-        if not (frame.height and frame.width and frame.height > 0 and frame.width > 0):
-            raise ValueError(f"{path}: row {frame.token}: height {frame.height}, width {frame.width}; expected the image's pixels")
+    for token, height, width in {(frame.token, frame.height, frame.width): None for frame in camera_frames}:
+        if height is None or width is None:
+            raise BadFile(path, f"row {token}: height {height}, width {width}; expected the image's pixels")
+        calibration.check_image_size((height, width), f"{path}: row {token}: height, width")
     return np.array([(frame.height, frame.width) for frame in camera_frames], dtype=np.int64)
 
 
@@ -138,11 +181,14 @@ def _intrinsics(
     path: Path, calibration_rows: dict[str, tables.CalibratedSensorRow], camera_frames: Sequence[tables.SampleDataRow]
 ) -> Float64[np.ndarray, "frame 3 3"]:
     matrices: dict[str, np.ndarray] = {}
-    for token in {frame.calibrated_sensor_token: None for frame in camera_frames}:
-        K = np.array(calibration_rows[token].camera_intrinsic, dtype=np.float64)
-        if K.shape != (3, 3) or not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
-            raise ValueError(f"{path}: row {token}: camera_intrinsic is not a 3×3 matrix with positive focal lengths")
-        matrices[token] = K
+    for frame in camera_frames:
+        token = frame.calibrated_sensor_token
+        if token not in matrices:
+            assert frame.height is not None
+            assert frame.width is not None
+            intrinsic = calibration_rows[token].camera_intrinsic
+            calibration.check_intrinsics(intrinsic, (frame.height, frame.width), f"{path}: row {token}: camera_intrinsic")
+            matrices[token] = np.array(intrinsic, dtype=np.float64)
     return np.stack([matrices[frame.calibrated_sensor_token] for frame in camera_frames])
 
 
@@ -151,7 +197,7 @@ def _mounts(
 ) -> Float64[np.ndarray, "frame 4 4"]:
     """Return `ego_from_sensor` of each frame."""
     used = list({frame.calibrated_sensor_token: None for frame in frames})
-    matrices = _rigid_matrices(path, [calibration_rows[token] for token in used])
+    matrices = _rigid_matrices(path, [calibration_rows[token] for token in used], farthest=calibration.FARTHEST_MOUNT)
     row_of = {token: i for i, token in enumerate(used)}
     return matrices[[row_of[frame.calibrated_sensor_token] for frame in frames]]
 
@@ -210,19 +256,26 @@ def _poses(folder: Path, frames: Sequence[tables.SampleDataRow], reader: PoseRea
     path = folder / "ego_pose.json"
     poses = reader.read({frame.ego_pose_token for frame in frames})
     for frame in frames:
-        if frame.ego_pose_token not in poses:
-            raise ValueError(f"{folder}/sample_data.json: row {frame.token}: ego_pose_token {frame.ego_pose_token} is not in ego_pose.json")
-    return _rigid_matrices(path, [poses[frame.ego_pose_token] for frame in frames])
+        pose = poses.get(frame.ego_pose_token)
+        if pose is None:
+            reason = f"row {frame.token}: ego_pose_token {frame.ego_pose_token} is not in ego_pose.json"
+            raise BadFile(folder / "sample_data.json", reason)
+        if pose.timestamp is not None and abs(pose.timestamp - frame.timestamp) > POSE_TIME_TOLERANCE:
+            apart = (pose.timestamp - frame.timestamp) / 1000
+            raise BadFile(path, f"row {pose.token}: its timestamp is {apart:+.0f} ms from that of sample_data {frame.token}, which uses it")
+    return _rigid_matrices(path, [poses[frame.ego_pose_token] for frame in frames], farthest=calibration.FARTHEST_POSITION)
 
 
-def _rigid_matrices(path: Path, rows: Sequence[tables.EgoPoseRow] | Sequence[tables.CalibratedSensorRow]) -> Float64[np.ndarray, "row 4 4"]:
+def _rigid_matrices(
+    path: Path, rows: Sequence[tables.EgoPoseRow] | Sequence[tables.CalibratedSensorRow], *, farthest: float
+) -> Float64[np.ndarray, "row 4 4"]:
     quats = np.array([row.rotation for row in rows], dtype=np.float64).reshape(-1, 4)
     translations = np.array([row.translation for row in rows], dtype=np.float64).reshape(-1, 3)
     norms = np.linalg.norm(quats, axis=1)
     for i in map(int, np.flatnonzero(~(np.abs(norms - 1) < UNIT_NORM_TOLERANCE))):
-        raise ValueError(f"{path}: row {rows[i].token}: rotation {rows[i].rotation} has norm {norms[i]:.4g}, expected a unit quaternion")
-    for i in map(int, np.flatnonzero(~np.isfinite(translations).all(axis=1))):
-        raise ValueError(f"{path}: row {rows[i].token}: translation {rows[i].translation} is not finite")
+        raise BadFile(path, f"row {rows[i].token}: rotation {rows[i].rotation} has norm {norms[i]:.4g}, expected a unit quaternion")
+    for i in map(int, np.flatnonzero(~(np.abs(translations) <= farthest).all(axis=1))):
+        calibration.check_translation(translations[i], f"{path}: row {rows[i].token}: translation", farthest=farthest)
     rotations = rotation_from_quat(torch.from_numpy(quats / norms[:, None]))
     return rigid(rotations, torch.from_numpy(translations)).numpy()
 
@@ -233,5 +286,11 @@ def _lidarseg_files(folder: Path, lidar_tokens: Sequence[str]) -> list[str | Non
     if not path.exists():
         return [None] * len(lidar_tokens)
     tables.check_categories(folder / "category.json")
-    files = {row.sample_data_token: row.filename for row in tables.read_table(path, tables.LidarsegRow)}
+    files: dict[str, str] = {}
+    for row in tables.read_table(path, tables.LidarsegRow):
+        if row.sample_data_token in files:
+            raise BadFile(path, f"row {row.token}: a second file for sample_data {row.sample_data_token}")
+        if "panoptic" in row.filename or row.filename.endswith(".npz"):
+            raise BadFile(path, f"row {row.token}: {row.filename} is of the panoptic release; install nuScenes-lidarseg, one byte a point")
+        files[row.sample_data_token] = row.filename
     return [files.get(token) for token in lidar_tokens]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import msgspec
+from splattingocc.files import BadFile, read_json
 
 VAL_SCENES_TRAINVAL: Final = frozenset(
     f"scene-{number:04d}"
@@ -43,17 +43,14 @@ def read_splits(folder: Path, version: str, scenes: Sequence[str]) -> dict[str, 
 
 
 def _splits_of_file(path: Path, scenes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    try:
-        splits = msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[str, ...]])
-    except msgspec.DecodeError as error:
-        raise ValueError(f"{path}: not a JSON object of scene lists: {error}") from None
+    splits = read_json(path, dict[str, tuple[str, ...]], what="a JSON object of scene lists")
     known = set(scenes)
     split_of: dict[str, str] = {}
     for split, names in splits.items():
         for name in names:
             if name not in known:
-                raise ValueError(f"{path}: split {split}: scene {name} is not in scene.json")
+                raise BadFile(path, f"split {split}: scene {name} is not in scene.json")
             if name in split_of:
-                raise ValueError(f"{path}: scene {name} is listed twice (in {split_of[name]} and {split})")
+                raise BadFile(path, f"scene {name} is listed twice (in {split_of[name]} and {split})")
             split_of[name] = split
     return splits

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +11,11 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from splattingocc.data.taxonomy import FREE
+from splattingocc.files import BadFile, child, read_arrays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.struct import Struct
+
+ARRAYS = ("semantics", "mask_camera", "mask_lidar")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class OccupancyTruth(Struct):
 
 def truth_path(gts: Path, scene: str, token: str) -> Path:
     """Return where Occ3D keeps the truth of one key frame."""
-    return gts / scene / token / "labels.npz"
+    return child(child(gts, scene), token) / "labels.npz"
 
 
 def read_truth(gts: Path, scene: str, token: str) -> OccupancyTruth:
@@ -41,30 +42,25 @@ def read_truth(gts: Path, scene: str, token: str) -> OccupancyTruth:
     arrays = _read_arrays(path)
     semantics = arrays["semantics"]
     if semantics.max() > FREE:
-        raise ValueError(f"{path}: semantics holds class {semantics.max()}; Occ3D-nuScenes has classes 0 to {FREE}")
+        raise BadFile(path, f"semantics holds class {semantics.max()}; Occ3D-nuScenes has classes 0 to {FREE}")
     masks = {}
-    for key in ("mask_camera", "mask_lidar"):
+    for key in ARRAYS[1:]:
         if arrays[key].max() > 1:
-            raise ValueError(f"{path}: {key} holds {arrays[key].max()}; a mask is 0 or 1")
+            raise BadFile(path, f"{key} holds {arrays[key].max()}; a mask is 0 or 1")
         masks[key] = torch.from_numpy(arrays[key].astype(bool))
     return OccupancyTruth(token, torch.from_numpy(semantics), **masks)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; Occ3D keeps its truth at <gts>/<scene name>/<sample token>/labels.npz")
-    arrays = {}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            for key in ("semantics", "mask_camera", "mask_lidar"):
-                if key not in archive:
-                    raise ValueError(f"has no array {key!r}, only {', '.join(archive.files)}")
-                arrays[key] = archive[key]
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: not a readable labels.npz: {error}") from error
+    if not path.exists():
+        raise BadFile(path, "no such file; Occ3D keeps its truth at <gts>/<scene name>/<sample token>/labels.npz")
+    arrays = read_arrays(path, ARRAYS, limit=8 * OCC3D_GRID.num_cells)
+    for key in ARRAYS:
+        if key not in arrays:
+            raise BadFile(path, f"has no array {key!r}; expected {', '.join(ARRAYS)}")
     for key, array in arrays.items():
         if array.shape != OCC3D_GRID.shape:
-            raise ValueError(f"{path}: {key} has shape {array.shape}, should be {OCC3D_GRID.shape}")
+            raise BadFile(path, f"{key} has shape {array.shape}, should be {OCC3D_GRID.shape}")
         if array.dtype != np.uint8 and not (array.dtype == np.bool_ and key != "semantics"):
-            raise ValueError(f"{path}: {key} has dtype {array.dtype}, should be uint8")
+            raise BadFile(path, f"{key} has dtype {array.dtype}, should be uint8")
     return arrays

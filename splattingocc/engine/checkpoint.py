@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -13,16 +14,22 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import nn
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from splattingocc.config import Config
-from splattingocc.files import write_atomically
+from splattingocc.files import BadFile, decoding, open_regular, write_atomically
 
 CHECKPOINT_PATTERN = re.compile(r"step_(\d+)\.ckpt")
 """Names of the checkpoints that a training can go on from."""
 CONFIG_KEY = "splattingocc_network"
 """Where a checkpoint keeps the network's configuration."""
+EXPERIMENT_KEY = "experiment"
+"""Where it keeps the whole experiment's."""
+DIGEST_KEY = "sha256"
+NEEDED_TO_GO_ON = ("state_dict", "epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "callbacks")
+ENCRYPTED = 1
+"""Bit of a zip entry's flags."""
 
 
 def checkpoint_path(work_dir: Path, step: int) -> Path:
@@ -31,21 +38,51 @@ def checkpoint_path(work_dir: Path, step: int) -> Path:
 
 
 def newest_checkpoint(work_dir: Path) -> Path | None:
-    """Return the newest whole checkpoint that training in this folder can go on from, if there is one; damaged ones are warned of."""
+    """Return the newest usable checkpoint that training in this folder can go on from, if there is one; damaged ones are warned of."""
     steps = {path: match for path in (work_dir / "checkpoints").glob("*.ckpt") if (match := CHECKPOINT_PATTERN.fullmatch(path.name))}
     for path in sorted(steps, key=lambda path: int(steps[path][1]), reverse=True):
-        if is_whole(path):
+        try:
+            _load(path)
+        except BadFile as error:
+            logging.getLogger(__name__).warning("%s; going on from the one before it", error)
+        else:
             return path
-        logging.getLogger(__name__).warning("%s: damaged, going on from the one before it", path)
     return None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint that training can go on from; its tensors are mapped, not copied.
+
+    Every checksum is compared first, and nothing but tensors and plain values is unpickled. What is damaged, foreign or of another kind is
+    a `BadFile`.
+    """
+    found = _load(path)
+    if CONFIG_KEY not in found:
+        raise BadFile(path, f"not a checkpoint of this project (key {CONFIG_KEY} is missing)")
+    missing = [key for key in NEEDED_TO_GO_ON if key not in found]
+    if missing:
+        raise BadFile(path, f"not a checkpoint to go on from: without {', '.join(missing)}")
+    return found
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not is_whole(path):
+        raise BadFile(path, "damaged or not a checkpoint")
+    with decoding(path, "a checkpoint that can be loaded"):
+        found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    if not isinstance(found, dict):
+        raise BadFile(path, f"damaged or not a checkpoint: holds a {type(found).__name__}")
+    return found
 
 
 def is_whole(path: Path) -> bool:
     """Say whether a checkpoint holds all that was written: its table of contents is there and every checksum is right."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError):
+        with open_regular(path) as file, decoding(path, "a checkpoint"), zipfile.ZipFile(file) as archive:
+            # torch stores its records as they are: anything else is damage, or an archive that could grow without end
+            plain = all(entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & ENCRYPTED for entry in archive.infolist())
+            return plain and archive.testzip() is None
+    except BadFile:
         return False
 
 
@@ -53,13 +90,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Write a checkpoint beside its place and move it there when it is whole: Lightning's own writing leaves half a file when killed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        try:
-            write_atomically(Path(path), lambda temporary: _save(checkpoint, temporary))
-        except RuntimeError as error:
-            # torch complains of the half file that a full disk has left, not of the disk
-            if isinstance(error.__context__, OSError):
-                raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from error
-            raise
+        write_atomically(Path(path), lambda temporary: _save(checkpoint, temporary))
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:
@@ -68,27 +99,26 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, file)
 
 
-class RememberNetwork(Callback):
-    """Keep the network's configuration in every checkpoint and refuse a checkpoint of another network."""
+class RememberExperiment(Callback):
+    """Keep in every checkpoint the configurations of its network and of the experiment, as plain values."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config.model_dump(mode="json")
+    def __init__(self, network: Config, experiment: Config) -> None:
+        self._contents = {CONFIG_KEY: network.model_dump(mode="json"), EXPERIMENT_KEY: experiment.model_dump(mode="json")}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CONFIG_KEY] = json.dumps(self.config)
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        check_network(self.config, checkpoint.get(CONFIG_KEY), Path(str(trainer.ckpt_path)))
+        checkpoint.update({key: json.dumps(content) for key, content in self._contents.items()})
 
 
 def check_network(expected: dict[str, Any], found_json: str | None, path: Path) -> None:
     """Raise a `ValueError` naming the first option in which a checkpoint's network differs from the one at hand."""
     if found_json is None:
-        raise ValueError(f"{path}: not a checkpoint of this project (key {CONFIG_KEY} is missing)")
+        raise BadFile(path, f"not a checkpoint of this project (key {CONFIG_KEY} is missing)")
+    with decoding(path, "a checkpoint of this project"):
+        found = json.loads(found_json)
     # Initial weights do not change what the network is
-    difference = _first_difference(expected, json.loads(found_json), "network", ignore={"network.backbone.weights"})
+    difference = _first_difference(expected, found, "network", ignore={"network.backbone.weights"})
     if difference:
-        raise ValueError(f"{path}: checkpoint of another network: {difference}")
+        raise BadFile(path, f"checkpoint of another network: {difference}")
 
 
 def _first_difference(expected: Any, found: Any, name: str, ignore: set[str]) -> str | None:
@@ -105,39 +135,69 @@ def _first_difference(expected: Any, found: Any, name: str, ignore: set[str]) ->
 
 
 def save_network(network: nn.Module, config: Config, path: Path, metadata: dict[str, str]) -> None:
-    """Write the weights as safetensors; the configuration and `metadata` travel in its header."""
+    """Write the weights as safetensors; the configuration, `metadata` and a digest of all of it travel in the header."""
     header = {CONFIG_KEY: json.dumps(config.model_dump(mode="json"))} | metadata
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
-    write_atomically(path, lambda temporary: save_file(state, temporary, metadata=header))
+    header[DIGEST_KEY] = _digest(state, header)
+    content = _with_metadata_in_order(save(state, metadata=header))
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _with_metadata_in_order(content: bytes) -> bytes:
+    """Return a safetensors file whose metadata are sorted: the library writes them in any order, and equal networks must make equal bytes.
+
+    The format: eight bytes with the length of the JSON header, the header, padded with spaces to a multiple of eight, then the tensors.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def _digest(state: dict[str, Tensor], header: dict[str, str]) -> str:
+    """Return a digest of weights and of what travels with them."""
+    digest = hashlib.sha256(json.dumps({key: value for key, value in header.items() if key != DIGEST_KEY}, sort_keys=True).encode())
+    for name in sorted(state):
+        value = state[name].detach().cpu()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the weights and what travels with them of a `.safetensors` network, or of a Lightning checkpoint (the averaged weights, where
+    it averages). A changed byte is a `BadFile`.
+    """
+    with open_regular(path), decoding(path, "a checkpoint, or a damaged one"):
+        if path.suffix != ".safetensors":
+            checkpoint = _load(path)
+            metadata = {key: checkpoint[key] for key in (CONFIG_KEY, EXPERIMENT_KEY) if key in checkpoint}
+            prefix = "network."
+            weights: dict[str, Tensor] = checkpoint["state_dict"]
+            return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}, metadata
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != _digest(state, metadata):
+            raise BadFile(path, f"damaged: its weights do not give the {DIGEST_KEY} in its header")
+        return state, metadata
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return what travels in the header of a `.safetensors` network; nothing for another kind of file."""
-    if path.suffix != ".safetensors":
-        return {}
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+    """Return what travels with a network, as `read_network` does."""
+    return read_network(path)[1]
 
 
 def load_network(network: nn.Module, config: Config, path: Path) -> dict[str, str]:
     """Fill the network from a `.safetensors` or Lightning `.ckpt` file and return its metadata; `ValueError` names what does not fit."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                metadata = dict(file.metadata() or {})
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        else:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            metadata = {CONFIG_KEY: checkpoint[CONFIG_KEY]} if CONFIG_KEY in checkpoint else {}
-            prefix = "network."
-            state = {key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
-    except Exception as error:
-        raise ValueError(f"{path}: damaged or not a checkpoint ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+    if not path.exists():
+        raise BadFile(path, "no such checkpoint")
+    state, metadata = read_network(path)
     check_network(config.model_dump(mode="json"), metadata.get(CONFIG_KEY), path)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path}: written by another version of the network ({str(error).splitlines()[-1].strip()})") from error
+        raise BadFile(path, f"written by another version of the network ({str(error).splitlines()[-1].strip()})") from error
     return metadata

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from splattingocc.data.samples import PredictionSample
+from splattingocc.engine.batches import dead_workers_named
 from splattingocc.engine.module import RenderConfig
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.splatting.gaussians import Gaussians, Rendering
@@ -19,8 +20,9 @@ def predict_gaussians(network: nn.Module, samples: Iterable[PredictionSample]) -
     """Yield each sample (batch axis of one) with the Gaussians (no batch axis) that the network sees in it."""
     network.eval()
     device = next(network.parameters()).device
-    for sample in samples:
-        yield sample, network(sample.views.to(device)).gaussians[0].detach()
+    with dead_workers_named():
+        for sample in samples:
+            yield sample, network(sample.views.to(device)).gaussians[0].detach()
 
 
 @torch.inference_mode()

@@ -23,11 +23,21 @@ HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 it is told to (`--signal`)."""
 
 
+_received: signal.Signals | None = None
+"""What the training in this process was told to stop by."""
+
+
+def stop_requested() -> signal.Signals | None:
+    """Return the signal by which the training in this process was told to stop, if it was."""
+    return _received
+
+
 class InterruptedTraining(Exception):
     """Training was told to end early; `signal_number` says by what."""
 
-    def __init__(self, signal_number: int, checkpoint: Path):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; --auto-resume goes on from {checkpoint}")
+    def __init__(self, signal_number: int, checkpoint: Path | None):
+        kept = f"--auto-resume goes on from {checkpoint}" if checkpoint else "nothing is kept of it yet"
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; {kept}")
         self.signal_number = signal_number
 
 
@@ -40,20 +50,22 @@ class EndEarly(Callback):
 
     def __init__(self, work_dir: Path) -> None:
         self.work_dir = work_dir
-        self._received: signal.Signals | None = None
         self._handlers: dict[int, Any] = {}
         self._end: InterruptedTraining | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        global _received
+        _received = None
         # After Lightning has set its own, which talk to other processes from inside a handler
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._heed) for number in HEEDED}
 
     def _heed(self, number: int, frame: FrameType | None) -> None:
-        if number == self._received == signal.SIGINT:
+        global _received
+        if number == _received == signal.SIGINT:
             raise KeyboardInterrupt
-        if self._received is None or HEEDED.index(signal.Signals(number)) > HEEDED.index(self._received):
-            self._received = signal.Signals(number)
+        if _received is None or HEEDED.index(signal.Signals(number)) > HEEDED.index(_received):
+            _received = signal.Signals(number)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Lightning goes on from the last batch of an epoch only when the epoch has ended too
@@ -80,7 +92,7 @@ class EndEarly(Callback):
 
     def _agree(self, trainer: Trainer) -> signal.Signals | None:
         """Return the signal that counts of those that any process has got; all of them must stop after the same step."""
-        number = 0 if self._received is None else 1 + HEEDED.index(self._received)
+        number = 0 if _received is None else 1 + HEEDED.index(_received)
         if trainer.world_size > 1:
             highest = trainer.strategy.reduce(torch.tensor(number, device=trainer.strategy.root_device), reduce_op="max")
             number = int(highest)

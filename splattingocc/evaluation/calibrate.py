@@ -8,13 +8,14 @@ separates them best needs neither 3D truth nor the validation set.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Float64, Int64
+from pydantic import Field
 from torch import Tensor
 
-from splattingocc.config import Config
+from splattingocc.config import Config, Distance
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 
@@ -23,17 +24,20 @@ STEPS_PER_CELL = 4
 RAYS_PER_CHUNK = 4096
 """Rays sampled at once, about 2.5 million points in the Occ3D grid."""
 
+RELIABILITY_BINS = 20
+"""Ranges of predicted probability of which it is told how often their cells were hit."""
+
 
 class CalibrationConfig(Config):
     """How rays become samples, and what the threshold must separate."""
 
-    margin: float = 0.6
+    margin: Distance = 0.6
     """Metres before the hit from which on a cell is neither free nor occupied."""
-    free_weight: float = 1.0
+    free_weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Weight of a free cell beside an occupied one. At 1 every cell that the rays tell about counts once a frame, and the best F1 is
     also the best geometric IoU on those cells."""
-    num_bins: int = 1000
-    """Candidate thresholds, evenly spaced in [0, 1)."""
+    num_bins: Annotated[int, Field(ge=RELIABILITY_BINS, le=1_000_000, multiple_of=RELIABILITY_BINS)] = 1000
+    """Candidate thresholds, evenly spaced in [0, 1): a multiple of the 20 ranges in which reliability is told."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Calibration:
     def num_occupied(self) -> int:
         return int(self.occupied_by_bin.sum())
 
-    def reliability(self, num_bins: int = 20) -> list[dict[str, float]]:
+    def reliability(self, num_bins: int = RELIABILITY_BINS) -> list[dict[str, float]]:
         """Say how often the cells of each range of predicted probability were hit: of a well calibrated network, as often as predicted."""
         free, occupied = (counts.reshape(num_bins, -1).sum(dim=1).tolist() for counts in (self.free_by_bin, self.occupied_by_bin))
         return [{"from": i / num_bins, "cells": f + o, "hit": o / (f + o)} for i, (f, o) in enumerate(zip(free, occupied)) if f + o]

@@ -1,18 +1,16 @@
 """The prediction cache: what a checkpoint predicts, written once and scored from disk as often as wanted.
 
-`<directory>/<scene>/<frame index>_<token>.npz` holds `semantics` in Occ3D's layout, optionally `probabilities`, and the checkpoint
-and threshold that made it. `manifest.json`, written last, says that the cache is whole.
+`<directory>/<scene>/<frame index>_<token>.npz` holds `semantics` in Occ3D's layout, optionally `probabilities`, and the digest of all
+that decided them. `provenance.json`, written first, says what that is; `manifest.json`, written last, that the cache is whole.
 """
 
 from __future__ import annotations
 
-import math
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -21,12 +19,18 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from splattingocc.data.taxonomy import FREE
-from splattingocc.files import write_atomically
+from splattingocc.files import BadFile, child, decoding, read_arrays, read_json, read_sealed_json, write_atomically, write_sealed_json
+from splattingocc.files.arrays import names_of_arrays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 TAXONOMY = "occ3d-nuscenes-17"
 MANIFEST_NAME = "manifest.json"
+PROVENANCE_NAME = "provenance.json"
+
+
+LARGEST_GRID = OCC3D_GRID.num_cells * 8
+"""Bytes; whatever the type of its numbers."""
 
 
 class CachedFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,9 +41,9 @@ class CachedFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Position of the key frame in its scene, from 0."""
     token: str
 
-    @property
-    def relative_path(self) -> Path:
-        return Path(self.scene) / f"{self.index:03d}_{self.token}.npz"
+    def path_in(self, directory: Path) -> Path:
+        """Return where a cache in this directory keeps the frame."""
+        return child(child(directory, self.scene), f"{self.index:03d}_{self.token}.npz")
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,14 +51,20 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     config: str
     """Name of the config."""
-    config_hash: str
     checkpoint_hash: str
     commit: str
     threshold: float
     """Occupancy probability from which on a voxel counts as occupied."""
     split: str
+    decided_by: dict[str, str]
+    """Everything that decides what is predicted, by name: data, network, checkpoint, threshold, code."""
     seed: int | None = None
     """Of the training."""
+
+    @property
+    def digest(self) -> str:
+        """Of what decides the predictions, and of nothing else."""
+        return hashlib.sha256(msgspec.json.encode(self.decided_by, order="sorted")).hexdigest()
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,16 +115,22 @@ class PredictionCache:
         return map(self.read, self.frames)
 
     def read(self, frame: CachedFrame) -> CachedPrediction:
-        """Read one frame; a damaged file is a `ValueError` naming it."""
-        path = self.directory / frame.relative_path
-        arrays = _read_npz(path, ("semantics", "probabilities"))
-        _check_semantics(path, arrays.get("semantics"))
-        probabilities = arrays.get("probabilities")
-        if probabilities is not None and (probabilities.shape != OCC3D_GRID.shape or probabilities.dtype != np.float16):
-            raise ValueError(f"{path}: probabilities are {probabilities.dtype} {probabilities.shape}, should be float16 {OCC3D_GRID.shape}")
-        return CachedPrediction(
-            frame, torch.from_numpy(arrays["semantics"]), None if probabilities is None else torch.from_numpy(probabilities)
-        )
+        """Read one frame; a file that is damaged, or of another cache, is a `ValueError` naming it."""
+        return read_frame(self.directory, frame, self.manifest.provenance)
+
+
+def read_frame(directory: Path, frame: CachedFrame, provenance: Provenance) -> CachedPrediction:
+    """Read all that a cache holds of one frame."""
+    path = frame.path_in(directory)
+    arrays = read_arrays(path, ("made_by", "semantics", "probabilities"), limit=LARGEST_GRID)
+    _check_semantics(path, arrays.get("semantics"))
+    probabilities = arrays.get("probabilities")
+    if probabilities is not None and (probabilities.shape != OCC3D_GRID.shape or probabilities.dtype != np.float16):
+        raise BadFile(path, f"probabilities are {probabilities.dtype} {probabilities.shape}, should be float16 {OCC3D_GRID.shape}")
+    _check_origin(path, arrays, provenance)
+    return CachedPrediction(
+        frame, torch.from_numpy(arrays["semantics"]), None if probabilities is None else torch.from_numpy(probabilities)
+    )
 
 
 FOREIGN_NAMES = ("{scene}/{token}/labels.npz", "{scene}/{token}.npz", "{token}/labels.npz", "{token}.npz")
@@ -138,13 +154,14 @@ class ForeignPredictions:
 
 
 def read_grid(path: Path) -> UInt8[Tensor, "200 200 16"]:
-    """Read the predicted grid in a `.npz` of ours or of another program; `ValueError` where there is none."""
-    arrays = _read_npz(path, FOREIGN_KEYS)
-    if not arrays:
-        raise ValueError(f"{path}: has none of the arrays {', '.join(FOREIGN_KEYS)}")
-    semantics = next(iter(arrays.values()))
+    """Read the predicted grid in a `.npz` of ours or of another program; `ValueError` where there is none, or more than one."""
+    there = [key for key in FOREIGN_KEYS if key in names_of_arrays(path)]
+    if len(there) != 1:
+        found = f"both {there[0]} and {there[1]}: which of them is the prediction?" if there else "none of them"
+        raise BadFile(path, f"expected one of the arrays {', '.join(FOREIGN_KEYS)}, and it has {found}")
+    semantics = read_arrays(path, there, limit=LARGEST_GRID)[there[0]]
     if not np.issubdtype(semantics.dtype, np.integer) or semantics.size == 0 or semantics.min() < 0 or semantics.max() > FREE:
-        raise ValueError(f"{path}: the grid is {semantics.dtype}, expected whole numbers from 0 to {FREE} (free)")
+        raise BadFile(path, f"the grid is {semantics.dtype}, expected whole numbers from 0 to {FREE} (free)")
     semantics = semantics.astype(np.uint8)
     _check_semantics(path, semantics)
     return torch.from_numpy(semantics)
@@ -172,7 +189,9 @@ def open_predictions(directory: Path, frames: Sequence[CachedFrame]) -> Predicti
 
     A cache of other key frames than these is a `ValueError`: a score of a part is none of the split.
     """
-    if not (directory / MANIFEST_NAME).is_file() and not any(directory.glob(f"*/[0-9][0-9][0-9]_{frames[0].token}.npz")):
+    if not directory.is_dir():
+        raise BadFile(directory, "no such folder of predictions")
+    if not any((directory / name).is_file() for name in (MANIFEST_NAME, PROVENANCE_NAME)):
         return read_foreign_predictions(directory, frames)
     cache = read_predictions(directory)
     there, asked = ({frame.token for frame in one} for one in (cache.frames, frames))
@@ -188,22 +207,57 @@ class PredictionWriter:
     """Writes a cache frame by frame. An interrupted one goes on where it stopped: ask `has` before predicting a frame."""
 
     def __init__(self, directory: Path, provenance: Provenance) -> None:
-        """Open the cache for writing; until `finish` it counts as incomplete, whatever it was before."""
         self.directory = directory
         self.provenance = provenance
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / MANIFEST_NAME).unlink(missing_ok=True)
+
+    def refuse_others(self) -> None:
+        """Raise a `ValueError` that names what differs where the directory holds predictions that something else decided."""
+        found = self._found()
+        if found is None:
+            return
+        differences = [name for name in {**found, **self.provenance.decided_by} if found.get(name) != self.provenance.decided_by.get(name)]
+        if differences:
+            first = differences[0]
+            more = f", and {len(differences) - 1} more differences ({', '.join(differences[1:4])})" if differences[1:] else ""
+            there, asked = (_shortened(values.get(first)) for values in (found, self.provenance.decided_by))
+            raise ValueError(
+                f"{self.directory}: holds predictions made with {first} {there}, asked for is {asked}{more}; --fresh predicts anew, "
+                "--dump-dir chooses another folder"
+            )
+
+    def _found(self) -> Mapping[str, str] | None:
+        """Return what decided the predictions that are there, if there are any."""
+        path = self.directory / PROVENANCE_NAME
+        if not path.exists():
+            if (self.directory / MANIFEST_NAME).exists():
+                raise BadFile(self.directory / MANIFEST_NAME, "of predictions that do not say what made them; --fresh predicts anew")
+            return None
+        what = "the provenance of a prediction cache"
+        try:
+            with decoding(path, what):
+                return msgspec.convert(read_sealed_json(path, what=what), Provenance).decided_by
+        except BadFile:
+            return None  # each frame says what made it, too
+
+    def begin(self, *, fresh: bool = False) -> None:
+        """Open the cache for writing; until `finish` it counts as incomplete, whatever it was before. `fresh` removes what was in it."""
+        if fresh:
+            for path in self.directory.glob("*/[0-9][0-9][0-9]_*.npz"):
+                path.unlink()
+            (self.directory / PROVENANCE_NAME).unlink(missing_ok=True)
+        else:
+            self.refuse_others()
+        (self.directory / MANIFEST_NAME).unlink(missing_ok=True)
+        write_sealed_json(self.directory / PROVENANCE_NAME, self.provenance)
 
     def has(self, frame: CachedFrame) -> bool:
-        """Say whether a prediction of this very checkpoint and threshold is already there, readable and whole."""
-        path = self.directory / frame.relative_path
-        if not path.is_file():
+        """Say whether this very prediction is already there, readable and whole."""
+        if not frame.path_in(self.directory).is_file():
             return False
         try:
-            _check_origin(path, self.provenance)
-            _check_semantics(path, _read_npz(path, ("semantics",)).get("semantics"))
-        except ValueError:
-            return False  # of another checkpoint, or damaged: it will be predicted again
+            read_frame(self.directory, frame, self.provenance)
+        except BadFile:
+            return False  # damaged, or left by something else: it is predicted again
         return True
 
     def write(
@@ -213,12 +267,8 @@ class PredictionWriter:
         probabilities: Float[Tensor, "200 200 16"] | None = None,
     ) -> None:
         """Write one frame; the file appears whole or not at all."""
-        path = self.directory / frame.relative_path
-        arrays = {
-            "semantics": semantics.cpu().numpy(),
-            "checkpoint_hash": np.array(self.provenance.checkpoint_hash),
-            "threshold": np.array(self.provenance.threshold, dtype=np.float64),
-        }
+        path = frame.path_in(self.directory)
+        arrays = {"semantics": semantics.cpu().numpy(), "made_by": np.array(self.provenance.digest)}
         _check_semantics(path, arrays["semantics"])
         if probabilities is not None:
             arrays["probabilities"] = probabilities.detach().to(torch.float16).cpu().numpy()
@@ -228,24 +278,27 @@ class PredictionWriter:
         """Check that all frames of the split are there, write the manifest and return the cache."""
         manifest = Manifest(FORMAT_VERSION, TAXONOMY, self.provenance, tuple(frames))
         _check_frames(self.directory, manifest)
-        text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-        write_atomically(self.directory / MANIFEST_NAME, lambda temporary: temporary.write_bytes(text))
+        write_sealed_json(self.directory / MANIFEST_NAME, manifest)
         return PredictionCache(self.directory, manifest)
+
+
+def _shortened(value: str | None) -> str:
+    return "nothing" if value is None else value if len(value) <= 60 else f"{value[:12]}…"
 
 
 def read_predictions(directory: Path) -> PredictionCache:
     """Open a cache, refusing with a `ValueError` one that is incomplete, mixed from two checkpoints, or of another taxonomy."""
-    path = directory / MANIFEST_NAME
+    path, what = directory / MANIFEST_NAME, "the manifest of a prediction cache"
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; the cache is incomplete, predict again (finished frames are kept)")
-    try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"{path}: not a manifest of a prediction cache: {error}") from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version is {manifest.format_version}, this version reads {FORMAT_VERSION}")
+        raise BadFile(path, "no such file; the cache is incomplete, predict again (finished frames are kept)")
+    found: Any = read_json(path, what=what)
+    version = found.get("format_version") if isinstance(found, dict) else None
+    if version != FORMAT_VERSION:
+        raise BadFile(path, f"format_version is {version}, this version reads {FORMAT_VERSION}")
+    with decoding(path, what):
+        manifest = msgspec.convert(read_sealed_json(path, what=what), Manifest)
     if manifest.taxonomy != TAXONOMY:
-        raise ValueError(f"{path}: taxonomy is {manifest.taxonomy!r}, only {TAXONOMY!r} can be scored")
+        raise BadFile(path, f"taxonomy is {manifest.taxonomy!r}, only {TAXONOMY!r} can be scored")
     _check_frames(directory, manifest)
     return PredictionCache(directory, manifest)
 
@@ -255,46 +308,30 @@ def _check_frames(directory: Path, manifest: Manifest) -> None:
     if len(set(tokens)) != len(tokens):
         twice = next(token for token in tokens if tokens.count(token) > 1)
         raise ValueError(f"{directory}: token {twice} is listed twice; each frame may be scored once")
-    missing = [frame for frame in manifest.frames if not (directory / frame.relative_path).is_file()]
+    missing = [frame for frame in manifest.frames if not frame.path_in(directory).is_file()]
     if missing:
-        first = missing[0].relative_path
+        first = missing[0].path_in(directory).relative_to(directory)
         raise ValueError(f"{directory}: incomplete, {len(missing)} of {len(tokens)} frames are missing, the first is {first}")
     for frame in manifest.frames:
-        _check_origin(directory / frame.relative_path, manifest.provenance)
+        path = frame.path_in(directory)
+        _check_origin(path, read_arrays(path, ("made_by",), limit=LARGEST_GRID), manifest.provenance)
 
 
-def _check_origin(path: Path, provenance: Provenance) -> None:
-    arrays = _read_npz(path, ("checkpoint_hash", "threshold"))
-    if len(arrays) < 2:
-        raise ValueError(f"{path}: does not say which checkpoint and threshold made it (checkpoint_hash, threshold)")
-    checkpoint_hash, threshold = str(arrays["checkpoint_hash"]), float(arrays["threshold"])
-    if checkpoint_hash != provenance.checkpoint_hash:
-        raise ValueError(
-            f"{path}: made by checkpoint {checkpoint_hash}, the cache by {provenance.checkpoint_hash}; "
-            "a cache mixed from two checkpoints is not scored"
-        )
-    if not math.isclose(threshold, provenance.threshold):
-        raise ValueError(f"{path}: made with threshold {threshold}, the cache with {provenance.threshold}")
+def _check_origin(path: Path, arrays: Mapping[str, np.ndarray], provenance: Provenance) -> None:
+    made_by = str(arrays.get("made_by", "nothing that it names"))
+    if made_by != provenance.digest:
+        raise BadFile(path, f"made by {made_by[:12]}, the cache by {provenance.digest[:12]}; a cache mixed from two is not scored")
 
 
 def _check_semantics(path: Path, semantics: np.ndarray | None) -> None:
     if semantics is None:
-        raise ValueError(f"{path}: has no array 'semantics'")
+        raise BadFile(path, "has no array 'semantics'")
     if semantics.shape != OCC3D_GRID.shape or semantics.dtype != np.uint8:
-        raise ValueError(f"{path}: semantics are {semantics.dtype} {semantics.shape}, should be uint8 {OCC3D_GRID.shape}")
+        raise BadFile(path, f"semantics are {semantics.dtype} {semantics.shape}, should be uint8 {OCC3D_GRID.shape}")
     if semantics.max() > FREE:
-        raise ValueError(f"{path}: semantics hold class {semantics.max()}; classes are 0 to {FREE} (free)")
+        raise BadFile(path, f"semantics hold class {semantics.max()}; classes are 0 to {FREE} (free)")
 
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with path.open("wb") as file:  # given a path, numpy would add .npz to its name
         np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
-
-
-def _read_npz(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return those of the named arrays that the file has."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in keys if key in archive}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: not a readable prediction: {error}") from error

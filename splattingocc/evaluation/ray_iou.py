@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from splattingocc.data.key_frames import Index
+from splattingocc.data.key_frames import Index, ego_from_other_ego
 from splattingocc.data.taxonomy import CLASSES_OUTSIDE_M15, FREE, NUM_CLASSES
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
@@ -44,14 +44,17 @@ def ray_pattern() -> Float64[Tensor, "ray 3"]:
 
 
 def ray_origins(index: Index, position: int) -> Float64[Tensor, "origin 3"]:
-    """Return where the LiDAR was at the key frames of the scene, in the ego frame of one of them: those near it, at most eight."""
+    """Return where the LiDAR was at the key frames of the scene, in the ego frame of one of them: those near it, at most eight.
+
+    Its own is exactly the calibration's: nuScenes' LiDAR stands at y = 0, on the border of two rows of voxels, where the last digit of
+    a detour through the world would decide in which of them rays start.
+    """
     if not index.has_lidar:
         raise ValueError(f"{index.version}: has no LiDAR, whose positions RayIoU's rays start from")
     scene = next(scene for scene in index.scenes if scene.first <= position < scene.first + scene.count)
     own = slice(scene.first, scene.first + scene.count)
-    world_from_lidar = torch.from_numpy(index.world_from_ego[own, 0] @ index.ego_from_sensor[own, 0])
-    key_ego_from_world = torch.from_numpy(index[position].key_ego_from_world)
-    origins = (key_ego_from_world @ world_from_lidar)[:, :3, 3]
+    key_ego_from_ego = ego_from_other_ego(index.world_from_key_ego[position], index.world_from_ego[own, 0])
+    origins = torch.from_numpy((key_ego_from_ego @ index.ego_from_sensor[own, 0])[:, :3, 3].copy())
     origins = origins[(origins[:, :2].abs() < ORIGIN_RANGE).all(dim=1)]
     if len(origins) > MAX_ORIGINS:
         origins = origins[torch.linspace(0, len(origins) - 1, MAX_ORIGINS, dtype=torch.float64).round().long()]

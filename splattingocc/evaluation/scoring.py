@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from splattingocc.data.key_frames import Index
 from splattingocc.data.occ3d import OccupancyTruth, read_truth
+from splattingocc.data.taxonomy import CLASSES, FREE
 from splattingocc.evaluation.fscore import f_score
 from splattingocc.evaluation.miou import DISTANCE_BANDS, HEIGHT_BANDS, OccupancyScores, count_voxels, scores
 from splattingocc.evaluation.predictions import CachedPrediction
@@ -57,6 +58,8 @@ class ScoredOccupancy:
     rays: RayIoUScores | None = None
     """None where it was not asked for."""
     num_frames: int = 0
+    warnings: tuple[str, ...] = ()
+    """What makes one doubt that the predictions number the classes as Occ3D does."""
 
 
 def count_split(
@@ -106,7 +109,29 @@ def scored(name: str, counts: SplitCounts) -> ScoredOccupancy:
         f_score_unmasked=_mean_percent([frame[1] for frame in counts.f_scores]),
         rays=None if counts.rays is None else ray_iou(counts.rays),
         num_frames=len(counts.f_scores),
+        warnings=tuple(numbering_warnings(every.sum(dim=(0, 1)))),
     )
+
+
+def numbering_warnings(confusion: Int64[Tensor, "18 18"]) -> Iterator[str]:
+    """Say what hints at another numbering of the classes, from the counts of all voxels by (truth, prediction).
+
+    A grid of 0 for empty and 1 to 16 for classes (SurroundOcc, OpenOccupancy) has the right shape and range, and scores next to nothing,
+    but for m15, which does not count false *others*.
+    """
+    in_truth, predicted = confusion.sum(dim=1), confusion.sum(dim=0)
+    total = int(predicted.sum())
+    if total and not predicted[FREE]:
+        label = int(predicted.argmax())
+        share = 100 * predicted[label].item() / total
+        yield (
+            f"not one voxel is predicted free ({FREE}), and {share:.0f} % are {label}: does {label} mean empty there? "
+            f"Occ3D's classes are 0 ({CLASSES[0]}) to {FREE - 1} ({CLASSES[-1]}), and {FREE} is free"
+        )
+    strange = [label for label in range(FREE) if predicted[label] and not in_truth[label]]
+    if strange and in_truth[:FREE].sum():
+        named = ", ".join(f"{label} ({CLASSES[label]})" for label in strange)
+        yield f"the truth has no voxel of classes that are predicted: {named}; are classes numbered as in Occ3D, 0 ({CLASSES[0]}) first?"
 
 
 def score_split(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image
 from pydantic import Field, model_validator
 
-from splattingocc.config import Config
+from splattingocc.config import Config, Probability
 from splattingocc.data.key_frames import KeyFrame, SensorFrame
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
 from splattingocc.data.taxonomy import CLASSES, NUM_CLASSES
@@ -39,18 +39,21 @@ class DenseLabelConfig(Config):
     name of a class, `sky` or `ignore` for each number; what it leaves out is ignored."""
     depth: Path | None = None
     """Folder of depth maps, metres times `depth_scale`; 0, nan and inf are unknown. Without it distances come from the LiDAR."""
-    depth_scale: float = Field(default=1.0, gt=0)
+    depth_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Units of a depth map per metre, e.g. 256 for 16-bit PNGs in the manner of KITTI."""
     depth_along: Literal["axis", "ray"] = "axis"
     """Depth is measured along the camera's axis (z-depth) or along the pixel's ray."""
     confidence: Path | None = None
     """Folder of confidence maps: 0..1, or 0..255 for whole numbers."""
-    min_confidence: float = Field(default=0.5, ge=0, le=1)
+    min_confidence: Probability = 0.5
     """Pixels of less are ignored."""
-    stride: int = Field(default=8, ge=1)
+    stride: Annotated[int, Field(ge=1, le=16_384)] = 8
     """Every so manieth pixel of every so manieth row becomes a label."""
-    max_distance: float = Field(default=120.0, gt=0)
-    """Metres from the camera beyond which a distance is dropped, and the class with it."""
+    max_distance: Annotated[float, Field(gt=0, le=MAX_DISTANCE)] = 120.0
+    """Metres from the camera beyond which a distance is dropped, and the class with it; the store holds up to 131 m."""
+
+    point_columns: Literal[3, 4, 5, 6] = 5
+    """float32 numbers of a point in a `.bin` sweep, where distances come from the LiDAR; nuScenes has 5."""
 
     @model_validator(mode="after")
     def _check(self) -> DenseLabelConfig:
@@ -149,7 +152,7 @@ def label_densely(key_frame: KeyFrame, dataroot: Path, config: DenseLabelConfig)
     if config.depth is None:
         if key_frame.lidar is None:
             raise ValueError("the data set has no LiDAR: give depth maps with --dense.depth")
-        points = read_points(dataroot / key_frame.lidar.filename)
+        points = read_points(dataroot / key_frame.lidar.filename, config.point_columns)
         options = LidarLabelConfig(max_distance=config.max_distance)
         hits = find_shown_pixels(to_world(points, key_frame.lidar), key_frame, options)
     parts: list[RayTable] = []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
+import signal
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -21,11 +23,12 @@ from splattingocc.data.label_store import (
     SceneRecord,
     read_manifest,
     scene_fingerprint,
-    sha256_of,
+    scene_path,
     steps_per_pixel,
     write_manifest,
     write_scene,
 )
+from splattingocc.files import BadFile, sha256_of, sole_writer
 from splattingocc.labels.dense import DenseLabelConfig, input_maps, label_densely
 from splattingocc.labels.lidar import LidarLabelConfig, project_lidar
 
@@ -40,25 +43,57 @@ def generate_labels(
     *,
     scenes: Iterable[str] | None = None,
     config: LabelConfig | None = None,
+    skip_missing: bool = False,
     num_workers: int = 0,
     show_progress: bool = True,
 ) -> Manifest:
     """Write the labels of the named scenes (default: all) into the store `out` and return its manifest.
 
     Scenes that are already there, whole and made from the same tables with the same options, are kept. A run that was killed and
-    started again leaves the same bytes as one that was not. The first error stops the run and names the key frame. With
-    `num_workers` of 0 the work is done in this process; workers are spawned, so a script must guard its entry point.
+    started again leaves the same bytes as one that was not. The first error stops the run and names the key frame. With `skip_missing`,
+    key frames of which a file (an image, a sweep, a map) or a sensor is missing are left out, and the manifest says which; a store in
+    which nothing is labelled is a `ValueError` all the same. With `num_workers` of 0 the work is done in this process; workers are
+    spawned, so a script must guard its entry point.
     """
     config = config or LidarLabelConfig()
-    names = [scene.name for scene in index.scenes] if scenes is None else list(scenes)
-    out.mkdir(parents=True, exist_ok=True)
+    names = [scene.name for scene in index.scenes] if scenes is None else list(dict.fromkeys(scenes))
+    index.of_scenes(names)
+    incomplete = [reason for scene, reason in index.incomplete.values() if scene in names]
+    if incomplete and not skip_missing:
+        raise ValueError(f"{incomplete[0]}; {len(incomplete)} such key frames in all, which --skip-missing leaves out")
+    with sole_writer(out):
+        manifest = _label_scenes(index, dataroot, out, names, config, skip_missing, num_workers, show_progress)
+    if not sum(manifest.scenes[name].num_rays for name in names):
+        raise ValueError(f"{out}: not one labelled ray in {len(names)} scenes; {_why_nothing(manifest, names)}")
+    return manifest
+
+
+def _why_nothing(manifest: Manifest, names: Sequence[str]) -> str:
+    skipped = {reason for name in names for reason in manifest.scenes[name].skipped.values()}
+    if skipped:
+        return f"every key frame with labels was left out, e.g. because of {min(skipped)}"
+    return "every point or pixel is of an unknown class, out of range, or seen by no camera: look at the classes and at the calibration"
+
+
+def _label_scenes(
+    index: Index,
+    dataroot: Path,
+    out: Path,
+    names: Sequence[str],
+    config: LabelConfig,
+    skip_missing: bool,
+    num_workers: int,
+    show_progress: bool,
+) -> Manifest:
     manifest = _begin(index, out, config)
+    manifest = msgspec.structs.replace(manifest, asked=tuple({*manifest.asked, *names}))
     jobs = []
     for name in names:
         key_frames = [index[position] for position in index.of_scenes([name])]
-        source_sha256 = scene_fingerprint(key_frames, manifest.source)
-        if not _is_finished(out, manifest.scenes.get(name), source_sha256):
-            jobs.append((name, key_frames, dataroot, out, manifest.steps_per_pixel, source_sha256, config))
+        job = SceneJob(name, key_frames, dataroot, out, manifest.steps_per_pixel, manifest.source, config, skip_missing)
+        if not _is_finished(job, manifest.scenes.get(name)):
+            jobs.append(job)
+    write_manifest(out, manifest)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not show_progress) as progress:
         task = progress.add_task("2D labels, scenes", total=len(names), completed=len(names) - len(jobs))
@@ -66,7 +101,6 @@ def generate_labels(
             manifest = msgspec.structs.replace(manifest, scenes={**manifest.scenes, name: record})
             write_manifest(out, manifest)
             progress.advance(task)
-    write_manifest(out, manifest)
     return read_manifest(out)
 
 
@@ -84,83 +118,138 @@ def _begin(index: Index, out: Path, config: LabelConfig) -> Manifest:
     if not (out / MANIFEST_NAME).exists():
         return empty
     found = read_manifest(out)
-    if msgspec.structs.replace(found, scenes={}) != empty:
-        raise ValueError(
-            f"{out / MANIFEST_NAME}: the store holds labels of {found.dataset_version} ({found.source}), asked for are labels of "
-            f"{empty.dataset_version} ({empty.source}); choose another folder or delete this one"
+    if msgspec.structs.replace(found, asked=(), scenes={}) != empty:
+        raise BadFile(
+            out / MANIFEST_NAME,
+            f"the store holds labels of {found.dataset_version} ({found.source}), asked for are labels of "
+            f"{empty.dataset_version} ({empty.source}); choose another folder or delete this one",
         )
     return found
 
 
-def _is_finished(out: Path, record: SceneRecord | None, source_sha256: str) -> bool:
-    if record is None or record.source_sha256 != source_sha256 or not (out / record.file).exists():
+@dataclass(frozen=True)
+class SceneJob:
+    """The labels of one scene, to be made in any process."""
+
+    name: str
+    key_frames: Sequence[KeyFrame]
+    dataroot: Path
+    out: Path
+    steps: int
+    """For each pixel."""
+    source: str
+    """What the manifest says that labels are made from."""
+    config: LabelConfig
+    skip_missing: bool
+
+    @property
+    def source_sha256(self) -> str:
+        return scene_fingerprint(self.key_frames, self.source)
+
+    def missing(self) -> dict[str, str]:
+        """Return the key frames, by token, of which a file is not there, and which; nothing where none may be skipped."""
+        if not self.skip_missing:
+            return {}
+        found = {key_frame.token: missing_file(key_frame, self.dataroot, self.config) for key_frame in self.key_frames}
+        return {token: path for token, path in found.items() if path is not None}
+
+
+def _is_finished(job: SceneJob, record: SceneRecord | None) -> bool:
+    path = scene_path(job.out, job.name)
+    if record is None or record.source_sha256 != job.source_sha256 or not path.is_file() or record.skipped != job.missing():
         return False
-    return sha256_of(out / record.file) == record.sha256
-
-
-SceneJob = tuple[str, Sequence[KeyFrame], Path, Path, int, str, LabelConfig]
-"""Scene name, its key frames, data root, store, steps per pixel, fingerprint, options."""
+    return sha256_of(path) == record.sha256
 
 
 def _run(jobs: Sequence[SceneJob], num_workers: int) -> Iterator[tuple[str, SceneRecord]]:
     """Yield the record of each scene as it is finished."""
     if num_workers == 0 or len(jobs) < 2:
         for job in jobs:
-            yield job[0], label_scene(job)
+            yield job.name, label_scene(job)
         return
     # Spawned, not forked: the parent may hold threads or a GPU.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context)
     try:
-        name_of = {pool.submit(label_scene, job): job[0] for job in jobs}
+        # Workers inherit what is blocked: Ctrl-C is for this process, which ends them
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            name_of = {pool.submit(label_scene, job): job.name for job in jobs}
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for future in as_completed(name_of):
             yield name_of[future], future.result()
+    except KeyboardInterrupt:
+        for worker in multiprocessing.active_children():
+            worker.terminate()  # at any moment: a scene's file is put in place whole
+        raise
     except BrokenProcessPool:
-        raise RuntimeError(
-            "a label worker was killed, most likely for want of memory; finished scenes are kept, use fewer workers"
-        ) from None
+        raise ValueError("a label worker was killed, most likely for want of memory; finished scenes are kept, use fewer workers") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def label_key_frame(key_frames: Sequence[KeyFrame], i: int, dataroot: Path, config: LabelConfig) -> RayTable:
+def label_key_frame(
+    key_frames: Sequence[KeyFrame], i: int, dataroot: Path, config: LabelConfig, *, skipped: Collection[str] = ()
+) -> RayTable:
     """Return the labelled pixels of the i-th key frame of a scene, from LiDAR and lidarseg or from dense maps."""
     if isinstance(config, DenseLabelConfig):
         return label_densely(key_frames[i], dataroot, config)
-    neighbours = [key_frames[i + offset] for offset in config.sweeps if 0 <= i + offset < len(key_frames)]
+    others = [key_frames[i + offset] for offset in config.sweeps if 0 <= i + offset < len(key_frames)]
+    neighbours = [other for other in others if other.token not in skipped]
     return project_lidar(key_frames[i], dataroot, config, neighbours=neighbours)
 
 
 def label_scene(job: SceneJob) -> SceneRecord:
     """Label the key frames of one scene and write its file. A fault is a `ValueError` that names the scene and the key frame."""
-    name, key_frames, dataroot, out, steps, source_sha256, config = job
+    skipped = job.missing()
     tables: dict[str, RayTable] = {}
-    for i, key_frame in enumerate(key_frames):
+    for i, key_frame in enumerate(job.key_frames):
+        if key_frame.token in skipped:
+            continue
         try:
-            tables[key_frame.token] = label_key_frame(key_frames, i, dataroot, config)
+            tables[key_frame.token] = label_key_frame(job.key_frames, i, job.dataroot, job.config, skipped=skipped)
         except ValueError as error:
-            raise ValueError(f"{error} ({name}, key frame {key_frame.token})") from None
+            raise ValueError(f"{error} ({job.name}, key frame {key_frame.token})") from None
+    labelled = [key_frame for key_frame in job.key_frames if key_frame.token not in skipped]
     return write_scene(
-        out,
-        name,
+        job.out,
+        job.name,
         tables,
-        steps=steps,
-        num_cameras=len(key_frames[0].cameras),
-        source_sha256=source_sha256,
-        inputs_sha256=inputs_sha256(key_frames, dataroot, config),
+        steps=job.steps,
+        num_cameras=len(job.key_frames[0].cameras) if job.key_frames else 0,
+        source_sha256=job.source_sha256,
+        inputs_sha256=inputs_sha256(labelled, job.dataroot, job.config),
+        skipped=skipped,
     )
+
+
+def input_files(key_frame: KeyFrame, dataroot: Path, config: LabelConfig) -> list[Path]:
+    """Return the sweeps, classes and maps that the labels of a key frame are made from."""
+    paths = input_maps(key_frame, config) if isinstance(config, DenseLabelConfig) else []
+    if isinstance(config, LidarLabelConfig) or config.depth is None:
+        paths += [dataroot / key_frame.lidar.filename] if key_frame.lidar else []
+    if isinstance(config, LidarLabelConfig) and config.with_classes and key_frame.point_classes:
+        paths.append(dataroot / key_frame.point_classes)
+    return paths
+
+
+def missing_file(key_frame: KeyFrame, dataroot: Path, config: LabelConfig) -> str | None:
+    """Return the first file, if any, that labels or training would want of a key frame and that is not there."""
+    if isinstance(config, LidarLabelConfig) and config.with_classes and key_frame.point_classes is None:
+        return "the classes of its points"
+    try:
+        paths = [*(dataroot / camera.filename for camera in key_frame.cameras), *input_files(key_frame, dataroot, config)]
+    except BadFile as error:
+        return str(error)
+    return next((str(path) for path in paths if not path.is_file()), None)
 
 
 def inputs_sha256(key_frames: Sequence[KeyFrame], dataroot: Path, config: LabelConfig) -> str:
     """Return a digest of the contents of the sweeps, classes and maps that the labels of a scene are made from."""
     digest = hashlib.sha256()
     for key_frame in key_frames:
-        paths = input_maps(key_frame, config) if isinstance(config, DenseLabelConfig) else []
-        if isinstance(config, LidarLabelConfig) or config.depth is None:
-            paths += [dataroot / key_frame.lidar.filename] if key_frame.lidar else []
-        if isinstance(config, LidarLabelConfig) and key_frame.point_classes:
-            paths.append(dataroot / key_frame.point_classes)
-        for path in paths:
+        for path in input_files(key_frame, dataroot, config):
             digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
 
@@ -168,10 +257,10 @@ def inputs_sha256(key_frames: Sequence[KeyFrame], dataroot: Path, config: LabelC
 def verify_inputs(store: LabelStore, index: Index, dataroot: Path, config: LabelConfig) -> None:
     """Check that the files which the labels were made from still hold the same; reads them all. `config` is what made the store."""
     if config.describe() != store.manifest.source:
-        raise ValueError(f"{store.folder / MANIFEST_NAME}: the store holds {store.manifest.source}; give the options that made it")
+        raise BadFile(store.folder / MANIFEST_NAME, f"the store holds {store.manifest.source}; give the options that made it")
     for name, record in store.manifest.scenes.items():
-        key_frames = [index[position] for position in index.of_scenes([name])]
+        frames = [index[position] for position in index.of_scenes([name])]
+        key_frames = [frame for frame in frames if frame.token not in record.skipped]
         if inputs_sha256(key_frames, dataroot, config) != record.inputs_sha256:
-            raise ValueError(
-                f"{store.folder / record.file}: the labels of {name} were made from other sweeps, classes or maps than are there now"
-            )
+            reason = f"the labels of {name} were made from other sweeps, classes or maps than are there now"
+            raise BadFile(scene_path(store.folder, name), reason)

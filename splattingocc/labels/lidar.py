@@ -5,39 +5,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
+from pydantic import Field, model_validator
 
-from splattingocc.config import Config
+from splattingocc.config import Config, KeyFrameOffsets
 from splattingocc.data.key_frames import KeyFrame, SensorFrame, inverse
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
 from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, MOVING_CLASSES, NUM_CLASSES
+from splattingocc.files import BadFile, read_array, read_bytes
 from splattingocc.geometry.rays import IGNORE
 from splattingocc.labels.occlusion import hidden_points
 
-POINT_BYTES = 5 * 4
-"""A point is x, y, z, intensity and ring as float32."""
+LARGEST_COORDINATE = 10_000.0
+"""Metres from the sensor, along an axis; no LiDAR measures that far."""
+LARGEST_SWEEP = 2**30
+"""Bytes."""
+LARGEST_RING = 1024
 _CLASS_OF_CATEGORY = np.array(CLASS_OF_LIDARSEG, dtype=np.uint8)
 
 
 class LidarLabelConfig(Config):
     """Which LiDAR points become labels."""
 
-    min_depth: float = 1.0
+    min_depth: Annotated[float, Field(gt=0, le=MAX_DISTANCE)] = 1.0
     """Metres in front of the camera (z) that a point must exceed."""
-    max_distance: float = 120.0
+    max_distance: Annotated[float, Field(gt=0, le=MAX_DISTANCE)] = 120.0
     """Metres from the camera beyond which points are dropped; the store holds up to 131 m."""
     drop_hidden: bool = True
     """Drop points that something nearer hides from the camera (`occlusion.hidden_points`)."""
-
-    sweeps: tuple[int, ...] = ()
+    sweeps: KeyFrameOffsets = ()
     """Key frames before (-1, -2) and after (1) whose sweeps are projected too, without the classes that move."""
+    with_classes: bool = True
+    """Whether points have classes (lidarseg, or an own rig's). False makes labels of distances alone, whose class is unknown: they train
+    geometry where there is no annotation."""
+    point_columns: Literal[3, 4, 5, 6] = 5
+    """float32 numbers of a point in a `.bin` sweep: x, y, z, then intensity, ring, time; nuScenes has 5."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LidarLabelConfig:
+        if self.min_depth >= self.max_distance:
+            raise ValueError(f"lidar.min_depth is {self.min_depth} m, expected less than lidar.max_distance, {self.max_distance} m")
+        return self
 
     def describe(self) -> str:
         """Return the one line that the manifest keeps."""
         hidden = "without" if self.drop_hidden else "with"
         more = f", sweeps of key frames {', '.join(f'{offset:+d}' for offset in self.sweeps)}" if self.sweeps else ""
+        more += "" if self.with_classes else ", distances only"
+        more += f", {self.point_columns} columns" if self.point_columns != 5 else ""
         return f"lidar points, min_depth {self.min_depth} m, max_distance {self.max_distance} m, {hidden} hidden ones{more}"
 
 
@@ -52,24 +70,45 @@ class PointPixels:
     """Metres from the camera centre to the point."""
 
 
-def read_points(path: Path) -> Float32[np.ndarray, "point 3"]:
-    """Read the points of a sweep, sensor frame, metres: nuScenes' `.bin`, or a `.npy` of (point, 3 or more) numbers."""
+def read_points(path: Path, columns: int = 5) -> Float32[np.ndarray, "point 3"]:
+    """Read the points of a sweep, sensor frame, metres: nuScenes' `.bin`, or a `.npy` of (point, 3 or more) numbers.
+
+    A `.bin` does not say how many columns it has, so they are checked against what they should hold.
+    """
     if path.suffix == ".npy":
-        points = _read_array(path)
+        points = read_array(path, limit=LARGEST_SWEEP)
         if points.ndim != 2 or points.shape[1] < 3 or len(points) == 0 or not np.issubdtype(points.dtype, np.floating):
-            raise ValueError(f"{path}: {points.dtype} {points.shape}, expected floating-point (point, 3 or more): x, y, z first")
+            raise BadFile(path, f"{points.dtype} {points.shape}, expected floating-point (point, 3 or more): x, y, z first")
         points = points[:, :3].astype(np.float32)
     else:
-        content = _read_bytes(path)
-        if len(content) == 0 or len(content) % POINT_BYTES:
-            raise ValueError(
-                f"{path}: {len(content)} bytes, expected a positive multiple of {POINT_BYTES} (x, y, z, intensity, ring as float32)"
-            )
-        points = np.frombuffer(content, dtype="<f4").reshape(-1, 5)[:, :3]
-    if not np.isfinite(points).all():
-        first = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
-        raise ValueError(f"{path}: point {first} is {points[first].tolist()}, expected finite metres")
+        points = _read_columns(path, columns)[:, :3]
+    usable = (np.abs(points) <= LARGEST_COORDINATE).all(axis=1)  # nan is not
+    if not usable.all():
+        first = int(np.flatnonzero(~usable)[0])
+        found = points[first].tolist()
+        raise BadFile(path, f"point {first} is {found}, expected finite metres, at most {LARGEST_COORDINATE:g} from the sensor")
     return points
+
+
+def _read_columns(path: Path, columns: int) -> Float32[np.ndarray, "point column"]:
+    content = read_bytes(path, limit=LARGEST_SWEEP)
+    names = ", ".join(("x", "y", "z", "intensity", "ring", "time")[:columns])
+    if len(content) == 0 or len(content) % (columns * 4):
+        raise BadFile(path, f"{len(content)} bytes, expected a positive multiple of {columns * 4} ({names} as float32)")
+    table = np.frombuffer(content, dtype="<f4").reshape(-1, columns)
+    if columns >= 5:
+        rings = table[:, 4:]
+        holds = ((rings >= 0) & (rings < LARGEST_RING) & (rings == np.floor(rings))).all(axis=0).any()
+        expected = f"ring numbers (0 to {LARGEST_RING - 1})"
+    else:
+        holds, expected = bool((table[:, 3:] >= 0).all()), "intensities"
+    if not holds:
+        raise BadFile(
+            path,
+            f"column {min(columns, 5)} begins with {table[0, min(columns, 5) - 1]:g} and does not hold {expected}: a point seems not to be "
+            f"{columns} numbers ({names}); --lidar.point-columns or --dense.point-columns says how many it is",
+        )
+    return table
 
 
 def read_point_classes(path: Path, num_points: int) -> UInt8[np.ndarray, " point"]:
@@ -79,37 +118,20 @@ def read_point_classes(path: Path, num_points: int) -> UInt8[np.ndarray, " point
     categories, of which noise and the ego vehicle are not trained.
     """
     is_own = path.suffix == ".npy"
-    categories = _read_array(path) if is_own else np.frombuffer(_read_bytes(path), dtype=np.uint8)
+    categories = read_array(path) if is_own else np.frombuffer(read_bytes(path, limit=LARGEST_SWEEP), dtype=np.uint8)
     if categories.shape != (num_points,) or categories.dtype != np.uint8:
         found = f"{len(categories)} categories" if categories.dtype == np.uint8 else f"{categories.dtype} {categories.shape}"
-        raise ValueError(f"{path}: {found} for a sweep of {num_points} points, expected one byte per point")
+        raise BadFile(path, f"{found} for a sweep of {num_points} points, expected one byte per point")
     if is_own:
         unknown = np.flatnonzero((categories >= NUM_CLASSES) & (categories != IGNORE))
         if len(unknown):
             first = int(unknown[0])
-            raise ValueError(f"{path}: class {categories[first]} of point {first} is out of range 0..{NUM_CLASSES - 1} or {IGNORE}")
+            raise BadFile(path, f"class {categories[first]} of point {first} is out of range 0..{NUM_CLASSES - 1} or {IGNORE}")
         return categories
     if num_points and categories.max() >= len(CLASS_OF_LIDARSEG):
         first = int(np.argmax(categories >= len(CLASS_OF_LIDARSEG)))
-        raise ValueError(f"{path}: category {categories[first]} of point {first} is out of range 0..{len(CLASS_OF_LIDARSEG) - 1}")
+        raise BadFile(path, f"category {categories[first]} of point {first} is out of range 0..{len(CLASS_OF_LIDARSEG) - 1}")
     return _CLASS_OF_CATEGORY[categories]
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _read_array(path: Path) -> np.ndarray:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not isinstance(loaded, np.ndarray):
-        raise ValueError(f"{path}: is an archive, expected one array")
-    return loaded
 
 
 def find_pixels(points_world: Float64[np.ndarray, "point 3"], key_frame: KeyFrame, config: LidarLabelConfig) -> PointPixels:
@@ -162,13 +184,24 @@ def find_shown_pixels(points_world: Float64[np.ndarray, "point 3"], key_frame: K
     return PointPixels(hits.camera_indices[shown], hits.point_indices[shown], hits.pixels[shown], hits.distances[shown])
 
 
-def read_labelled_points(key_frame: KeyFrame, dataroot: Path) -> tuple[Float64[np.ndarray, "point 3"], UInt8[np.ndarray, " point"]]:
-    """Return the points of a key frame's sweep in the world frame, and their classes; without those that are never trained on."""
+def read_labelled_points(
+    key_frame: KeyFrame, dataroot: Path, config: LidarLabelConfig
+) -> tuple[Float64[np.ndarray, "point 3"], UInt8[np.ndarray, " point"]]:
+    """Return the points of a key frame's sweep in the world frame, and their classes; without those that are never trained on.
+
+    Without classes all points are there, their class IGNORE.
+    """
     if key_frame.lidar is None:
         raise ValueError("the data set has no LiDAR: make labels from maps, with --dense.semantics and --dense.depth")
+    if not config.with_classes:
+        points_lidar = read_points(dataroot / key_frame.lidar.filename, config.point_columns)
+        return to_world(points_lidar, key_frame.lidar), np.full(len(points_lidar), IGNORE, dtype=np.uint8)
     if key_frame.point_classes is None:
-        raise ValueError(f"LiDAR frame {key_frame.lidar.token}: no classes of its points (in nuScenes, no row in lidarseg.json)")
-    points_lidar = read_points(dataroot / key_frame.lidar.filename)
+        raise ValueError(
+            f"LiDAR frame {key_frame.lidar.token}: no classes of its points (in nuScenes, no row in lidarseg.json, which the lidarseg "
+            "release brings; panoptic.json is not read); --lidar.with-classes False makes labels of distances alone"
+        )
+    points_lidar = read_points(dataroot / key_frame.lidar.filename, config.point_columns)
     classes = read_point_classes(dataroot / key_frame.point_classes, len(points_lidar))
     # Points that are not trained are left out before the projection, which costs more than reading them.
     trained = np.flatnonzero(classes != IGNORE)
@@ -182,10 +215,13 @@ def project_lidar(
 
     Noise and points on the ego vehicle are left out. Of the sweeps of neighbours, so are points of classes that move.
     """
-    points, classes = read_labelled_points(key_frame, dataroot)
+    config = config or LidarLabelConfig()
+    if neighbours and not config.with_classes:
+        raise ValueError("--lidar.sweeps: without classes nothing says which points of other key frames' sweeps have moved; leave it out")
+    points, classes = read_labelled_points(key_frame, dataroot, config)
     for neighbour in neighbours:
-        more_points, more_classes = read_labelled_points(neighbour, dataroot)
+        more_points, more_classes = read_labelled_points(neighbour, dataroot, config)
         is_static = ~np.isin(more_classes, MOVING_CLASSES)
         points, classes = np.concatenate([points, more_points[is_static]]), np.concatenate([classes, more_classes[is_static]])
-    hits = find_shown_pixels(points, key_frame, config or LidarLabelConfig())
+    hits = find_shown_pixels(points, key_frame, config)
     return RayTable(hits.camera_indices, classes[hits.point_indices], hits.pixels, hits.distances)

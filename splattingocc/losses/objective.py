@@ -7,12 +7,14 @@ processes share it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from splattingocc.config import Config
+from splattingocc.config import Config, Distance, Probability, Weight
 from splattingocc.data.taxonomy import CLASSES
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import SKY, RayLabels, Rays
@@ -32,34 +34,46 @@ from splattingocc.splatting.gaussians import Gaussians, Rendering
 SAME_CENTER = 1e-2
 """Metres between a ray's origin and an optical centre within which the ray belongs to that camera."""
 
+LABELLED_LOSSES = ("semantic", "distance", "line_of_sight", "empty", "query", "depth_bins", "pixel_classes")
+"""The losses that look at labels."""
+
 
 class ObjectiveConfig(Config):
     """Weights of the losses; 0 leaves one out."""
 
-    semantic: float = 1.0
+    semantic: Weight = 1.0
     """Negative log-likelihood of the rendered class."""
-    distance: float = 0.5
+    distance: Weight = 0.5
     """Scale-invariant logarithmic error of the rendered distance."""
-    line_of_sight: float = 0.5
+    line_of_sight: Weight = 0.5
     """Free space before the label, mass at the label."""
-    empty: float = 0.5
+    empty: Weight = 0.5
     """Nothing along rays of the sky and along those whose label lies outside of the grid."""
-    query: float = 0.5
+    query: Weight = 0.5
     """The same labels asked of the Gaussians directly: free on the way, the class at the end."""
-    num_query_points: int = 4
+    num_query_points: Annotated[int, Field(ge=1, le=1000)] = 4
     """Points on the way that are asked for each ray."""
-    query_margin: float = 0.4
+    query_margin: Distance = 0.4
     """Metres before the label from which on nothing is asked."""
-    depth_bins: float = 0.5
+    depth_bins: Weight = 0.5
     """Cross-entropy of the image branch's depth distribution at labelled pixels."""
-    pixel_classes: float = 0.5
+    pixel_classes: Weight = 0.5
     """Cross-entropy of the image branch's class at labelled pixels."""
-    opacity_prior: float = 0.05
+    opacity_prior: Weight = 0.05
     """Cost of the mean opacity."""
-    variance_focus: float = 0.85
+    variance_focus: Probability = 0.85
     """Share of the common scale error that the distance loss forgives."""
-    class_weights: dict[str, float] = {}
+    class_weights: dict[str, Weight] = {}
     """Weights of single classes in the class loss, by name; 1 where not given."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ObjectiveConfig:
+        for name in self.class_weights:
+            if name not in CLASSES:
+                raise ValueError(f"objective.class_weights: {name!r} is not a class; classes are {', '.join(CLASSES)}")
+        if not any(getattr(self, name) for name in LABELLED_LOSSES):
+            raise ValueError(f"objective: nothing would be learned from labels; give one of {', '.join(LABELLED_LOSSES)} a weight")
+        return self
 
 
 @dataclass(frozen=True)
@@ -82,9 +96,6 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         self.depth_bins = depth_bins
-        for name in config.class_weights:
-            if name not in CLASSES:
-                raise ValueError(f"objective.class_weights: {name!r} is not a class; classes are {', '.join(CLASSES)}")
         weights = torch.tensor([config.class_weights.get(name, 1.0) for name in CLASSES])
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -120,7 +131,7 @@ class Objective(nn.Module):
         margin, count = self.config.query_margin, self.config.num_query_points
         costs = []
         for sample in range(len(labels.distances)):
-            known = labels.distances[sample].isfinite() & (labels.weights[sample] > 0) & (labels.semantics[sample] < len(CLASSES))
+            known = labels.distances[sample].isfinite() & (labels.weights[sample] > 0)
             rays_known, distances = rays[sample][known], labels.distances[sample][known]
             one, table = gaussians[sample], gaussian_of_cell(gaussians[sample])
             points = free_points(rays_known, distances, margin=margin, count=count)

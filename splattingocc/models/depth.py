@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int64
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from splattingocc.config import Config
+from splattingocc.config import Config, Metres
 from splattingocc.geometry.cameras import Cameras
 
 MIN_GROUND_PROBABILITY = 1e-3
@@ -22,12 +24,18 @@ DOUBT = 0.64
 class DepthBins(Config):
     """Intervals of z-depth, equally wide in the logarithm."""
 
-    nearest: float = 1.5
+    nearest: Metres = 1.5
     """Metres at which the first bin begins; nearer depths count to it."""
-    farthest: float = 60.0
+    farthest: Metres = 60.0
     """Metres at which the last bin ends; farther depths count to it."""
-    count: int = 64
+    count: Annotated[int, Field(ge=2, le=1024)] = 64
     """Number of bins. With 64 of them each is 6 % of its depth wide: a cell of 0.4 m at 7 m."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DepthBins:
+        if self.nearest >= self.farthest:
+            raise ValueError(f"depth_bins.nearest is {self.nearest} m, expected less than depth_bins.farthest, {self.farthest} m")
+        return self
 
     def position(self, depths: Tensor) -> Tensor:
         """Return where z-depths lie on the axis of bins, in bins: 0 at `nearest`, `count` at `farthest`."""

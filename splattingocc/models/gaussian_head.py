@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splattingocc.config import Config
+from splattingocc.config import Config, Metres
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.splatting.gaussians import Gaussians
 
@@ -33,16 +35,25 @@ CLASS_FLOOR = 0.02
 class GaussianHeadConfig(Config):
     """One Gaussian per cell of the grid, bound to its cell."""
 
-    num_classes: int = 17
+    num_classes: Annotated[int, Field(ge=1, le=254)] = 17
     """Channels of the class probabilities."""
-    initial_opacity: float = 0.03
+    initial_opacity: Annotated[float, Field(gt=0, lt=MAX_OPACITY)] = 0.03
     """Opacity before training of a Gaussian where the image branch believes in a surface by EVIDENCE_CENTER."""
-    min_scale: float = 0.04
+    min_scale: Metres = 0.04
     """Smallest standard deviation, metres."""
-    max_scale: float = 0.25
+    max_scale: Metres = 0.25
     """Largest standard deviation, metres; the renderer's cost grows with it."""
-    initial_scale: float = 0.15
-    """Standard deviation of every Gaussian before training, metres."""
+    initial_scale: Metres = 0.15
+    """Standard deviation of every Gaussian before training, metres: between the other two."""
+
+    @model_validator(mode="after")
+    def _check(self) -> GaussianHeadConfig:
+        if not self.min_scale < self.initial_scale < self.max_scale:
+            raise ValueError(
+                f"head.initial_scale is {self.initial_scale} m, expected more than head.min_scale, {self.min_scale} m, and less than "
+                f"head.max_scale, {self.max_scale} m"
+            )
+        return self
 
 
 class GaussianHead(nn.Module):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from einops import reduce
 from jaxtyping import Float
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splattingocc.config import Config
+from splattingocc.config import Channels, Config
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.depth import DepthBins, StandingDepth
@@ -20,20 +21,26 @@ from splattingocc.models.sampling import place, sample_map
 from splattingocc.struct import Struct
 
 
+def _check_each_once(classes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"{classes}, expected each class once")
+    return classes
+
+
 class SamplingLiftConfig(Config):
     """Each cell reads the image features at its projection, weighted by how likely the surface seen there lies at the cell's depth."""
 
     kind: Literal["sampling"] = "sampling"
-    channels: int = 32
+    channels: Channels = 32
     """Width of the volume."""
-    coarsening: int = 2
+    coarsening: Annotated[int, Field(ge=1, le=64)] = 2
     """Cells of the Gaussians' grid per cell of the volume, along each axis."""
     depth_bins: DepthBins = DepthBins()
     """Bins of each pixel's depth distribution."""
-    rows_per_feature: int = 4
+    rows_per_feature: Annotated[int, Field(ge=1, le=64)] = 4
     """Rows of the depth and class maps for each row of image features. Where a thing meets the ground tells its depth, so a row too
     many is an error of 10 % or more; columns matter less."""
-    ground_classes: tuple[int, ...] = (11, 12, 13, 14)
+    ground_classes: Annotated[tuple[Annotated[int, Field(ge=0, le=253)], ...], AfterValidator(_check_each_once)] = (11, 12, 13, 14)
     """Classes that things stand on: driveable surface, other flat, sidewalk and terrain."""
 
 

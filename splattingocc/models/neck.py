@@ -8,13 +8,13 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splattingocc.config import Config
+from splattingocc.config import Channels, Config
 
 
 class FPNConfig(Config):
     """A feature pyramid of which one level is used."""
 
-    channels: int = 64
+    channels: Channels = 64
     """Width of the result."""
     stride: Literal[4, 8, 16] = 8
     """Image pixels per feature pixel in the result."""

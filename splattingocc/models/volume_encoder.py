@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splattingocc.config import Config
+from splattingocc.config import Channels, Config
 
 GROUP_WIDTH = 8
 """Channels normalised together. GroupNorm, because batches of volumes are too small for batch statistics."""
@@ -16,10 +19,19 @@ GROUP_WIDTH = 8
 class UNet3dConfig(Config):
     """A residual U-Net: wide where it is coarse, thin where it is fine."""
 
-    channels: tuple[int, ...] = (32, 64, 96)
+    channels: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=8)] = (32, 64, 96)
     """Width at each resolution, finest first; each is half the one before along every axis."""
-    blocks: tuple[int, ...] = (1, 1, 1)
+    blocks: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (1, 1, 1)
     """Residual blocks on the way down at each resolution."""
+
+    @model_validator(mode="after")
+    def _check(self) -> UNet3dConfig:
+        if len(self.channels) != len(self.blocks):
+            raise ValueError(f"volume_encoder: {len(self.channels)} widths but {len(self.blocks)} block counts; give one count per width")
+        for width in self.channels:
+            if width < GROUP_WIDTH or width % (width // GROUP_WIDTH):
+                raise ValueError(f"volume_encoder.channels: {width} cannot be normalised in groups, expected multiples of {GROUP_WIDTH}")
+        return self
 
 
 class ResidualBlock3d(nn.Module):
@@ -41,10 +53,6 @@ class UNet3d(nn.Module):
 
     def __init__(self, config: UNet3dConfig, in_channels: int) -> None:
         super().__init__()
-        if len(config.channels) != len(config.blocks):
-            raise ValueError(
-                f"volume_encoder: {len(config.channels)} widths but {len(config.blocks)} block counts; give one count per width"
-            )
         self.down = nn.ModuleList()
         for level, (channels, count) in enumerate(zip(config.channels, config.blocks)):
             first = ResidualBlock3d(in_channels, channels, stride=1 if level == 0 else 2)

@@ -12,6 +12,7 @@ from numpy import ndarray
 from numpy.random import Generator
 from PIL import Image
 
+from splattingocc.files import naming_the_file
 from splattingocc.synthetic.camera_images import render_image
 from splattingocc.synthetic.lidar_sweeps import Lidar, Sweep
 from splattingocc.synthetic.occupancy import VoxelTruth, observed_truth, rays_of_drive, voxelize
@@ -133,8 +134,9 @@ class SceneWriter:
         data_token = self._add_data_row(sample_token, sensor, frame, timestamp, pose, filename)
         label_file = f"lidarseg/{self._version}/{data_token}_lidarseg.bin"
         for name, array in ((filename, sweep.points), (label_file, sweep.categories)):
-            (self._out / name).parent.mkdir(parents=True, exist_ok=True)
-            array.tofile(self._out / name)
+            with naming_the_file(self._out / name):
+                (self._out / name).parent.mkdir(parents=True, exist_ok=True)
+                array.tofile(self._out / name)
         self._tables.add("lidarseg", {"token": data_token, "sample_data_token": data_token, "filename": label_file})
         self._annotate(frame, time, sample_token, sweep)
         semantics = voxelize(self._scene_mesh, np.linalg.inv(pose))
@@ -176,13 +178,15 @@ class SceneWriter:
 
 
 def _write_jpeg(path: Path, image: ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, quality=JPEG_QUALITY)
+    with naming_the_file(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path, quality=JPEG_QUALITY)
 
 
 def _write_truth(path: Path, truth: VoxelTruth) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, semantics=truth.semantics, mask_lidar=truth.mask_lidar, mask_camera=truth.mask_camera)
+    with naming_the_file(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, semantics=truth.semantics, mask_lidar=truth.mask_lidar, mask_camera=truth.mask_camera)
 
 
 def scene_name(number: int) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from splattingocc.config import Config
-from splattingocc.files import write_json
+from splattingocc.config import Config, ImageSize, Seed
+from splattingocc.files import BadFile, check_name, child, read_json, sole_writer, write_json
+from splattingocc.files.lock import LOCK_NAME
 from splattingocc.synthetic.scene_writer import SceneWriter, scene_name
 from splattingocc.synthetic.tables import common_tables, token
 
@@ -27,17 +29,17 @@ CONTENTS = ("samples", "lidarseg", "gts", "maps")
 class SynthConfig(Config):
     """A synthetic data set. The same configuration gives the same bytes."""
 
-    num_scenes: int = Field(default=10, ge=1)
+    num_scenes: Annotated[int, Field(ge=1, le=10_000)] = 10
     """Scenes in all, validation included. Each has a street of its own."""
-    num_val_scenes: int = Field(default=2, ge=0)
+    num_val_scenes: Annotated[int, Field(ge=0, le=10_000)] = 2
     """How many of them, the last ones, are for validation."""
-    frames_per_scene: int = Field(default=10, ge=1, le=80)
+    frames_per_scene: Annotated[int, Field(ge=1, le=80)] = 10
     """Key frames of each scene, half a second apart."""
-    image_size: tuple[int, int] = (450, 800)
+    image_size: ImageSize = (450, 800)
     """Height and width of the images, pixels."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Everything is drawn from it."""
-    version: str = Field(default="v1.0-mini", pattern=r"^[\w.\-]+$")
+    version: Annotated[str, Field(pattern=r"^[\w.\-]+$"), AfterValidator(partial(check_name, what="the version"))] = "v1.0-mini"
     """The folder of the tables."""
 
     @model_validator(mode="after")
@@ -68,6 +70,11 @@ def write_dataset(config: SynthConfig, out: Path, *, progress: bool = True, fres
     """
     if is_complete(out, config) and not fresh:
         return
+    with sole_writer(out):
+        _write_dataset(config, out, progress=progress, fresh=fresh, device=device)
+
+
+def _write_dataset(config: SynthConfig, out: Path, *, progress: bool, fresh: bool, device: str) -> None:
     _clear(config, out, fresh=fresh)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / MANIFEST, _manifest_of(config, finished=False))
@@ -105,22 +112,32 @@ def _manifest(out: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); delete the folder to write the data set anew") from error
+        return read_json(path, dict, what="the description of a synthetic data set")
+    except BadFile as error:
+        raise ValueError(f"{error}; delete the folder to write the data set anew") from error
 
 
 def _clear(config: SynthConfig, out: Path, *, fresh: bool) -> None:
     """Remove what an unfinished run of the same data set left, or any synthetic one if `fresh`."""
     manifest = _manifest(out)
     if manifest is None:
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and any(path.name != LOCK_NAME for path in out.iterdir()):
             raise ValueError(f"{out}: holds files but no synthetic data set ({MANIFEST} is missing); give an empty or new folder")
         return
     if not fresh and {**manifest, "finished": False} != _manifest_of(config, finished=False):
-        raise ValueError(
-            f"{out}: holds another synthetic data set ({MANIFEST} says {manifest.get('config')}); choose another folder or a fresh start"
-        )
+        raise ValueError(f"{out}: holds another synthetic data set ({_differences(config, manifest)}); choose another folder, or --fresh")
+    # The version is a name in a file that anybody may have written
+    version = (manifest.get("config") or {}).get("version", config.version)
+    folders = [child(out, name) for name in (*CONTENTS, check_name(str(version), f"{out / MANIFEST}: version"))]
     (out / MANIFEST).unlink()
-    for name in (*CONTENTS, manifest.get("config", {}).get("version", config.version)):
-        shutil.rmtree(out / name, ignore_errors=True)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _differences(config: SynthConfig, manifest: dict) -> str:
+    """Say in which options a data set differs from what is asked for."""
+    there, asked = manifest.get("config"), config.model_dump(mode="json")
+    if not isinstance(there, dict):
+        return f"{MANIFEST} does not say of which options"
+    named = [f"{name} {there.get(name)} instead of {value}" for name, value in asked.items() if there.get(name) != value]
+    return ", ".join(named) or "made by another version of the generator"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int64, UInt8
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from splattingocc.config import Config
+from splattingocc.config import Config, Coordinate, ImageSize
 from splattingocc.data.taxonomy import NUM_CLASSES
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
@@ -44,22 +46,30 @@ RAYS_PER_BAND = 120_000
 class PictureConfig(Config):
     """How voxels are drawn."""
 
-    position: tuple[float, float, float] = (-27.0, 0.0, 21.0)
+    position: tuple[Coordinate, Coordinate, Coordinate] = (-27.0, 0.0, 21.0)
     """Where the virtual camera stands, ego metres: behind and above the vehicle."""
-    target: tuple[float, float, float] = (7.0, 0.0, -1.0)
+    target: tuple[Coordinate, Coordinate, Coordinate] = (7.0, 0.0, -1.0)
     """What it looks at, ego metres."""
-    field_of_view: float = 62.0
+    field_of_view: Annotated[float, Field(gt=0, lt=180)] = 62.0
     """Horizontal, degrees."""
-    image_size: tuple[int, int] = (405, 720)
+    image_size: ImageSize = (405, 720)
     """Height and width of the perspective picture, pixels."""
-    pixels_per_cell: int = 3
+    pixels_per_cell: Annotated[int, Field(ge=1, le=64)] = 3
     """Size of the picture from above."""
-    supersampling: int = 2
+    supersampling: Annotated[int, Field(ge=1, le=16)] = 2
     """Rays per pixel along each axis of the perspective picture."""
-    sun: tuple[float, float, float] = (-0.45, 0.55, 1.0)
+    sun: tuple[Coordinate, Coordinate, Coordinate] = (-0.45, 0.55, 1.0)
     """Direction towards the sun, ego frame."""
     show_ego: bool = True
     """Draw the vehicle, for orientation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> PictureConfig:
+        if self.position[:2] == self.target[:2]:
+            raise ValueError(f"target: {self.target} is straight above or below the position, {self.position}; give one aside of it")
+        if not any(self.sun):
+            raise ValueError("sun: 0 0 0 is no direction")
+        return self
 
 
 @dataclass(frozen=True)

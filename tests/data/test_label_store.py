@@ -2,6 +2,7 @@ import json
 import pickle
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -129,15 +130,65 @@ def test_verify_finds_any_flipped_byte(store_folder: Path):
 
 def test_verify_finds_a_missing_scene(store_folder: Path):
     (store_folder / "scene-b.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"scene-b\.safetensors: cannot be read: No such file"):
+    with pytest.raises(ValueError, match=r"scene-b\.safetensors: no such file"):
         LabelStore.open(store_folder).verify()
 
 
-def test_a_truncated_scene_file_is_named_with_the_key_frame(store_folder: Path):
+def test_a_changed_scene_file_is_never_read(store_folder: Path):
     path = store_folder / "scene-a.safetensors"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"scene-a\.safetensors: key frame a0: cannot be read"):
+    whole = path.read_bytes()
+    expected = LabelStore.open(store_folder).read("a0")
+    flipped = bytearray(whole)
+    flipped[-1] ^= 4  # the class of the last ray
+    for content in (flipped, whole[:100], b"", whole + b"x"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"scene-a\.safetensors: damaged: sha256 is"):
+            LabelStore.open(store_folder).read("a0")
+    path.write_bytes(whole)
+    assert np.array_equal(LabelStore.open(store_folder).read("a0").pixels, expected.pixels)
+
+
+def test_any_changed_byte_of_the_manifest_is_noticed(store_folder: Path):
+    path = store_folder / MANIFEST_NAME
+    expected, whole, rng = read_manifest(store_folder), path.read_bytes(), np.random.default_rng(0)
+    for _ in range(500):
+        content = bytearray(whole)
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        try:
+            assert read_manifest(store_folder) == expected  # white space became another kind of white space
+        except ValueError as error:
+            message = str(error)
+        else:
+            continue
+        assert message.startswith(f"{path}: ")
+
+
+def test_a_scene_whose_name_leads_elsewhere_is_neither_written_nor_read(store_folder: Path):
+    victim = store_folder.parent / "victim.safetensors"
+    with pytest.raises(ValueError, match="cannot name a file"):
+        write_scene(store_folder, "../victim", {}, steps=32, num_cameras=6, source_sha256="0", inputs_sha256="i")
+    assert not victim.exists()
+    manifest = read_manifest(store_folder)
+    records = {"../victim": manifest.scenes["scene-a"]}
+    write_manifest(store_folder, msgspec.structs.replace(manifest, scenes=records))
+    with pytest.raises(ValueError, match="cannot name a file"):
         LabelStore.open(store_folder).read("a0")
+
+
+def test_the_manifest_counts_what_is_known_of_the_rays(tmp_path: Path):
+    table = random_table(4)
+    semantics, distances = np.array([255, 3, 254, 255], np.uint8), np.array([1.0, np.nan, np.nan, 2.0], np.float32)
+    table = RayTable(table.camera_indices, semantics, table.pixels, distances)
+    record = write_scene(tmp_path, "s", {"t": table}, steps=32, num_cameras=6, source_sha256="0", inputs_sha256="i")
+    assert (record.num_rays, record.num_classified, record.num_measured) == (4, 2, 2)
+
+
+def test_a_distance_that_would_be_stored_as_zero_is_refused():
+    table = random_table(4)
+    table = RayTable(table.camera_indices, table.semantics, table.pixels, np.full(4, 0.0009, np.float32))
+    with pytest.raises(ValueError, match=r"a label's distance does not fit the store: distances of 0\.002 to 131\.1 m"):
+        pack_rays(table, steps=32, num_cameras=6)
 
 
 def test_a_key_frame_without_labels_is_named(store_folder: Path):
@@ -149,17 +200,17 @@ def test_another_format_version_is_refused_by_name(store_folder: Path):
     path = store_folder / MANIFEST_NAME
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "format_version": 7}))
-    with pytest.raises(ValueError, match="label store of format version 7, this program reads version 4"):
+    with pytest.raises(ValueError, match="label store of format version 7, this program reads version 5"):
         LabelStore.open(store_folder)
     path.write_text(json.dumps({**content, "format": "something"}))
     with pytest.raises(ValueError, match="field format is not 'splattingocc-labels'"):
         LabelStore.open(store_folder)
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"format": "splattingocc-labels", "format_version": 4}', "[1]"])
+@pytest.mark.parametrize("content", ["{", "{}", '{"format": "splattingocc-labels", "format_version": 5}', "[1]"])
 def test_a_damaged_manifest_is_named(store_folder: Path, content: str):
     (store_folder / MANIFEST_NAME).write_text(content)
-    with pytest.raises(ValueError, match=r"manifest\.json: (damaged manifest|not the manifest)"):
+    with pytest.raises(ValueError, match=r"manifest\.json: not the manifest of a label store"):
         read_manifest(store_folder)
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import tiny_nuscenes
 import torch
 
 from splattingocc.data.key_frames import Index, cameras_of, inverse
-from splattingocc.data.nuscenes import read_index
+from splattingocc.data.nuscenes import only_version, read_index, versions_of
+from splattingocc.data.nuscenes_tables import TABLES
 from splattingocc.data.taxonomy import CAMERA_CHANNELS
 from splattingocc.geometry.transforms import rotation_from_quat
 
@@ -157,7 +159,7 @@ def test_a_damaged_cache_is_made_anew(own_dataroot: Path):
         ("sample_data", 2, {"timestamp": "noon"}, ["sample_data.json", "timestamp"]),
         ("sample_data", 2, {"calibrated_sensor_token": "none"}, ["sample_data.json", "calibrated_sensor_token none"]),
         ("sample_data", 2, {"sample_token": "none"}, ["sample_data.json", "sample_token none"]),
-        ("sample_data", 2, {"height": 0}, ["sample_data.json", "height 0"]),
+        ("sample_data", 2, {"height": 0}, ["sample_data.json", "height, width is 0 × 320 pixels"]),
         ("sample", 1, {"scene_token": "none"}, ["sample.json", "scene_token none"]),
         ("calibrated_sensor", 2, {"camera_intrinsic": []}, ["calibrated_sensor.json", "camera_intrinsic"]),
         ("calibrated_sensor", 2, {"sensor_token": "none"}, ["calibrated_sensor.json", "sensor_token none"]),
@@ -174,10 +176,119 @@ def test_a_damaged_row_is_named_with_its_file_token_and_field(
         assert f"row {token}" in message
 
 
-def test_a_sample_without_one_of_its_cameras_is_named(own_dataroot: Path):
+@pytest.mark.parametrize("channel", ["CAM_BACK", "LIDAR_TOP"])
+def test_a_sample_without_one_of_its_sensors_is_left_out_and_named(own_dataroot: Path, tiny_dataroot: Path, channel: str):
     path = own_dataroot / VERSION / "sample_data.json"
-    path.write_text(json.dumps([row for row in json.loads(path.read_text()) if row["token"] != "scene-0001-1-CAM_BACK"]))
-    assert "no key frame of CAM_BACK for sample scene-0001-1" in one_line_error(own_dataroot)
+    path.write_text(json.dumps([row for row in json.loads(path.read_text()) if row["token"] != f"scene-0001-1-{channel}"]))
+    whole, index = read_index(tiny_dataroot, VERSION), read_index(own_dataroot, VERSION)
+    ((token, (scene, reason)),) = index.incomplete.items()
+    assert (token, scene) == ("scene-0001-1", "scene-0001")
+    assert f"sample_data.json: no key frame of {channel} for sample scene-0001-1" in reason
+    assert index.tokens == [token for token in whole.tokens if token != "scene-0001-1"]
+    for token in index.tokens:
+        ours, theirs = index[index.position_of(token)], whole[whole.position_of(token)]
+        assert np.array_equal(ours.world_from_ego, theirs.world_from_ego)
+        assert [sensor.token for sensor in ours.sensors] == [sensor.token for sensor in theirs.sensors]
+
+
+def test_a_scene_of_which_no_sample_is_complete_is_there_and_empty(own_dataroot: Path):
+    path = own_dataroot / VERSION / "sample_data.json"
+    missing = {f"scene-0002-{number}-CAM_BACK" for number in range(3)}
+    rows = [row for row in json.loads(path.read_text()) if row["token"] not in missing]
+    path.write_text(json.dumps(rows))
+    index = read_index(own_dataroot, VERSION)
+    assert [(scene.name, scene.count) for scene in index.scenes] == [("scene-0001", 3), ("scene-0002", 0), ("scene-0003", 2)]
+    assert [index[i].scene for i in range(len(index))] == ["scene-0001"] * 3 + ["scene-0003"] * 2
+
+
+@pytest.mark.parametrize("lidar", [True, False])
+def test_a_rig_of_other_sensors_is_told_of_write_index(own_dataroot: Path, lidar: bool):
+    path = own_dataroot / VERSION / "sensor.json"
+    old, new = ("LIDAR_TOP", "LIDAR_CONCAT") if lidar else ("CAM_FRONT", "CAM_FRONT_WIDE")
+    path.write_text(path.read_text().replace(f'"channel": "{old}"', f'"channel": "{new}"'))
+    message = one_line_error(own_dataroot)
+    assert new in message
+    assert "write_index" in message
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("camera_distortion", [-0.35, 0.12, 0.0, 0.0, -0.02]),
+        ("distortion_coefficients", {"k1": 0.1, "k2": 0.0}),
+        ("camera_model", "fisheye"),
+        ("distortion_model", "equidistant"),
+    ],
+)
+def test_lens_distortion_is_refused_by_name(own_dataroot: Path, column: str, value: object):
+    token = edit(own_dataroot, "calibrated_sensor", 3, **{column: value})
+    message = one_line_error(own_dataroot)
+    assert f"calibrated_sensor.json: row {token}: {column} is {value}" in message
+
+
+@pytest.mark.parametrize(("column", "value"), [("camera_distortion", [0.0] * 5), ("camera_distortion", []), ("camera_model", "pinhole")])
+def test_a_lens_that_says_it_does_not_distort_is_accepted(own_dataroot: Path, column: str, value: object):
+    edit(own_dataroot, "calibrated_sensor", 3, **{column: value})
+    read_index(own_dataroot, VERSION)
+
+
+def test_two_scenes_of_one_name_are_refused(own_dataroot: Path):
+    token = edit(own_dataroot, "scene", 1, name="scene-0002")
+    message = one_line_error(own_dataroot)
+    assert "scene.json: row token-scene-000" in message
+    assert "scene-0002 is the name of row" in message
+    assert token in message
+
+
+def test_a_second_class_file_of_a_sweep_is_refused(own_dataroot: Path):
+    path = own_dataroot / VERSION / "lidarseg.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([*rows, {**rows[0], "token": "other", "filename": "lidarseg/other.bin"}]))
+    assert f"lidarseg.json: row other: a second file for sample_data {rows[0]['sample_data_token']}" in one_line_error(own_dataroot)
+
+
+def test_panoptic_files_are_named_as_such(own_dataroot: Path):
+    edit(own_dataroot, "lidarseg", 0, filename="panoptic/v1.0-tiny/x_panoptic.npz")
+    assert "is of the panoptic release; install nuScenes-lidarseg" in one_line_error(own_dataroot)
+
+
+def test_a_pose_of_another_time_is_refused(own_dataroot: Path):
+    timestamp = json.loads((own_dataroot / VERSION / "ego_pose.json").read_text())[0]["timestamp"]
+    edit(own_dataroot, "ego_pose", 0, timestamp=timestamp + 9_000)
+    read_index(own_dataroot, VERSION)
+    token = edit(own_dataroot, "ego_pose", 0, timestamp=timestamp + 500_000)
+    assert f"ego_pose.json: row {token}: its timestamp is +500 ms from that of sample_data" in one_line_error(own_dataroot)
+
+
+@pytest.mark.parametrize("table", [*TABLES, "splits"])
+@pytest.mark.parametrize(
+    "content", [b"[" * 500 + b"]" * 500, b'[{"token": "\xff"}]', b"[1]", b"null", b'{"a": 99999999999999999999}', b"[NaN]"]
+)
+def test_tables_of_other_content_are_one_line_with_the_file(own_dataroot: Path, table: str, content: bytes):
+    (own_dataroot / VERSION / f"{table}.json").write_bytes(content)
+    assert f"{table}.json: " in one_line_error(own_dataroot)
+
+
+def test_a_table_that_is_no_file_is_one_line(own_dataroot: Path):
+    path = own_dataroot / VERSION / "scene.json"
+    path.unlink()
+    os.mkfifo(path)
+    assert "scene.json: is a device or a pipe" in one_line_error(own_dataroot)
+    path.unlink()
+    path.mkdir()
+    assert "scene.json: is a folder" in one_line_error(own_dataroot)
+
+
+def test_any_changed_byte_of_the_cache_means_that_the_tables_are_read_again(own_dataroot: Path):
+    expected = read_index(own_dataroot, VERSION)
+    (cache,) = (own_dataroot / ".splattingocc").iterdir()
+    whole, rng = cache.read_bytes(), np.random.default_rng(0)
+    for _ in range(40):
+        content = bytearray(whole)
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        cache.write_bytes(content)
+        assert same_index(read_index(own_dataroot, VERSION), expected)
+        assert cache.read_bytes() == whole
 
 
 def test_a_repeated_token_is_named(own_dataroot: Path):
@@ -242,3 +353,30 @@ def test_a_pose_that_is_missing_is_named_by_the_row_that_wants_it(own_dataroot: 
     path = own_dataroot / VERSION / "ego_pose.json"
     path.write_text(json.dumps(json.loads(path.read_text())[1:]))
     assert "is not in ego_pose.json" in one_line_error(own_dataroot)
+
+
+def test_the_only_folder_of_tables_is_found(tiny_dataroot: Path, own_dataroot: Path, capsys: pytest.CaptureFixture):
+    assert versions_of(tiny_dataroot) == [VERSION]
+    assert only_version(tiny_dataroot) == VERSION
+    assert capsys.readouterr().out == f"{tiny_dataroot}: tables of {VERSION}, the only ones there\n"
+    # What else may lie in a data root has no tables
+    (own_dataroot / "samples").mkdir()
+    (own_dataroot / "sample.json").touch()
+    assert versions_of(own_dataroot) == [VERSION]
+
+
+def test_of_several_folders_of_tables_none_is_taken(own_dataroot: Path, tmp_path: Path):
+    shutil.copytree(own_dataroot / VERSION, own_dataroot / "v1.0-other")
+    with pytest.raises(ValueError, match=rf"{own_dataroot}: has tables of v1.0-other, {VERSION}; say of which with --version"):
+        only_version(own_dataroot)
+    with pytest.raises(ValueError, match="no folder of tables in it"):
+        only_version(own_dataroot / VERSION)
+    with pytest.raises(ValueError, match="absent: no such folder"):
+        only_version(own_dataroot / "absent")
+
+
+def test_a_missing_version_names_those_that_are_there(tiny_dataroot: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=f"v1.0-trainval: no such folder; .* expected there, there are those of {VERSION}"):
+        read_index(tiny_dataroot, "v1.0-trainval")
+    with pytest.raises(ValueError, match="there are none beside it"):
+        read_index(tmp_path, "v1.0-trainval")

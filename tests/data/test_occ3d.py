@@ -40,7 +40,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_truncated_file_is_named(tmp_path, kept):
     path = _write(tmp_path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"labels\.npz: not a readable"):
+    with pytest.raises(ValueError, match=r"labels\.npz: not an .npz archive"):
         read_truth(tmp_path, "scene-0001", "token")
 
 
@@ -49,7 +49,7 @@ def test_flipped_bytes_inside_the_compressed_grid_are_noticed(tmp_path):
     content = bytearray(path.read_bytes())
     content[60:120] = bytes(60)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"labels\.npz: not a readable"):
+    with pytest.raises(ValueError, match=r"labels\.npz: not an .npz archive"):
         read_truth(tmp_path, "scene-0001", "token")
 
 
@@ -61,7 +61,7 @@ def test_flipped_bytes_inside_the_compressed_grid_are_noticed(tmp_path):
         ({"semantics": np.zeros(SHAPE, np.int64)}, "semantics has dtype int64, should be uint8"),
         ({"semantics": np.full(SHAPE, 255, np.uint8)}, "semantics holds class 255"),
         ({"mask_lidar": np.full(SHAPE, 2, np.uint8)}, "mask_lidar holds 2"),
-        ({"semantics": np.array([object()])}, "not a readable"),
+        ({"semantics": np.array([object()])}, "holds Python objects"),
     ],
 )
 def test_a_file_that_is_not_an_occ3d_grid_is_refused_by_name(tmp_path, changes, message):

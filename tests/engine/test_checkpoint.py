@@ -1,7 +1,9 @@
 import errno
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,8 +14,11 @@ from splattingocc.engine.checkpoint import (
     CONFIG_KEY,
     AtomicCheckpointIO,
     checkpoint_path,
+    is_whole,
     load_network,
     newest_checkpoint,
+    read_checkpoint,
+    read_metadata,
     save_network,
 )
 
@@ -67,7 +72,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path, name):
     else:
         save_network(build(LinearConfig()), LinearConfig(), path, {})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=f"{name}: damaged or not a checkpoint"):
+    with pytest.raises(ValueError, match=f"{name}: (damaged or not a checkpoint|not a checkpoint, or a damaged one)"):
         load_network(build(LinearConfig()), LinearConfig(), path)
 
 
@@ -87,7 +92,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
 
     path = tmp_path / "evil.ckpt"
     torch.save({"state_dict": {}, "payload": Evil(), CONFIG_KEY: json.dumps({})}, path)
-    with pytest.raises(ValueError, match=r"evil\.ckpt: damaged or not a checkpoint"):
+    with pytest.raises(ValueError, match=r"evil\.ckpt: not a checkpoint that can be loaded: Weights only load failed"):
         load_network(build(LinearConfig()), LinearConfig(), path)
 
 
@@ -106,7 +111,102 @@ def test_the_newest_whole_checkpoint_is_gone_on_from(tmp_path, caplog):
     damaged[len(damaged) // 2] ^= 1
     second.write_bytes(bytes(damaged))
     assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 5)
-    assert [record.args for record in caplog.records] == [(newest,), (second,)]
+    assert [str(record.args[0]).split(":")[0] for record in caplog.records] == [str(newest), str(second)]
+
+
+def test_no_flipped_bit_ends_the_search_for_a_checkpoint(tmp_path):
+    """Whatever is wrong with the newest one, the one before it is found."""
+    write_checkpoints(tmp_path, 1, 2)
+    path, rng, seen = checkpoint_path(tmp_path, 2), np.random.default_rng(0), set()
+    whole, content = path.read_bytes(), torch.load(path, weights_only=True)
+    table_of_contents = range(len(whole) - 500, len(whole))
+    for position in [*rng.integers(len(whole), size=300), *table_of_contents]:
+        changed = bytearray(whole)
+        changed[position] ^= 1 << rng.integers(8)
+        path.write_bytes(changed)
+        found = newest_checkpoint(tmp_path)
+        seen.add(found)
+        if found == path:
+            assert torch.equal(torch.load(path, weights_only=True)["state_dict"]["a"], content["state_dict"]["a"])
+    assert seen == {path, checkpoint_path(tmp_path, 1)}
+
+
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), *((10, method) for method in (1, 6, 8, 9, 12, 14, 93, 99))])
+def test_an_encrypted_or_compressed_archive_is_no_checkpoint(tmp_path, offset, value):
+    write_checkpoints(tmp_path, 1, 2)
+    path = checkpoint_path(tmp_path, 2)
+    content = bytearray(path.read_bytes())
+    content[content.find(b"PK\x01\x02") + offset] = value
+    path.write_bytes(content)
+    assert not is_whole(path)
+    assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 1)
+
+
+def write_file(path: Path, kind: str) -> None:
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "list":
+        torch.save([1, 2], path)
+    elif kind == "foreign":
+        torch.save({"state_dict": {}, "epoch": 3}, path)
+    elif kind == "weights only":
+        torch.save({"state_dict": {}, CONFIG_KEY: "{}"}, path)
+    else:
+        path.write_bytes({"empty": b"", "text": b"hello", "old": b"\x80\x02}q\x00."}[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        ("empty", "damaged or not a checkpoint"),
+        ("text", "damaged or not a checkpoint"),
+        ("old", "damaged or not a checkpoint"),
+        ("pipe", "damaged or not a checkpoint"),
+        ("list", "holds a list"),
+        ("foreign", f"key {CONFIG_KEY} is missing"),
+        ("weights only", "not a checkpoint to go on from: without epoch"),
+    ],
+)
+def test_what_cannot_be_gone_on_from_is_refused_in_one_line(tmp_path, kind, complaint):
+    path = tmp_path / "x.ckpt"
+    write_file(path, kind)
+    with pytest.raises(ValueError, match=rf"^{path}: .*{complaint}") as caught:
+        read_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_any_changed_byte_of_a_network_is_noticed(saved):
+    network, path = saved
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for position in range(len(whole)):
+        changed = bytearray(whole)
+        changed[position] ^= 1 << rng.integers(8)
+        path.write_bytes(changed)
+        other = build(LinearConfig())
+        try:
+            metadata = load_network(other, LinearConfig(), path)
+        except ValueError as error:
+            message = str(error)
+        else:  # white space in the header
+            message = f"{path}: "
+            assert metadata["threshold"] == "0.25"
+            assert torch.equal(other.weight, network.weight)
+        assert message.startswith(f"{path}: ")
+
+
+def test_equal_networks_make_equal_bytes(tmp_path):
+    network = build(LinearConfig())
+    for number in range(8):
+        save_network(network, LinearConfig(), tmp_path / f"{number}.safetensors", {"threshold": "0.25", "ü": "x"})
+    assert len({(tmp_path / f"{number}.safetensors").read_bytes() for number in range(8)}) == 1
+    assert read_metadata(tmp_path / "0.safetensors")["ü"] == "x"
+
+
+def test_a_network_of_before_there_were_digests_is_read(saved):
+    network, path = saved
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    save_file(state, path, metadata={CONFIG_KEY: LinearConfig().model_dump_json()})
+    load_network(build(LinearConfig()), LinearConfig(), path)
 
 
 def test_a_full_disk_leaves_the_checkpoints_that_were_there_and_no_half_one(tmp_path, monkeypatch):

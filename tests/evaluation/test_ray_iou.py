@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 
@@ -163,3 +164,34 @@ def test_origins_far_away_are_left_out_and_eight_are_kept(index: Index):
     near = np.arange(-36.0, 37.0, 3.0)  # ±39 m itself is out
     expected = near[np.round(np.linspace(0, len(near) - 1, 8)).astype(int)]
     np.testing.assert_allclose(ray_origins(long, 20)[:, 0], expected)
+
+
+def test_rays_start_exactly_where_the_calibration_puts_the_lidar(real_dataroot: Path, tmp_path: Path):
+    """nuScenes' LiDAR stands at y = 0.0, the border of rows 99 and 100, and belongs to row 100."""
+    index = read_index(real_dataroot, "v1.0-mini", cache_dir=tmp_path)
+    mount = torch.from_numpy(index[0].lidar.ego_from_sensor[:3, 3])
+    assert mount[1] == 0.0
+    (origin,) = ray_origins(index, 0)
+    assert torch.equal(origin, mount)
+    row, column, level = (math.floor((o - low) / CELL) for o, low in zip(origin.tolist(), LOWER))
+    for y, is_beside in ((100, True), (99, False)):
+        truth = torch.full(SHAPE, FREE, dtype=torch.uint8)
+        truth[row, y, level] = 4
+        directions = ray_pattern()
+        seen = cast_grid(truth, origin[None])
+        # The voxel that holds the LiDAR stops every ray; of the one on the other side of the border those that go there
+        expected = torch.ones(len(directions), dtype=torch.bool) if is_beside else directions[:, 1] < -1e-9
+        assert torch.equal(seen.semantics == 4, expected), (y, column)
+
+
+def test_a_standing_vehicle_sees_from_one_place(tiny_dataroot: Path):
+    index = read_index(tiny_dataroot, tiny_nuscenes.VERSION)
+    far_away = index.world_from_ego[:1] + np.eye(4)[None, None] * 0
+    far_away[..., :3, 3] += (4321.123, 1234.567, 0.0)
+    standing = dataclasses.replace(
+        index,
+        world_from_ego=np.repeat(far_away, len(index), axis=0),
+        world_from_key_ego=np.repeat(far_away[:, 0], len(index), axis=0),
+    )
+    origins = ray_origins(standing, 1)
+    assert torch.equal(origins, torch.from_numpy(index.ego_from_sensor[:3, 0, :3, 3]))

@@ -69,7 +69,7 @@ def test_metrics_on_disk_are_json_without_nan(tmp_path):
 
 
 def test_a_markdown_row_fits_its_header():
-    row = markdown_row(ROW, Provenance("splattingocc-synth", "c0", "d" * 64, "e" * 40, 0.25, "val", 3), "val")
+    row = markdown_row(ROW, Provenance("splattingocc-synth", "d" * 64, "e" * 40, 0.25, "val", {}, 3), "val")
     assert row.count("|") == markdown_row(ROW, None, "val").count("|")
     assert row.count("|") == MARKDOWN_HEADER.splitlines()[0].count("|")
     assert "| 13.00 |" in row

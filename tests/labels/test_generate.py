@@ -66,9 +66,9 @@ def test_scenes_added_in_another_order_make_the_same_store(index: Index, tiny_da
 def _generate_slowly(index: Index, dataroot: Path, out: Path) -> None:
     project = generate.project_lidar
 
-    def project_slowly(*arguments):
+    def project_slowly(*arguments, **options):
         time.sleep(0.05)
-        return project(*arguments)
+        return project(*arguments, **options)
 
     generate.project_lidar = project_slowly
     generate_labels(index, dataroot, out, show_progress=False)
@@ -171,3 +171,81 @@ def test_neighbouring_sweeps_end_with_the_scene(index: Index, tiny_dataroot: Pat
     counts = [(len(alone.read(index.tokens[position])), len(more.read(index.tokens[position]))) for position in range(3)]
     assert counts[0][0] == counts[0][1]
     assert all(after > 1.3 * before for before, after in counts[1:])
+
+
+@pytest.fixture
+def own_data(tiny_dataroot: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    for name in (tiny_nuscenes.VERSION, "samples", "lidarseg"):
+        shutil.copytree(tiny_dataroot / name, tmp_path / "data" / name)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "samples/CAM_BACK/scene-0002-1-CAM_BACK.jpg",
+        "samples/LIDAR_TOP/scene-0002-1-LIDAR_TOP.pcd.bin",
+        f"lidarseg/{tiny_nuscenes.VERSION}/scene-0002-1-LIDAR_TOP_lidarseg.bin",
+    ],
+)
+def test_key_frames_of_which_a_file_is_missing_are_left_out_where_asked(own_data: Path, tmp_path: Path, name: str):
+    content = (own_data / name).read_bytes()
+    (own_data / name).unlink()
+    index = read_index(own_data, tiny_nuscenes.VERSION)
+    manifest = generate_labels(index, own_data, tmp_path / "store", skip_missing=True, show_progress=False)
+    assert manifest.skipped == {"scene-0002-1": str(own_data / name)}
+    assert manifest.scenes["scene-0002"].tokens == ("scene-0002-0", "scene-0002-2")
+    LabelStore.open(tmp_path / "store").verify(index)
+    generate.verify_inputs(LabelStore.open(tmp_path / "store"), index, own_data, LidarLabelConfig())
+    if "CAM" not in name:
+        with pytest.raises(ValueError, match=r"scene-0002-1-LIDAR_TOP.*no such file \(scene-0002, key frame scene-0002-1\)"):
+            generate_labels(index, own_data, tmp_path / "store", show_progress=False)
+    # When the file has come, its scene is made again
+    (own_data / name).write_bytes(content)
+    manifest = generate_labels(index, own_data, tmp_path / "store", skip_missing=True, show_progress=False)
+    assert not manifest.skipped
+    generate_labels(index, own_data, tmp_path / "whole", show_progress=False)
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+
+
+def test_key_frames_without_one_of_the_sensors_are_left_out_where_asked(own_data: Path, tmp_path: Path):
+    path = own_data / tiny_nuscenes.VERSION / "sample_data.json"
+    path.write_text(json.dumps([row for row in json.loads(path.read_text()) if row["token"] != "scene-0002-1-CAM_BACK"]))
+    index = read_index(own_data, tiny_nuscenes.VERSION)
+    assert index.incomplete == {"scene-0002-1": ("scene-0002", f"{path}: no key frame of CAM_BACK for sample scene-0002-1")}
+    with pytest.raises(ValueError, match=r"no key frame of CAM_BACK .*; 1 such key frames in all, which --skip-missing leaves out"):
+        generate_labels(index, own_data, tmp_path / "store", show_progress=False)
+    generate_labels(index, own_data, tmp_path / "some", scenes=["scene-0001"], show_progress=False)
+    manifest = generate_labels(index, own_data, tmp_path / "store", skip_missing=True, show_progress=False)
+    assert manifest.scenes["scene-0002"].tokens == ("scene-0002-0", "scene-0002-2")
+
+
+def test_a_store_without_a_single_label_is_an_error(own_data: Path, tmp_path: Path):
+    for path in (own_data / "lidarseg" / tiny_nuscenes.VERSION).iterdir():
+        path.write_bytes(bytes(path.stat().st_size))  # all noise
+    index = read_index(own_data, tiny_nuscenes.VERSION)
+    with pytest.raises(ValueError, match="not one labelled ray in 3 scenes; every point or pixel is of an unknown class"):
+        generate_labels(index, own_data, tmp_path / "store", show_progress=False)
+    shutil.rmtree(own_data / "samples" / "CAM_FRONT")
+    with pytest.raises(ValueError, match="not one labelled ray in 3 scenes; every key frame with labels was left out"):
+        generate_labels(index, own_data, tmp_path / "other", skip_missing=True, show_progress=False)
+
+
+def test_an_unknown_scene_is_refused_before_anything_is_written(index: Index, tiny_dataroot: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="scene scene-7777 is not in"):
+        generate_labels(index, tiny_dataroot, tmp_path / "store", scenes=["scene-7777"], show_progress=False)
+    assert not (tmp_path / "store").exists()
+
+
+def test_two_runs_in_one_folder_at_once_are_refused(index: Index, tiny_dataroot: Path, undisturbed: Path, tmp_path: Path):
+    process = multiprocessing.get_context("fork").Process(target=_generate_slowly, args=(index, tiny_dataroot, tmp_path))
+    process.start()
+    deadline = time.monotonic() + 20
+    while not (tmp_path / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.05)
+    with pytest.raises(ValueError, match=f"{tmp_path}: being written by process {process.pid}"):
+        generate_labels(index, tiny_dataroot, tmp_path, config=LidarLabelConfig(max_distance=50.0), show_progress=False)
+    process.join()
+    assert contents(tmp_path) == contents(undisturbed)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def test_a_damaged_lidarseg_file_is_named(tmp_path: Path):
     path.write_bytes(bytes([24] * 9 + [32]))
     with pytest.raises(ValueError, match=r"lidarseg\.bin: category 32 of point 9 is out of range 0\.\.31"):
         read_point_classes(path, 10)
-    with pytest.raises(ValueError, match=r"absent\.bin: cannot be read: No such file"):
+    with pytest.raises(ValueError, match=r"absent\.bin: no such file"):
         read_points(tmp_path / "absent.bin")
 
 
@@ -118,3 +119,50 @@ def test_static_points_of_neighbouring_sweeps_lie_where_the_world_has_them(tiny_
     assert np.abs(world[more.semantics == 15, 1] - tiny_nuscenes.WALL_Y).max() < 0.05
     moving = np.isin(more.semantics, MOVING_CLASSES)
     assert moving.sum() == np.isin(alone.semantics, MOVING_CLASSES).sum()
+
+
+def write_sweep(path: Path, columns: int, num_points: int = 200) -> Path:
+    """A sweep of x, y, z, intensity, ring and time, cut to so many columns."""
+    rng = np.random.default_rng(0)
+    points = [
+        rng.normal(0, 10, (num_points, 3)),
+        rng.uniform(0, 255, (num_points, 1)),
+        rng.integers(0, 32, (num_points, 1)),
+        np.ones((num_points, 1)),
+    ]
+    np.concatenate(points, axis=1)[:, :columns].astype("<f4").tofile(path)
+    return path
+
+
+@pytest.mark.parametrize("columns", [3, 4, 5, 6])
+def test_a_sweep_of_declared_columns_is_read(tmp_path: Path, columns: int):
+    points = read_points(write_sweep(tmp_path / "a.bin", columns), columns)
+    np.testing.assert_array_equal(points, read_points(write_sweep(tmp_path / "b.bin", 5)))
+
+
+@pytest.mark.parametrize(("columns", "declared"), [(3, 5), (4, 5), (6, 5), (5, 4), (3, 4), (6, 4), (4, 6), (5, 6), (3, 6)])
+def test_a_sweep_of_other_columns_than_declared_is_refused(tmp_path: Path, columns: int, declared: int):
+    """Of 60 x 200 points every number of columns divides the file evenly: only the content tells."""
+    with pytest.raises(ValueError, match=r"a\.bin: column \d begins with .* --lidar\.point-columns"):
+        read_points(write_sweep(tmp_path / "a.bin", columns, num_points=12_000), declared)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38, -20_000.0])
+def test_a_point_beyond_any_lidar_is_named(tmp_path: Path, value: float):
+    points = np.fromfile(write_sweep(tmp_path / "a.bin", 5), "<f4").reshape(-1, 5)
+    points[17, 1] = value
+    points.tofile(tmp_path / "a.bin")
+    with pytest.raises(ValueError, match=r"a\.bin: point 17 is .*expected finite metres, at most 10000"):
+        read_points(tmp_path / "a.bin")
+
+
+def test_points_without_classes_make_labels_of_distances_alone(tiny_dataroot: Path):
+    key_frame = dataclasses.replace(read_index(tiny_dataroot, tiny_nuscenes.VERSION)[0], point_classes=None)
+    with pytest.raises(ValueError, match=r"no classes of its points .* --lidar\.with-classes False"):
+        project_lidar(key_frame, tiny_dataroot)
+    table = project_lidar(key_frame, tiny_dataroot, LidarLabelConfig(with_classes=False))
+    assert len(table) > 500
+    assert (table.semantics == IGNORE).all()
+    assert np.isfinite(table.distances).all()
+    with pytest.raises(ValueError, match=r"--lidar\.sweeps: without classes"):
+        project_lidar(key_frame, tiny_dataroot, LidarLabelConfig(with_classes=False, sweeps=(1,)), neighbours=[key_frame])

@@ -226,3 +226,24 @@ def test_a_folder_with_other_files_is_never_touched(tmp_path: Path):
 def test_more_validation_scenes_than_scenes_are_refused():
     with pytest.raises(ValueError, match="num_val_scenes"):
         SynthConfig(num_scenes=1, num_val_scenes=2)
+
+
+@pytest.mark.parametrize("version", ["../../victim", "/etc", "..", "a/b", ""])
+def test_a_fresh_start_removes_nothing_outside_of_its_folder(tmp_path, version):
+    """The folder of the tables is named in a file that anybody may have written."""
+    victim, out = tmp_path / "victim", tmp_path / "a" / "data"
+    victim.mkdir()
+    (victim / "thesis.tex").write_text("years")
+    out.mkdir(parents=True)
+    (out / "synthetic.json").write_text(json.dumps({"generator_version": 1, "config": {"version": version}, "finished": True}))
+    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, image_size=(90, 160))
+    with pytest.raises(ValueError, match=r"synthetic\.json: version .* cannot name a file"):
+        write_dataset(config, out, fresh=True, progress=False)
+    assert (victim / "thesis.tex").read_text() == "years"
+    assert sorted(path.name for path in out.iterdir()) == ["synthetic.json"]
+
+
+def test_a_folder_of_other_options_is_refused_with_what_differs(tmp_path):
+    (tmp_path / "synthetic.json").write_text(json.dumps({"generator_version": 1, "config": {"seed": 5}, "finished": True}))
+    with pytest.raises(ValueError, match=r"num_scenes None instead of 10.*seed 5 instead of 0,.*\); choose another folder, or --fresh"):
+        write_dataset(SynthConfig(), tmp_path, progress=False)

@@ -3,11 +3,12 @@
 import sys
 from pathlib import Path
 
-from splattingocc.pictures import draw_cached_grids
+from splattingocc.cli.ending import ending_well
 
-if len(sys.argv) != 2:
-    sys.exit(__doc__)
-try:
-    print(*draw_cached_grids(Path(sys.argv[1])), sep="\n")
-except ValueError as error:
-    sys.exit(f"visual.py: {error}")
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
+        sys.exit(__doc__)
+    with ending_well("visual.py", is_last=True):
+        from splattingocc.pictures import draw_cached_grids
+
+        print(*draw_cached_grids(Path(sys.argv[1])), sep="\n")

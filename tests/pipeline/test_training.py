@@ -8,12 +8,17 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 import torch
 
 from splattingocc.cli import main
+from splattingocc.data.label_store import RayTable, write_manifest, write_scene
 from splattingocc.data.loaders import LoaderConfig, TrainingSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.checkpoint import newest_checkpoint, read_metadata
@@ -23,13 +28,16 @@ from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.scoring import score_split
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig, build_index
 from splattingocc.labels.generate import generate_labels
+from splattingocc.labels.lidar import LidarLabelConfig
 from splattingocc.losses.objective import Losses
 from splattingocc.models.lift import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
-from splattingocc.pipeline import open_network, predict, prior_predictions, replay, score_rendering, train
+from splattingocc.pipeline.prediction import open_network, predict
+from splattingocc.pipeline.scoring import prior_predictions, score_rendering
+from splattingocc.pipeline.training import replay, train
 
-CONFIG = Path(__file__).parents[1] / "configs" / "splattingocc" / "splattingocc-synth.py"
+CONFIG = Path(__file__).parents[2] / "configs" / "splattingocc" / "splattingocc-synth.py"
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +214,137 @@ def test_the_averaged_weights_are_what_is_saved_and_checkpoints_hold_both(traine
         assert torch.equal(checkpoint["state_dict"][f"network.{key}"], value), key
     current, averaged = (checkpoint[part]["network.head.geometry.weight"] for part in ("current_model_state", "state_dict"))
     assert not torch.equal(current, averaged)
+
+
+def contents(work_dir: Path) -> dict[str, bytes]:
+    """Everything that a run leaves, but for what the index caches."""
+    return {str(path.relative_to(work_dir)): path.read_bytes() for path in sorted(work_dir.rglob("*")) if path.is_file()}
+
+
+def lasting(metrics: dict) -> dict:
+    """What a run measures that does not depend on the clock or on the memory of the machine."""
+    return {name: value for name, value in metrics.items() if name not in ("seconds", "samples_per_second", "peak_memory_gib")}
+
+
+WRITTEN_LAST = ("calibration.json", "network.safetensors", "metrics.json")
+
+
+@pytest.mark.parametrize("lost", [(), WRITTEN_LAST[2:], WRITTEN_LAST[1:], WRITTEN_LAST])
+def test_a_run_killed_after_its_last_step_ends_as_the_undisturbed_one(
+    trained: Path, dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture, lost: tuple[str, ...]
+):
+    """With averaged weights, which Lightning would not give a training that has nothing left to do."""
+    work_dir = tmp_path / "run"
+    shutil.copytree(trained, work_dir)
+    for name in lost:
+        (work_dir / name).unlink()
+    before = contents(work_dir)
+    metrics = train(small_experiment(dataroot), work_dir, resume_from=newest_checkpoint(work_dir), show_progress=False)
+    if not lost:
+        assert contents(work_dir) == before
+        assert "this training was finished before, at step 8; nothing is changed" in capsys.readouterr().out
+    for name in (*WRITTEN_LAST[:2], "checkpoints/step_00000008.ckpt", "logs/metrics.csv"):
+        assert (work_dir / name).read_bytes() == (trained / name).read_bytes(), name
+    assert lasting(metrics) == lasting(json.loads((trained / "metrics.json").read_text()))
+    assert lasting(json.loads((work_dir / "metrics.json").read_text())) == lasting(metrics)
+
+
+def test_a_finished_run_says_which_options_it_does_not_apply(trained: Path, dataroot: Path, tmp_path: Path, capsys):
+    work_dir = tmp_path / "run"
+    shutil.copytree(trained, work_dir)
+    config = small_experiment(dataroot)
+    config = config.model_copy(update={"optimization": config.optimization.model_copy(update={"learning_rate": 0.5})})
+    before = contents(work_dir)
+    train(config, work_dir, resume_from=newest_checkpoint(work_dir), show_progress=False)
+    assert contents(work_dir) == before
+    assert "not applied, because it was trained without: optimization.learning_rate=0.5" in capsys.readouterr().out
+
+
+def with_epochs(config: ExperimentConfig, epochs: int) -> ExperimentConfig:
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update={"max_epochs": epochs})})
+
+
+def test_more_epochs_go_on_and_fewer_than_done_are_an_error(trained: Path, dataroot: Path, tmp_path: Path):
+    work_dir, config = tmp_path / "run", small_experiment(dataroot)
+    shutil.copytree(trained, work_dir)
+    metrics = train(with_epochs(config, 3), work_dir, resume_from=newest_checkpoint(work_dir), show_progress=False)
+    assert (metrics["last_step"], len(logged_losses(work_dir))) == (12, 12)
+    assert read_metadata(work_dir / "network.safetensors")["step"] == "12"
+    before = contents(work_dir)
+    with pytest.raises(ValueError, match=r"trainer\.max_epochs: 2, but .*step_00000012\.ckpt has 3 epochs behind it"):
+        train(config, work_dir, resume_from=newest_checkpoint(work_dir), show_progress=False)
+    assert contents(work_dir) == before
+
+
+def test_a_training_from_the_start_never_goes_on_from_what_was_there(trained: Path, dataroot: Path, tmp_path: Path, capsys):
+    work_dir = tmp_path / "run"
+    shutil.copytree(trained, work_dir)
+    train(with_epochs(small_experiment(dataroot), 1), work_dir, show_progress=False)
+    assert "its checkpoints are kept in checkpoints_before_1" in capsys.readouterr().out
+    newest = newest_checkpoint(work_dir)
+    assert newest is not None
+    assert newest.name == "step_00000004.ckpt"
+    assert (work_dir / "checkpoints_before_1" / "step_00000008.ckpt").exists()
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_one_line(trained: Path, dataroot: Path, tmp_path: Path):
+    checkpoint = trained / "checkpoints" / "step_00000008.ckpt"
+    damaged = tmp_path / "damaged.ckpt"
+    damaged.write_bytes(checkpoint.read_bytes()[:-100])
+    weights = trained / "network.safetensors"
+    empty = tmp_path / "empty.ckpt"
+    empty.touch()
+    command = train_command(dataroot, tmp_path / "run")
+    for path in (damaged, weights, empty):
+        assert run_and_fail(*command, "--resume-from", path).startswith(f"splattingocc: {path}: damaged or not a checkpoint")
+    message = run_and_fail(*command, "--resume-from", checkpoint)
+    assert f"{checkpoint}: checkpoint of another network: network." in message
+    assert "no such checkpoint" in run_and_fail(*command, "--resume-from", tmp_path / "nowhere.ckpt")
+
+
+def test_two_trainings_in_one_folder_at_once_are_refused(dataroot: Path, tmp_path: Path):
+    script = "import sys, time; from pathlib import Path; from splattingocc.files import sole_writer\n"
+    script += "with sole_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path / "run"], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert f"being written by process {holder.pid}" in run_and_fail(*train_command(dataroot, tmp_path / "run"))
+        holder.kill()
+
+
+def test_labels_of_distances_alone_train_geometry(dataroot: Path, tmp_path: Path, capsys):
+    index = read_index(dataroot, "v1.0-mini")
+    generate_labels(index, dataroot, tmp_path / "labels", config=LidarLabelConfig(with_classes=False), show_progress=False)
+    config = small_experiment(dataroot)
+    config = with_epochs(config.model_copy(update={"data": config.data.model_copy(update={"labels": tmp_path / "labels"})}), 1)
+    metrics = train(config, tmp_path / "run", show_progress=False)
+    assert "no label has a class: the losses of classes" in capsys.readouterr().out
+    assert metrics["losses"]["semantic"] == metrics["losses"]["pixel_classes"] == 0
+    assert all(metrics["losses"][name] > 0 for name in ("distance", "line_of_sight", "query", "depth_bins"))
+
+
+def test_without_a_single_label_no_step_is_taken(dataroot: Path, tmp_path: Path):
+    store = tmp_path / "labels"
+    index = read_index(dataroot, "v1.0-mini")
+    manifest = generate_labels(index, dataroot, store, show_progress=False)
+    nothing = RayTable(np.zeros(0, np.uint8), np.zeros(0, np.uint8), np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
+    records = {
+        name: write_scene(store, name, dict.fromkeys(record.tokens, nothing), steps=32, num_cameras=6, source_sha256="0", inputs_sha256="0")
+        for name, record in manifest.scenes.items()
+    }
+    write_manifest(store, msgspec.structs.replace(manifest, scenes=records))
+    message = run_and_fail(*train_command(dataroot, tmp_path / "run", "--data.labels", store))
+    assert f"{store}: not one labelled ray in the 4 key frames to train on" in message
+
+
+def test_training_uses_the_scenes_that_have_labels_and_says_how_many(dataroot: Path, tmp_path: Path, capsys):
+    index = read_index(dataroot, "v1.0-mini")
+    generate_labels(index, dataroot, tmp_path / "labels", scenes=[index.scenes[0].name], show_progress=False)
+    config = small_experiment(dataroot)
+    config = with_epochs(config.model_copy(update={"data": config.data.model_copy(update={"labels": tmp_path / "labels"})}), 1)
+    metrics = train(config, tmp_path / "run", show_progress=False)
+    assert metrics["last_step"] == 2
+    assert "2 key frames have labels; 4 others of v1.0-mini have none" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_can_be_replayed(dataroot: Path, tmp_path: Path):

@@ -1,0 +1,152 @@
+"""Predict with a trained network."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+from splattingocc.data.key_frames import Index
+from splattingocc.data.label_store import MANIFEST_NAME, LabelStore, scene_fingerprint
+from splattingocc.engine.checkpoint import (
+    EXPERIMENT_KEY,
+    load_network,
+    read_metadata,
+)
+from splattingocc.engine.distributed import gather, rank, share
+from splattingocc.engine.inference import predict_gaussians
+from splattingocc.engine.memory import keep_freed_memory
+from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, PredictionWriter, Provenance, read_predictions
+from splattingocc.experiment import (
+    ExperimentConfig,
+    build_network,
+    build_prediction_loader,
+)
+from splattingocc.files import sha256_of, sole_writer
+from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.models.network import OccupancyNetwork
+from splattingocc.pipeline.training import calibrate
+from splattingocc.provenance import commit, source_hash
+from splattingocc.splatting.read_out import read_out
+
+SEEN_BY_THE_NETWORK = ("image_size", "vertical_position", "previous_frames")
+"""Options of the loader that decide what a network sees at test time."""
+
+
+def open_network(config: ExperimentConfig, checkpoint: Path) -> tuple[OccupancyNetwork, float | None]:
+    """Return a trained network and its occupancy threshold; a checkpoint of an unfinished training has none yet."""
+    keep_freed_memory()
+    network = build_network(config)
+    metadata = load_network(network, config.network, checkpoint)
+    network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return network, float(metadata["threshold"]) if "threshold" in metadata else None
+
+
+def unlike_training(config: ExperimentConfig, checkpoint: Path) -> list[str]:
+    """Say in which ways a network would see other images than it was trained on."""
+    metadata = read_metadata(checkpoint)
+    if EXPERIMENT_KEY not in metadata:
+        return []
+    then, now = json.loads(metadata[EXPERIMENT_KEY])["data"]["loader"], config.data.loader.model_dump(mode="json")
+    return [
+        f"{checkpoint}: trained with data.loader.{name} {then[name]}, here it is {now[name]}: the network sees images unlike those that "
+        "it learned from"
+        for name in SEEN_BY_THE_NETWORK
+        if name in then and then[name] != now[name]
+    ]
+
+
+def with_remembered_labels(config: ExperimentConfig, checkpoint: Path) -> ExperimentConfig:
+    """Return the experiment with the label store that the network was trained from, where none is given and the data are the same."""
+    metadata = read_metadata(checkpoint)
+    if EXPERIMENT_KEY not in metadata or config.data.labels is not None:
+        return config
+    then, now = json.loads(metadata[EXPERIMENT_KEY])["data"], config.data
+    if then["labels"] is None or (Path(then["dataroot"]).resolve(), then["version"]) != (now.dataroot.resolve(), now.version):
+        return config
+    return config.model_copy(update={"data": now.model_copy(update={"labels": Path(then["labels"])})})
+
+
+def training_seed(checkpoint: Path) -> int | None:
+    """Return the seed that a network was trained with, where its file says so."""
+    metadata = read_metadata(checkpoint)
+    return json.loads(metadata[EXPERIMENT_KEY])["seed"] if EXPERIMENT_KEY in metadata else None
+
+
+def positions_to_test(config: ExperimentConfig, index: Index, split: str) -> list[int]:
+    """Return the key frames of a split of which no file is missing, as far as `prepare` knows; none at all are a `ValueError`."""
+    positions = index.of_split(split)
+    if not positions:
+        sizes = ", ".join(f"{name} {len(index.of_split(name))}" for name in sorted(index.splits))
+        raise ValueError(f"split {split} of {index.version} has no key frames; there are {sizes} (splits.json beside the tables decides)")
+    if not (config.data.label_folder / MANIFEST_NAME).exists():
+        return positions
+    skipped = LabelStore.open(config.data.label_folder).manifest.skipped
+    left = [position for position in positions if index.tokens[position] not in skipped]
+    if not left:
+        raise ValueError(f"split {split} of {index.version}: files of all its {len(positions)} key frames are missing, as `prepare` found")
+    return left
+
+
+def frames_of(config: ExperimentConfig, index: Index, split: str) -> dict[int, CachedFrame]:
+    """Return the names in a cache of the key frames of a split that can be tested, by position."""
+    key_frames = {position: index[position] for position in positions_to_test(config, index, split)}
+    return {position: CachedFrame(frame.scene, frame.index_in_scene, frame.token) for position, frame in key_frames.items()}
+
+
+def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str, index: Index, fresh: bool = False) -> PredictionCache:
+    """Write the predicted occupancy of a split into a cache; frames that are there already, decided by all the same, are kept.
+
+    A cache that something else decided is a `ValueError`, unless `fresh` says to predict anew.
+    """
+    network, threshold = open_network(config, checkpoint)
+    frames = frames_of(config, index, split)
+    if threshold is None:
+        threshold = calibrate(config, network, index).threshold
+    provenance = Provenance(
+        config=config.name,
+        checkpoint_hash=sha256_of(checkpoint),
+        commit=commit(),
+        threshold=threshold,
+        split=split,
+        decided_by=what_decides(config, checkpoint, threshold, split, index),
+        seed=training_seed(checkpoint),
+    )
+    writer = PredictionWriter(out, provenance)
+    if not fresh:
+        writer.refuse_others()
+    gather(None)
+    with sole_writer(out) if rank() == 0 else nullcontext():
+        if rank() == 0:
+            writer.begin(fresh=fresh)
+        gather(None)  # no process may look into the cache before it is opened
+        missing = [position for position in share(list(frames)) if not writer.has(frames[position])]
+        samples = predict_gaussians(network, build_prediction_loader(config, index, missing))
+        for (_, gaussians), position in zip(track(samples, f"predicting {split}", total=len(missing), disable=rank() > 0), missing):
+            occupancy = read_out(gaussians, OCC3D_GRID, threshold=threshold)
+            writer.write(frames[position], occupancy.semantics.cpu(), occupancy.probabilities.cpu())
+        gather(None)
+        if rank() == 0:
+            writer.finish(list(frames.values()))
+        gather(None)
+    return read_predictions(out)
+
+
+def what_decides(config: ExperimentConfig, checkpoint: Path, threshold: float, split: str, index: Index) -> dict[str, str]:
+    """Return, by name, all that decides what is predicted of a split, but for the contents of the image files."""
+    data, loader = config.data, config.data.loader
+    key_frames = [index[position] for position in positions_to_test(config, index, split)]
+    return {
+        "checkpoint": sha256_of(checkpoint),
+        "split": split,
+        "data.dataroot": str(data.dataroot.resolve()),
+        "data.version": data.version,
+        **{f"data.loader.{name}": str(getattr(loader, name)) for name in SEEN_BY_THE_NETWORK},
+        "network": config.network.model_dump_json(exclude={"backbone": {"weights"}}),
+        "threshold": repr(threshold),
+        "tables": scene_fingerprint(key_frames, index.version),
+        "code": source_hash(),
+    }

@@ -1,0 +1,78 @@
+"""Score predictions against 3D truth, and a network's renderings against 2D labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+from rich.progress import track
+from torch import Tensor
+
+from splattingocc.data.key_frames import Index
+from splattingocc.data.label_store import LabelStore
+from splattingocc.data.labelled_rays import Part, inside, labelled_rays
+from splattingocc.data.occ3d import read_truth, truth_path
+from splattingocc.engine.distributed import gather, rank, share
+from splattingocc.engine.inference import predict_gaussians, render_labelled
+from splattingocc.evaluation.predictions import CachedFrame, Predictions
+from splattingocc.evaluation.prior import TrainingPrior, all_free
+from splattingocc.evaluation.rendering import RenderingScores
+from splattingocc.evaluation.scoring import ScoredOccupancy, count_split, scored
+from splattingocc.experiment import (
+    ExperimentConfig,
+    build_prediction_loader,
+)
+from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.pipeline.prediction import open_network, positions_to_test
+
+
+def check_truth(config: ExperimentConfig, frames: Sequence[CachedFrame]) -> bool:
+    """Say whether there is 3D truth of these key frames; of only some of them is a `ValueError`."""
+    paths = [truth_path(config.data.truth_folder, frame.scene, frame.token) for frame in frames]
+    missing = [path for path in paths if not path.is_file()]
+    if missing and len(missing) < len(paths):
+        raise ValueError(f"{missing[0]}: no such file; the truth of {len(missing)} of {len(paths)} key frames is missing")
+    return not missing
+
+
+def score(
+    config: ExperimentConfig,
+    predictions: Predictions,
+    index: Index,
+    *,
+    rays: bool,
+    baselines: Mapping[str, Tensor] | None = None,
+) -> list[ScoredOccupancy]:
+    """Score predictions, and the baselines after them, against Occ3D's truth; `rays` asks for RayIoU too. Processes share the work."""
+    own = share(predictions.frames)
+    read = (predictions.read(frame) for frame in track(own, "scoring", total=len(own), disable=rank() > 0))
+    counts = count_split(read, config.data.truth_folder, index=index if rays else None, baselines=baselines)
+    names = ["model", *(baselines or {})]
+    return [scored(name, reduce(add, parts)) for name, parts in zip(names, zip(*gather(counts)))]
+
+
+def score_rendering(config: ExperimentConfig, checkpoint: Path, *, split: str, part: Part, index: Index) -> dict[str, float | int]:
+    """Render a trained network along labelled rays of a split and compare with the labels. Processes share the work."""
+    network, _ = open_network(config, checkpoint)
+    store = LabelStore.open(config.data.label_folder)
+    positions = share(positions_to_test(config, index, split))
+    scores = RenderingScores()
+    samples = predict_gaussians(network, build_prediction_loader(config, index, positions))
+    for (_, gaussians), position in zip(track(samples, f"rendering {split}", total=len(positions), disable=rank() > 0), positions):
+        rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=config.data.loader.held_out_fraction)
+        rays, labels = inside(rays, labels, OCC3D_GRID)
+        device = gaussians.means.device
+        rays, labels = rays.to(device), labels.to(device)
+        scores.update(render_labelled(gaussians, rays, labels, config.render), labels)
+    return reduce(add, gather(scores)).compute()
+
+
+def prior_predictions(config: ExperimentConfig, index: Index) -> dict[str, Tensor]:
+    """Return the baselines' grids: all free, and the two ways to take the training scenes' majority (an oracle on 3D truth)."""
+    prior = TrainingPrior()
+    for position in track(index.of_split("train"), "training prior"):
+        key_frame = index[position]
+        prior.update(read_truth(config.data.truth_folder, key_frame.scene, key_frame.token))
+    return {"all free": all_free(), "training prior": prior.majority(), "training prior, observed": prior.majority_of_observed()}

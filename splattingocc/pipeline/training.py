@@ -1,0 +1,238 @@
+"""Train an experiment from 2D labels, and choose its threshold from them. Nothing here can reach 3D truth."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer, seed_everything
+from rich.progress import track
+
+from splattingocc.data.key_frames import Index
+from splattingocc.data.label_store import LabelStore
+from splattingocc.data.labelled_rays import labelled_rays
+from splattingocc.data.loaders import TrainingSet, calibration_scenes
+from splattingocc.engine.batches import LoaderFailed, TrainingBatches, dead_workers_named
+from splattingocc.engine.checkpoint import (
+    CONFIG_KEY,
+    EXPERIMENT_KEY,
+    check_network,
+    load_network,
+    newest_checkpoint,
+    read_checkpoint,
+    read_metadata,
+    save_network,
+)
+from splattingocc.engine.inference import predict_gaussians
+from splattingocc.engine.interruption import InterruptedTraining, stop_requested
+from splattingocc.engine.ledger import differences
+from splattingocc.engine.memory import keep_freed_memory
+from splattingocc.engine.meter import StepMeter
+from splattingocc.engine.module import NonFiniteLoss, OccupancyModule
+from splattingocc.evaluation.calibrate import Calibration, ThresholdCalibration
+from splattingocc.experiment import (
+    ExperimentConfig,
+    build_index,
+    build_module,
+    build_prediction_loader,
+    build_trainer,
+    build_training_batches,
+)
+from splattingocc.files import BadFile, read_json, write_json
+from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.losses.objective import Losses
+from splattingocc.models.network import OccupancyNetwork
+from splattingocc.provenance import circumstances, commit, environment
+from splattingocc.splatting.read_out import read_out
+from splattingocc.struct import stack
+
+NETWORK_FILE = "network.safetensors"
+METRICS_FILE = "metrics.json"
+"""What a training measured of itself; scores are in `metrics_<split>.json`."""
+CALIBRATION_FRAMES = 16
+"""Key frames, evenly spread, that choose the threshold."""
+
+
+def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None = None, show_progress: bool = True) -> dict[str, Any]:
+    """Train, choose the threshold on held-out 2D labels of training frames, and return the content of METRICS_FILE.
+
+    A training that is finished is left as it is; one that was killed after its last step gets what is missing. Of several processes the
+    first one chooses and writes; the others return nothing.
+    """
+    quiet_lightning()
+    checkpoint = None if resume_from is None else _to_go_on_from(config, resume_from)
+    trained = checkpoint if checkpoint and TrainingBatches.epochs_done(checkpoint) == config.trainer.max_epochs else None
+    if trained is not None and (metrics := finished_metrics(config, work_dir, trained["global_step"])) is not None:
+        return metrics
+    trainer = build_trainer(config, work_dir, show_progress=show_progress)
+    if trainer.is_global_zero:
+        if checkpoint is None:
+            set_aside(work_dir)
+        write_json(work_dir / "config.json", config.model_dump(mode="json"))
+        write_json(work_dir / "environment.json", environment() | circumstances())
+    keep_freed_memory()
+    seed_everything(config.seed, workers=True, verbose=False)
+    index, store = build_index(config.data, work_dir), LabelStore.open(config.data.label_folder)
+    whole, index = index, store.labelled_part(index)
+    module = build_module(config)
+    batches = build_training_batches(config, index)
+    (meter,) = (callback for callback in trainer.callbacks if isinstance(callback, StepMeter))  # type: ignore[attr-defined]
+    if trainer.is_global_zero:
+        for line in (*about_labels(store, batches.dataset, whole), about_batch(config, trainer.world_size)):
+            print(line)
+    if trained is not None and resume_from is not None:
+        # Lightning would neither train nor give the averaged weights, which are those of the checkpoint
+        load_network(module.network, config.network, resume_from)
+        meter.load_state_dict(trained["callbacks"][meter.state_key])
+    else:
+        _fit(config, work_dir, trainer, module, batches, resume_from)
+    if not trainer.is_global_zero:
+        return {}
+    metrics = meter.results()
+    calibration = calibrate(config, module.network, index)
+    write_json(work_dir / "calibration.json", calibration.describe())
+    metadata = {
+        "threshold": repr(calibration.threshold),
+        "calibration_f1": repr(calibration.f1),
+        "step": str(metrics["last_step"]),
+        EXPERIMENT_KEY: json.dumps(config.model_dump(mode="json")),
+        "commit": commit(),
+    }
+    save_network(module.network, config.network, work_dir / NETWORK_FILE, metadata)
+    metrics |= {"threshold": calibration.threshold, "calibration_f1": calibration.f1}
+    write_json(work_dir / METRICS_FILE, metrics)
+    return metrics
+
+
+def _to_go_on_from(config: ExperimentConfig, path: Path) -> dict[str, Any]:
+    """Return a checkpoint, or say what is in the way of going on from it."""
+    checkpoint = read_checkpoint(path)
+    check_network(config.network.model_dump(mode="json"), checkpoint[CONFIG_KEY], path)
+    done = TrainingBatches.epochs_done(checkpoint)
+    if done > config.trainer.max_epochs:
+        raise ValueError(f"trainer.max_epochs: {config.trainer.max_epochs}, but {path} has {done:g} epochs behind it")
+    return checkpoint
+
+
+def finished_metrics(config: ExperimentConfig, work_dir: Path, step: int) -> dict[str, Any] | None:
+    """Return what a training of so many steps in this folder measured, where it is wholly finished; says so."""
+    try:
+        metadata = read_metadata(work_dir / NETWORK_FILE)
+        metrics = read_json(work_dir / METRICS_FILE, dict[str, Any], what="the metrics of a training")
+    except BadFile:
+        return None
+    if metadata.get("step") != str(step) or metrics.get("last_step") != step:
+        return None
+    print(f"{work_dir}: this training was finished before, at step {step}; nothing is changed")
+    then, now = json.loads(metadata[EXPERIMENT_KEY]), config.model_dump(mode="json")
+    if changed := differences(now, then):
+        print(f"not applied, because it was trained without: {', '.join(f'{name}={value}' for name, value in changed.items())}")
+    return metrics
+
+
+def set_aside(work_dir: Path) -> None:
+    """Keep the checkpoints of an earlier training out of the way of one that begins at step 0: it must never go on from them."""
+    folder = work_dir / "checkpoints"
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    number = 1 + sum(1 for _ in work_dir.glob("checkpoints_before_*"))
+    folder.rename(work_dir / f"checkpoints_before_{number}")
+    print(f"{work_dir}: holds another training; its checkpoints are kept in checkpoints_before_{number} (--auto-resume goes on instead)")
+
+
+def about_batch(config: ExperimentConfig, world_size: int) -> str:
+    samples, learning_rate = config.data.batch_size * world_size, config.optimization.learning_rate
+    share_of_each = f"{world_size} × data.batch_size {config.data.batch_size}"
+    return f"{samples} samples a step ({share_of_each}); peak learning rate {learning_rate:g}, as configured: it is not scaled"
+
+
+def about_labels(store: LabelStore, dataset: TrainingSet, whole: Index) -> Iterator[str]:
+    """Say what a training does not see and cannot learn; nothing to learn from at all is a `ValueError`."""
+    index = dataset.index
+    if left_out := len(whole) + len(whole.incomplete) - len(index):
+        yield f"{len(index)} key frames have labels; {left_out} others of {whole.version} have none (prepare says which) and are left out"
+    records = [store.manifest.scenes[name] for name in {index[position].scene for position in dataset.positions}]
+    if not sum(record.num_rays for record in records):
+        raise ValueError(
+            f"{store.folder}: not one labelled ray in the {len(dataset)} key frames to train on; look at `splattingocc prepare`"
+        )
+    if not sum(record.num_classified for record in records):
+        yield "no label has a class: the losses of classes (semantic, pixel_classes, the class in query) learn nothing and show 0"
+    if not sum(record.num_measured for record in records):
+        yield "no label has a distance: the losses of distances (distance, line_of_sight, query, depth_bins) learn nothing and show 0"
+
+
+def _fit(
+    config: ExperimentConfig, work_dir: Path, trainer: Trainer, module: OccupancyModule, batches: TrainingBatches, resume_from: Path | None
+) -> None:
+    try:
+        with dead_workers_named():
+            trainer.fit(module, datamodule=batches, ckpt_path=resume_from, weights_only=True)
+    except NonFiniteLoss as error:
+        saved = work_dir / f"non_finite_step_{error.step:08d}_process_{trainer.global_rank}.safetensors"
+        save_network(module.network, config.network, saved, replay_metadata(config, error, trainer.current_epoch))
+        raise ValueError(f"{error}; saved for replay: {saved}") from error
+    except LoaderFailed as error:
+        if (received := stop_requested()) is not None:
+            raise InterruptedTraining(received, newest_checkpoint(work_dir)) from error
+        raise
+
+
+def calibrate(config: ExperimentConfig, network: OccupancyNetwork, index: Index) -> Calibration:
+    """Choose the occupancy threshold on the labels of scenes kept back from training, or else on rays that training did not use."""
+    loader_config, store = config.data.loader, LabelStore.open(config.data.label_folder)
+    index = store.labelled_part(index)
+    kept_back = index.of_scenes(calibration_scenes(index, loader_config))
+    positions, part = (kept_back, "all") if kept_back else (index.of_split("train"), "held_out")
+    step = max(1, len(positions) // CALIBRATION_FRAMES)
+    calibration = ThresholdCalibration(config.calibration, OCC3D_GRID)
+    positions = positions[::step][:CALIBRATION_FRAMES]
+    loader = build_prediction_loader(config, index, positions)
+    samples = predict_gaussians(network, loader)
+    for (_, gaussians), position in zip(track(samples, "calibrating", total=len(positions)), positions):
+        rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=loader_config.held_out_fraction)
+        occupancy = read_out(gaussians, OCC3D_GRID, threshold=0.5)
+        calibration.update(occupancy.probabilities.cpu(), rays, labels)
+    return calibration.compute()
+
+
+def replay_metadata(config: ExperimentConfig, error: NonFiniteLoss, epoch: int) -> dict[str, str]:
+    return {
+        "step": str(error.step),
+        "epoch": str(epoch),
+        "tokens": json.dumps(list(error.tokens)),
+        "losses": json.dumps({name: repr(value) for name, value in error.losses.items()}),
+        EXPERIMENT_KEY: json.dumps(config.model_dump(mode="json")),
+        "commit": commit(),
+    }
+
+
+def replay(config: ExperimentConfig, path: Path, index: Index) -> Losses:
+    """Compute the losses of a step that was not finite again, from the weights and the samples that `train` saved; gradients are kept."""
+    module = build_module(config)
+    metadata = load_network(module.network, config.network, path)
+    dataset = build_training_batches(config, index).dataset
+    places = {index.tokens[position]: i for i, position in enumerate(dataset.positions)}
+    keys = [int(metadata["epoch"]) * len(dataset) + places[token] for token in json.loads(metadata["tokens"])]
+    return module.losses_of(stack([dataset[key] for key in keys]), step=int(metadata["step"]))
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's tips, its device report and its advice on loaders out of the console; its errors stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    messages = (
+        "isinstance.treespec",
+        "The number of training batches",
+        "The '.*_dataloader' does not have",
+        "Checkpoint directory",
+        "The `srun` command is available",
+        "Grad strides do not match bucket view strides",
+        "You're resuming from a checkpoint that ended before the epoch ended",  # `TrainingBatches` goes on from there
+    )
+    for message in messages:
+        warnings.filterwarnings("ignore", message=f".*{message}")
