@@ -24,6 +24,7 @@ from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet, calibration_scenes
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.taxonomy import NUM_CLASSES
+from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.engine.batches import TrainingBatches, prediction_loader
 from splattingocc.engine.callbacks import StepProgress
 from splattingocc.engine.checkpoint import AtomicCheckpointIO, RememberExperiment
@@ -56,6 +57,9 @@ class DataConfig(Config):
     """Folder of the 2D label store; `<dataroot>/labels_2d` by default."""
     gts: Path | None = None
     """Folder of Occ3D's truth, read by scoring only; `<dataroot>/gts` by default."""
+    vehicle_masks: Path | None = None
+    """Folder with a PNG per camera, `<channel>.png`, that is black but for the own vehicle: what it covers is black to the network, in
+    training and in testing. Labels are made without it by the same option of `prepare`."""
     loader: LoaderConfig = LoaderConfig()
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
     """Samples per step and process."""
@@ -193,6 +197,10 @@ def build_index(config: DataConfig, work_dir: Path | None) -> Index:
     return read_index(config.dataroot, config.version, cache_dir=None if work_dir is None else work_dir / "index")
 
 
+def open_masks(config: DataConfig, index: Index) -> VehicleMasks | None:
+    return None if config.vehicle_masks is None else VehicleMasks.open(config.vehicle_masks, index)
+
+
 def build_network(config: ExperimentConfig) -> OccupancyNetwork:
     return OccupancyNetwork(config.network, OCC3D_GRID)
 
@@ -205,7 +213,8 @@ def build_module(config: ExperimentConfig) -> OccupancyModule:
 def build_training_batches(config: ExperimentConfig, index: Index) -> TrainingBatches:
     data = config.data
     store = LabelStore.open(data.label_folder)
-    dataset = TrainingSet(index, store, data.dataroot, data.loader, seed=config.seed)
+    masks = open_masks(data, index)
+    dataset = TrainingSet(index, store, data.dataroot, data.loader, seed=config.seed, masks=masks)
     kept_back = None
     if config.trainer.validate_epochs:
         positions = index.of_scenes(calibration_scenes(index, data.loader))
@@ -214,7 +223,7 @@ def build_training_batches(config: ExperimentConfig, index: Index) -> TrainingBa
                 "trainer.validate_epochs: no scene is kept back from training (data.loader.calibration_scenes, at most one in eight)"
             )
         as_tested = data.loader.model_copy(update={"augment": AugmentConfig(), "auxiliary_offsets": ()})
-        kept_back = TrainingSet(index, store, data.dataroot, as_tested, part="all", positions=positions)
+        kept_back = TrainingSet(index, store, data.dataroot, as_tested, part="all", positions=positions, masks=masks)
     return TrainingBatches(
         dataset, batch_size=data.batch_size, num_workers=data.num_workers, worker_timeout=data.worker_timeout, kept_back=kept_back
     )
@@ -222,7 +231,7 @@ def build_training_batches(config: ExperimentConfig, index: Index) -> TrainingBa
 
 def build_prediction_loader(config: ExperimentConfig, index: Index, positions: Sequence[int]) -> DataLoader:
     data = config.data
-    dataset = PredictionSet(index, data.dataroot, data.loader, positions)
+    dataset = PredictionSet(index, data.dataroot, data.loader, positions, masks=open_masks(data, index))
     return prediction_loader(dataset, num_workers=data.num_workers, worker_timeout=data.worker_timeout)
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from splattingocc.data.key_frames import KeyFrame
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import labelled_rays
-from splattingocc.data.loaders import LoaderConfig, read_views, still_windows
+from splattingocc.data.loaders import LoaderConfig, blacken, read_views, still_windows
 from splattingocc.data.occ3d import read_truth, truth_path
 from splattingocc.data.samples import PredictionSample
+from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.engine.inference import predict_gaussians
 from splattingocc.engine.module import RenderConfig
 from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, read_grid
@@ -102,7 +103,9 @@ def _see(config: ExperimentConfig, network: OccupancyNetwork, key_frame: KeyFram
 
 def _views(config: ExperimentConfig, key_frame: KeyFrame, loader: LoaderConfig) -> tuple[Float[Tensor, "view 3 h w"], Cameras]:
     windows = still_windows(key_frame, loader)
-    return read_views(key_frame, config.data.dataroot, loader, windows=windows, in_ego_of=key_frame)
+    images, cameras = read_views(key_frame, config.data.dataroot, loader, windows=windows, in_ego_of=key_frame)
+    masks = None if config.data.vehicle_masks is None else VehicleMasks(config.data.vehicle_masks)
+    return blacken(images, key_frame, masks, windows), cameras
 
 
 def _camera_maps(config: ExperimentConfig, gaussians: Gaussians, key_frame: KeyFrame) -> list[CameraMaps]:

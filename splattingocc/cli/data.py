@@ -32,6 +32,8 @@ class Prepare:
     """Labels from LiDAR and lidarseg."""
     dense: DenseLabelConfig = field(default_factory=DenseLabelConfig)
     """Labels from dense maps, where `--dense.semantics` is given."""
+    vehicle_masks: Path | None = None
+    """Folder with a PNG per camera, `<channel>.png`, that is black but for the own vehicle: what it covers has no labels."""
     verify: bool = False
     """Check an existing store against its manifest and tables instead of making one."""
     verify_inputs: bool = False
@@ -49,7 +51,7 @@ class Prepare:
             store = LabelStore.open(out)
             store.verify(index)
             if self.verify_inputs:
-                verify_inputs(store, index, self.dataroot, config)
+                verify_inputs(store, index, self.dataroot, config, vehicle_masks=self.vehicle_masks)
             print(f"{out}: every scene is whole and made from these tables{' and files' if self.verify_inputs else ''}")
             return
         manifest = generate_labels(
@@ -59,6 +61,7 @@ class Prepare:
             scenes=self.scenes or None,
             config=config,
             skip_missing=self.skip_missing,
+            vehicle_masks=self.vehicle_masks,
             num_workers=self.workers,
         )
         self._report(out, manifest, index)

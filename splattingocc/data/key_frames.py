@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from splattingocc.files import check_name, check_relative
+from splattingocc.files.names import LONGEST_NAME
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.transforms import invert_rigid
 from splattingocc.struct import stack
@@ -49,7 +51,7 @@ class KeyFrame:
     world_from_ego: Float64[np.ndarray, "4 4"]
     """Metres; the ego frame of this key frame, in which everything is predicted. In nuScenes it is that of the LiDAR's own pose."""
     cameras: tuple[SensorFrame, ...]
-    """The same ones, in the same order, in every key frame of a data set."""
+    """Those that took an image for this key frame, at least one; in nuScenes always the same six."""
     lidar: SensorFrame | None = None
     """None where the data set has no LiDAR."""
     point_classes: str | None = None
@@ -87,13 +89,13 @@ class Index:
     splits: dict[str, tuple[str, ...]]
     """Scene names by split."""
     channels: list[str]
-    """The sensors of every key frame: the LiDAR first, where there is one, then the cameras."""
+    """Of all sensors of the data set: the LiDAR first, where there is one, then the cameras."""
     has_lidar: bool
     tokens: list[str]
     timestamps: Int64[np.ndarray, " keyframe"]
     world_from_key_ego: Float64[np.ndarray, "keyframe 4 4"]
     sensor_tokens: list[str]
-    """One for each (key frame, sensor), sensors fastest; likewise `filenames`."""
+    """One for each (key frame, sensor), sensors fastest; likewise `filenames`. Empty where a key frame lacks the sensor."""
     filenames: list[str]
     point_classes: list[str | None]
     sensor_timestamps: Int64[np.ndarray, "keyframe sensor"]
@@ -103,13 +105,33 @@ class Index:
     world_from_ego: Float64[np.ndarray, "keyframe sensor 4 4"]
     incomplete: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Moments that the tables have and this index leaves out, because a sensor is missing: scene and reason, by token."""
+    sensor_present: Bool[np.ndarray, "keyframe sensor"] | None = None
+    """Which sensors each key frame has; None where each has them all. The LiDAR is there in all key frames or in none."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that lead out of the folders in which stores, caches and pictures get files named after them."""
+        for names, what in (
+            ([scene.name for scene in self.scenes], "scene"),
+            (self.tokens, "key frame"),
+            (self.channels, "channel"),
+            (list(self.splits), "split"),
+        ):
+            if not _Lines(names).are_plain():
+                for name in names:
+                    check_name(name, f"{self.version}: {what}")
+        for files in (self.filenames, self.point_classes):
+            names = [name for name in files if name]
+            if not _Lines(names).stay_inside():
+                for name in names:
+                    check_relative(name, f"{self.version}: file")
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, position: int) -> KeyFrame:
         scene = self._scene_at(position)
-        sensors = [self._sensor_frame(position, sensor) for sensor in range(len(self.channels))]
+        present = range(len(self.channels)) if self.sensor_present is None else np.flatnonzero(self.sensor_present[position])
+        sensors = [self._sensor_frame(position, int(sensor)) for sensor in present]
         return KeyFrame(
             token=self.tokens[position],
             scene=scene.name,
@@ -120,6 +142,13 @@ class Index:
             lidar=sensors[0] if self.has_lidar else None,
             point_classes=self.point_classes[position],
         )
+
+    @cached_property
+    def num_views(self) -> int:
+        """The largest number of cameras of any key frame."""
+        if self.sensor_present is None:
+            return len(self.channels) - self.has_lidar
+        return int(self.sensor_present[:, self.has_lidar :].sum(axis=1).max())
 
     def position_of(self, token: str) -> int:
         """Return the position of a key frame in this index; `KeyError` where it has none."""
@@ -195,6 +224,29 @@ class Index:
         if not 0 <= position < len(self):
             raise IndexError(f"key frame {position} of {len(self)}")
         return self.scenes[int(np.searchsorted(self._scene_starts, position, side="right")) - 1]
+
+
+class _Lines:
+    """Many names at once, as bytes: a data set has a quarter of a million, too many to look at one by one each time it is opened."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        lines = "\n".join(["", *names, ""]).encode(errors="surrogatepass")
+        content = np.frombuffer(lines, dtype=np.uint8)
+        breaks = np.flatnonzero(content == ord("\n"))
+        self.names, self.content = names, content
+        self.firsts, self.lasts = content[breaks[:-1] + 1], content[breaks[1:] - 1]
+        self.has_control = np.count_nonzero(content < ord(" ")) > len(names) + 1 or b"\x7f" in lines
+
+    def stay_inside(self) -> bool:
+        """Return whether `check_relative` accepts all of them; False also where only a closer look can tell."""
+        dots = self.content == ord(".")
+        return not (self.has_control or np.isin(self.firsts, list(b"/\\\n")).any() or (dots[1:] & dots[:-1]).any())
+
+    def are_plain(self) -> bool:
+        """Return whether `check_name` accepts all of them; False also where only a closer look can tell."""
+        forbidden = (self.content == ord("/")) | (self.content == ord("\\")) | (self.content > 0x7F)
+        at_ends = np.isin(self.firsts, list(b". \n")).any() or np.isin(self.lasts, list(b" ")).any()
+        return not (self.has_control or forbidden.any() or at_ends) and max(map(len, self.names), default=0) <= LONGEST_NAME
 
 
 def inverse(dst_from_src: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 4"]:

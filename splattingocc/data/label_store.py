@@ -88,7 +88,7 @@ class Manifest(msgspec.Struct, frozen=True):
     """What the labels were made from and with which options."""
     cameras: tuple[str, ...]
     image_sizes: tuple[tuple[int, int], ...]
-    """Height and width of each camera's images."""
+    """Height and width of each camera's images; the largest, where key frames differ."""
     steps_per_pixel: int
     asked: tuple[str, ...] = ()
     """Names of the scenes that labels were asked for; those of them that are not among `scenes` are still to be made."""

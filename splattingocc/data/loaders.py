@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from splattingocc.config import Config, ImageSize, KeyFrameOffsets, Probability, Share, Weight
 from splattingocc.data.augment import AugmentConfig, ImageWindow, choose_ego_change, choose_random_window, choose_window, jitter_colors
+from splattingocc.data.camera_images import read_image, sensor_size
 from splattingocc.data.key_frames import Index, KeyFrame, SensorFrame, camera_of
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
 from splattingocc.data.labelled_rays import LabelledRays, Part, auxiliary_rays, draw_rays, join, labelled_rays
 from splattingocc.data.samples import PredictionSample, TrainingSample
+from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.struct import stack
 
@@ -53,66 +53,73 @@ class LoaderConfig(Config):
     """Random changes to training samples."""
 
 
-def read_image(path: Path, sensor: SensorFrame, window: ImageWindow, image_size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
-    """Read the window of an image at the size of the network input, RGB.
-
-    A missing, damaged or wrongly sized image is a `ValueError` that names the file and the sensor frame.
-    """
-    assert sensor.image_size is not None
-    height, width = sensor.image_size
-    try:
-        with Image.open(path) as image:
-            if image.size != (width, height):
-                found = f"{image.size[0]}×{image.size[1]}"
-                raise ValueError(f"{path}: {found} pixels, sample_data {sensor.token} says {width}×{height}")
-            # The JPEG decoder scales by 1/2, 1/4, 1/8 at a fraction of the time; never below the resolution that is needed.
-            needed = (math.ceil(width * image_size[1] / window.width), math.ceil(height * image_size[0] / window.height))
-            drafted = image.draft("RGB", needed)
-            scale = 1.0 if drafted is None else drafted[1][2] / width
-            left, top = scale * window.left, scale * window.top
-            box = (left, top, left + scale * window.width, top + scale * window.height)
-            resized = image.convert("RGB").resize((image_size[1], image_size[0]), Image.Resampling.BILINEAR, box=box)
-    except (OSError, SyntaxError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{path}: cannot be read as an image (sample_data {sensor.token}): {reason}") from None
-    if window.rotation:
-        resized = resized.rotate(window.rotation, Image.Resampling.BILINEAR)
-    if window.flip:
-        resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-
-
-def _size_of(sensor: SensorFrame) -> tuple[int, int]:
-    assert sensor.image_size is not None
-    return sensor.image_size
-
-
 def still_windows(key_frame: KeyFrame, config: LoaderConfig) -> list[ImageWindow]:
     """Return the window of each camera as seen at test time."""
-    return [choose_window(_size_of(sensor), config.image_size, vertical_position=config.vertical_position) for sensor in key_frame.cameras]
+    return [
+        choose_window(sensor_size(sensor), config.image_size, vertical_position=config.vertical_position) for sensor in key_frame.cameras
+    ]
 
 
 def read_views(
     key_frame: KeyFrame, dataroot: Path, config: LoaderConfig, *, windows: Sequence[ImageWindow], in_ego_of: KeyFrame
 ) -> tuple[Float[Tensor, "view 3 h w"], Cameras]:
     """Return the images of a key frame through the given windows, RGB in [0, 1], and the cameras of what they show."""
+    return _read_slots(list(zip(key_frame.cameras, windows)), dataroot, config, in_ego_of=in_ego_of)
+
+
+Slot: TypeAlias = tuple[SensorFrame, ImageWindow] | None
+"""What a view of a sample shows, or nothing."""
+
+
+def _read_slots(
+    slots: Sequence[Slot], dataroot: Path, config: LoaderConfig, *, in_ego_of: KeyFrame
+) -> tuple[Float[Tensor, "view 3 h w"], Cameras]:
     images, seen = [], []
-    for sensor, window in zip(key_frame.cameras, windows):
-        images.append(read_image(dataroot / sensor.filename, sensor, window, config.image_size))
-        seen.append(window.camera(camera_of(sensor, in_ego_of=in_ego_of), config.image_size))
+    for slot in slots:
+        if slot is None:
+            images.append(torch.zeros(3, *config.image_size, dtype=torch.uint8))
+            seen.append(Cameras.nowhere(config.image_size))
+        else:
+            sensor, window = slot
+            images.append(read_image(dataroot / sensor.filename, sensor, window, config.image_size))
+            seen.append(window.camera(camera_of(sensor, in_ego_of=in_ego_of), config.image_size))
     return torch.stack(images).float().div_(255), stack(seen)
 
 
 def read_frames(index: Index, position: int, dataroot: Path, config: LoaderConfig, *, windows: Sequence[ImageWindow]) -> Views:
-    """Return the images of a key frame and of those before it, newest first, each camera through one window in all of them."""
+    """Return the images of a key frame and of those before it, newest first, each camera through one window in all of them.
+
+    The views are the cameras of the key frame, also in the frames before, where a camera that is missing leaves a black image of
+    `Cameras.nowhere`. Such images also follow until there are as many views as the data set's largest key frame has cameras, so that
+    samples stack.
+    """
+    key_frame = index[position]
+    window_of = {camera.channel: window for camera, window in zip(key_frame.cameras, windows)}
+    padding = [None] * (index.num_views - len(window_of))
     frames: list[tuple[Tensor, Cameras]] = []
     for offset in range(1 + config.previous_frames):
         earlier = index.neighbour(position, -offset)
         if earlier is not None:
-            frames.append(read_views(index[earlier], dataroot, config, windows=windows, in_ego_of=index[position]))
+            there = {camera.channel: camera for camera in index[earlier].cameras}
+            slots = [(there[channel], window) if channel in there else None for channel, window in window_of.items()]
+            frames.append(_read_slots([*slots, *padding], dataroot, config, in_ego_of=key_frame))
         else:
             frames.append(frames[-1])
     return Views(torch.stack([images for images, _ in frames]), stack([cameras for _, cameras in frames]))
+
+
+def blacken(
+    images: Float[Tensor, "*frame view 3 h w"], key_frame: KeyFrame, masks: VehicleMasks | None, windows: Sequence[ImageWindow]
+) -> Float[Tensor, "*frame view 3 h w"]:
+    """Return the images of a key frame's cameras with their own vehicle black, as the masks have it through the same windows."""
+    if masks is None:
+        return images
+    shown = torch.ones(images.shape[-4], 1, *images.shape[-2:])
+    for view, (sensor, window) in enumerate(zip(key_frame.cameras, windows)):
+        hidden = masks.through_window(sensor, window, (images.shape[-2], images.shape[-1]))
+        if hidden is not None:
+            shown[view] -= hidden
+    return images * shown
 
 
 def calibration_scenes(index: Index, config: LoaderConfig, split: str = "train") -> tuple[str, ...]:
@@ -129,7 +136,8 @@ class TrainingSet(Dataset[TrainingSample]):
     the process it is made in, decides what a sample holds, so batches are the same for any number of workers and after a resume;
     `EpochSampler` gives such indices.
 
-    The key frames are those of `split` that are not kept back for calibration, or those at the given positions of the index.
+    The key frames are those of `split` that are not kept back for calibration, or those at the given positions of the index. What
+    `masks` cover is black, whatever the colours are changed to.
     """
 
     def __init__(
@@ -143,11 +151,13 @@ class TrainingSet(Dataset[TrainingSample]):
         part: Part = "train",
         seed: int = 0,
         positions: Sequence[int] | None = None,
+        masks: VehicleMasks | None = None,
     ):
         self.index = index
         self.store = store
         self.dataroot = dataroot
         self.config = config
+        self.masks = masks
         self.part: Part = part
         self.seed = seed
         if positions is None:
@@ -170,11 +180,11 @@ class TrainingSet(Dataset[TrainingSample]):
         position, augment = self.positions[i], self.config.augment
         key_frame = self.index[position]
         windows = [
-            choose_random_window(_size_of(sensor), self.config.image_size, augment, rng, vertical_position=self.config.vertical_position)
+            choose_random_window(sensor_size(sensor), self.config.image_size, augment, rng, vertical_position=self.config.vertical_position)
             for sensor in key_frame.cameras
         ]
         views = read_frames(self.index, position, self.dataroot, self.config, windows=windows)
-        images = jitter_colors(views.images, augment, rng)
+        images = blacken(jitter_colors(views.images, augment, rng), key_frame, self.masks, windows)
         new_ego_from_ego = choose_ego_change(augment, rng)
         rays, labels = self._rays(position, key_frame)
         rays, cameras = rays.transform(new_ego_from_ego), views.cameras.transform_ego(new_ego_from_ego)
@@ -204,11 +214,12 @@ class TrainingSet(Dataset[TrainingSample]):
 class PredictionSet(Dataset[PredictionSample]):
     """Key frames as seen at test time, in the order of `positions` (of the index): images and cameras, nothing random, no labels."""
 
-    def __init__(self, index: Index, dataroot: Path, config: LoaderConfig, positions: Sequence[int]):
+    def __init__(self, index: Index, dataroot: Path, config: LoaderConfig, positions: Sequence[int], *, masks: VehicleMasks | None = None):
         self.index = index
         self.dataroot = dataroot
         self.config = config
         self.positions = positions
+        self.masks = masks
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -217,7 +228,8 @@ class PredictionSet(Dataset[PredictionSample]):
         position = self.positions[i]
         key_frame = self.index[position]
         windows = still_windows(key_frame, self.config)
-        return PredictionSample(key_frame.token, read_frames(self.index, position, self.dataroot, self.config, windows=windows))
+        views = read_frames(self.index, position, self.dataroot, self.config, windows=windows)
+        return PredictionSample(key_frame.token, Views(blacken(views.images, key_frame, self.masks, windows), views.cameras))
 
 
 class EpochSampler(Sampler[int]):

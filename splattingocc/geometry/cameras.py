@@ -16,6 +16,8 @@ from splattingocc.struct import Struct
 
 NEAR_PLANE = 0.1
 """Metres in front of the camera below which nothing is projected."""
+NOWHERE = 1e6
+"""Metres above the ego frame at which a camera stands that is none."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,20 @@ class Cameras(Struct):
     """From the ego frame of the key frame, metres. Orthogonal: a mirrored ego frame makes it a reflection."""
     image_size: tuple[int, int]
     """Height and width in pixels, the same for all."""
+
+    @classmethod
+    def nowhere(cls, image_size: tuple[int, int]) -> Cameras:
+        """Return a camera (no batch axis) that takes the place of one that is missing: far above, it looks up and sees nothing."""
+        height, width = image_size
+        K = torch.tensor([[width, 0.0, width / 2], [0.0, width, height / 2], [0.0, 0.0, 1.0]])
+        cam_from_ego = torch.eye(4)
+        cam_from_ego[2, 3] = -NOWHERE
+        return cls(K, cam_from_ego, image_size)
+
+    @property
+    def are_somewhere(self) -> Bool[Tensor, "*batch"]:
+        """Which of these are cameras and not `nowhere`, seen from whatever ego frame."""
+        return self.optical_centers.norm(dim=-1) < NOWHERE / 2
 
     @property
     def optical_centers(self) -> Float[Tensor, "*batch 3"]:
@@ -97,4 +113,4 @@ class Views(Struct):
     images: Float[Tensor, "*batch frame view 3 height width"]
     """RGB in [0, 1]."""
     cameras: Cameras
-    """Batch axes (*batch, frame, view)."""
+    """Batch axes (*batch, frame, view). Where a key frame has fewer cameras than others, black images of `Cameras.nowhere` follow."""

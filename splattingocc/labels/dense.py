@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
-from PIL import Image
 from pydantic import Field, model_validator
 
 from splattingocc.config import Config, Probability
+from splattingocc.data.camera_images import check_upright, stored_as
 from splattingocc.data.key_frames import KeyFrame, SensorFrame
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
 from splattingocc.data.taxonomy import CLASSES, NUM_CLASSES
+from splattingocc.files import BadFile, open_image, read_json, read_only_array
+from splattingocc.geometry.cameras import NEAR_PLANE
 from splattingocc.geometry.rays import IGNORE, SKY
 from splattingocc.labels.lidar import LidarLabelConfig, find_shown_pixels, read_points, to_world
 
@@ -27,18 +28,25 @@ person, rider (who belongs to a vehicle of a kind that is not said), car, truck,
 _INDEX_OF_NAME = {name: index for index, name in enumerate(CLASSES)} | {"sky": SKY, "ignore": IGNORE}
 MAP_SUFFIXES = (".png", ".npy", ".npz")
 """Where several are there, the first is read."""
+GREY_PIXELS = ("L", "I;16B")
+"""Pillow's names of the PNG pixels that are the numbers of a map: 8-bit and 16-bit grey. It stretches the numbers of fewer bits."""
+PALETTE_PIXELS = ("P", "P;4", "P;2", "P;1")
+"""Those whose numbers are places in a palette."""
+LARGEST_PIXEL = 64
+"""Bytes that a pixel of an array may take."""
 
 
 class DenseLabelConfig(Config):
     """Which maps become labels. A map is `<folder>/<camera>/<name of the image>.png`, `.npy` or `.npz` (one array), of its size."""
 
     semantics: Path | None = None
-    """Folder of class maps, whole numbers."""
+    """Folder of class maps, whole numbers; of a PNG with a palette its indices, not its colours."""
     class_map: Literal["occ3d", "cityscapes"] | Path = "occ3d"
     """What the numbers mean: Occ3D's classes with 254 for sky and 255 for unknown, Cityscapes' train ids, or a JSON file that gives the
     name of a class, `sky` or `ignore` for each number; what it leaves out is ignored."""
     depth: Path | None = None
-    """Folder of depth maps, metres times `depth_scale`; 0, nan and inf are unknown. Without it distances come from the LiDAR."""
+    """Folder of depth maps, metres times `depth_scale`; nan, inf and what lies less than 0.1 m in front of the camera, such as 0, are
+    unknown. Without it distances come from the LiDAR."""
     depth_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Units of a depth map per metre, e.g. 256 for 16-bit PNGs in the manner of KITTI."""
     depth_along: Literal["axis", "ray"] = "axis"
@@ -81,7 +89,7 @@ def read_class_table(class_map: str | Path) -> UInt8[np.ndarray, " source"]:
         table[: len(CITYSCAPES_TRAIN_IDS)] = [_INDEX_OF_NAME[name] for name in CITYSCAPES_TRAIN_IDS]
     else:
         for number, name in _read_class_file(Path(class_map)).items():
-            if not number.isdigit() or int(number) > 255:
+            if not (number.isascii() and number.isdecimal() and len(number) <= 3 and int(number) <= 255):
                 raise ValueError(f"{class_map}: key {number!r}, expected a number from 0 to 255")
             if name not in _INDEX_OF_NAME:
                 raise ValueError(f"{class_map}: {number} is {name!r}, expected one of {', '.join(_INDEX_OF_NAME)}")
@@ -89,16 +97,8 @@ def read_class_table(class_map: str | Path) -> UInt8[np.ndarray, " source"]:
     return table
 
 
-def _read_class_file(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}; class_map is occ3d, cityscapes or a JSON file") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f'{path}: expected an object like {{"0": "driveable_surface", "10": "sky"}}')
-    return content
+def _read_class_file(path: Path) -> dict[str, str]:
+    return read_json(path, dict[str, str], what='a JSON object like {"0": "driveable_surface", "10": "sky"}')
 
 
 def find_map(folder: Path, camera: SensorFrame) -> Path:
@@ -116,27 +116,31 @@ def input_maps(key_frame: KeyFrame, config: DenseLabelConfig) -> list[Path]:
     return [find_map(folder, camera) for folder in folders for camera in key_frame.cameras]
 
 
-def read_map(folder: Path, camera: SensorFrame) -> Shaped[np.ndarray, "h w"]:
-    """Read the map of a camera's image; `ValueError` where it is missing, damaged or of another size than the image."""
-    path = find_map(folder, camera)
-    try:
-        if path.suffix == ".png":
-            with Image.open(path) as image:
-                values = np.array(image)
-        else:
-            loaded = np.load(path, allow_pickle=False)
-            values = loaded if isinstance(loaded, np.ndarray) else loaded[_only_name(loaded.files, path)]
-    except (OSError, SyntaxError, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as a map: {error}") from None
-    if values.shape != camera.image_size:
-        raise ValueError(f"{path}: shape is {values.shape}, the image of sample_data {camera.token} is {camera.image_size}")
+def read_map(path: Path, camera: SensorFrame, *, may_have_palette: bool = False) -> Shaped[np.ndarray, "h w"]:
+    """Read the map of a camera's image; `ValueError` where it is damaged, holds no numbers or has another size than the image."""
+    assert camera.image_size is not None
+    if path.suffix == ".png":
+        values = _read_png(path, may_have_palette=may_have_palette)
+    else:
+        height, width = camera.image_size
+        values = read_only_array(path, limit=LARGEST_PIXEL * height * width)
+    if values.dtype.kind not in "iuf":
+        raise BadFile(path, f"holds {values.dtype}, expected numbers")
+    if values.shape != tuple(camera.image_size):
+        raise BadFile(path, f"shape is {values.shape}, the image of sample_data {camera.token} is {camera.image_size}")
     return values
 
 
-def _only_name(names: list[str], path: Path) -> str:
-    if len(names) != 1:
-        raise ValueError(f"holds {len(names)} arrays ({', '.join(names)}), expected one")
-    return names[0]
+def _read_png(path: Path, *, may_have_palette: bool) -> Shaped[np.ndarray, "h w"]:
+    with open_image(path) as image:
+        if image.format != "PNG":
+            raise BadFile(path, f"is a {image.format} file, which changes the numbers of a map; expected a PNG")
+        pixels = stored_as(image)
+        if pixels not in GREY_PIXELS + (PALETTE_PIXELS if may_have_palette else ()):
+            expected = "8-bit or 16-bit grey" + (", or a palette whose indices are the classes" if may_have_palette else "")
+            raise BadFile(path, f"its pixels are {pixels}, expected {expected}")
+        check_upright(path, image)
+        return np.array(image)
 
 
 def label_densely(key_frame: KeyFrame, dataroot: Path, config: DenseLabelConfig) -> RayTable:
@@ -176,16 +180,25 @@ def label_densely(key_frame: KeyFrame, dataroot: Path, config: DenseLabelConfig)
 
 def _classes(camera: SensorFrame, table: UInt8[np.ndarray, " source"], config: DenseLabelConfig) -> UInt8[np.ndarray, "h w"]:
     assert config.semantics is not None
-    numbers = read_map(config.semantics, camera)
-    if not np.issubdtype(numbers.dtype, np.integer) or numbers.min() < 0 or numbers.max() > 255:
-        found = f"{numbers.dtype} from {numbers.min()} to {numbers.max()}"
-        raise ValueError(f"{config.semantics}: the class map of {camera.filename} holds {found}, expected whole numbers from 0 to 255")
-    semantics = table[numbers]
+    path = find_map(config.semantics, camera)
+    numbers = read_map(path, camera, may_have_palette=True)
+    if numbers.dtype.kind == "f" or numbers.min() < 0 or numbers.max() > 255:
+        raise BadFile(path, f"{numbers.dtype} from {numbers.min()} to {numbers.max()}, expected whole numbers from 0 to 255")
+    semantics = table[numbers.astype(np.uint8)]
     if config.confidence is not None:
-        confidence = read_map(config.confidence, camera)
-        scale = 255 if np.issubdtype(confidence.dtype, np.integer) else 1
-        semantics = np.where(confidence >= config.min_confidence * scale, semantics, IGNORE).astype(np.uint8)
+        is_sure = _read_confidence(find_map(config.confidence, camera), camera) >= config.min_confidence
+        semantics = np.where(is_sure, semantics, IGNORE).astype(np.uint8)
     return semantics
+
+
+def _read_confidence(path: Path, camera: SensorFrame) -> Shaped[np.ndarray, "h w"]:
+    """Read a confidence map, 0 to 1."""
+    confidence = read_map(path, camera)
+    largest = 1 if confidence.dtype.kind == "f" else 255
+    if not ((confidence >= 0) & (confidence <= largest)).all():
+        found = f"{confidence.dtype} from {confidence.min()} to {confidence.max()}"
+        raise BadFile(path, f"{found}, expected 0 to 1, or whole numbers from 0 to 255")
+    return confidence / largest
 
 
 def _every(stride: int, size: tuple[int, ...]) -> tuple[Float32[np.ndarray, "pixel 2"], np.ndarray, np.ndarray]:
@@ -200,11 +213,13 @@ def _distances(
     """Return metres along the ray of each pixel; nan where unknown."""
     assert config.depth is not None
     assert camera.K is not None
-    depths = read_map(config.depth, camera)[rows, columns].astype(np.float64) / config.depth_scale
-    if config.depth_along == "axis":
-        homogeneous = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
-        depths = depths * np.linalg.norm(homogeneous @ np.linalg.inv(camera.K).T, axis=1)
-    return np.where(np.isfinite(depths) & (depths > 0), depths, np.nan).astype(np.float32)
+    homogeneous = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
+    along_ray_per_depth = np.linalg.norm(homogeneous @ np.linalg.inv(camera.K).T, axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):  # not finite is unknown
+        values = read_map(find_map(config.depth, camera), camera)[rows, columns].astype(np.float64) / config.depth_scale
+        distances = values * along_ray_per_depth if config.depth_along == "axis" else values
+        is_known = np.isfinite(distances) & (distances > NEAR_PLANE * along_ray_per_depth)
+    return np.where(is_known, distances, np.nan).astype(np.float32)
 
 
 def _table(

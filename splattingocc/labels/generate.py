@@ -28,6 +28,7 @@ from splattingocc.data.label_store import (
     write_manifest,
     write_scene,
 )
+from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.files import BadFile, sha256_of, sole_writer
 from splattingocc.labels.dense import DenseLabelConfig, input_maps, label_densely
 from splattingocc.labels.lidar import LidarLabelConfig, project_lidar
@@ -44,10 +45,13 @@ def generate_labels(
     scenes: Iterable[str] | None = None,
     config: LabelConfig | None = None,
     skip_missing: bool = False,
+    vehicle_masks: Path | None = None,
     num_workers: int = 0,
     show_progress: bool = True,
 ) -> Manifest:
     """Write the labels of the named scenes (default: all) into the store `out` and return its manifest.
+
+    What the masks in the folder `vehicle_masks` cover has no labels (`data/vehicle_masks.py`).
 
     Scenes that are already there, whole and made from the same tables with the same options, are kept. A run that was killed and
     started again leaves the same bytes as one that was not. The first error stops the run and names the key frame. With `skip_missing`,
@@ -61,8 +65,25 @@ def generate_labels(
     incomplete = [reason for scene, reason in index.incomplete.values() if scene in names]
     if incomplete and not skip_missing:
         raise ValueError(f"{incomplete[0]}; {len(incomplete)} such key frames in all, which --skip-missing leaves out")
+    masks = None if vehicle_masks is None else VehicleMasks.open(vehicle_masks, index)
     with sole_writer(out):
-        manifest = _label_scenes(index, dataroot, out, names, config, skip_missing, num_workers, show_progress)
+        manifest = _begin(index, out, describe(config, masks, index))
+        manifest = msgspec.structs.replace(manifest, asked=tuple({*manifest.asked, *names}))
+        write_manifest(out, manifest)
+        jobs = []
+        for name in names:
+            key_frames = [index[position] for position in index.of_scenes([name])]
+            job = SceneJob(name, key_frames, dataroot, out, manifest, config, masks, skip_missing)
+            if not _is_finished(job, manifest.scenes.get(name)):
+                jobs.append(job)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, disable=not show_progress) as progress:
+            task = progress.add_task("2D labels, scenes", total=len(names), completed=len(names) - len(jobs))
+            for name, record in _run(jobs, num_workers):
+                manifest = msgspec.structs.replace(manifest, scenes={**manifest.scenes, name: record})
+                write_manifest(out, manifest)
+                progress.advance(task)
+        manifest = read_manifest(out)
     if not sum(manifest.scenes[name].num_rays for name in names):
         raise ValueError(f"{out}: not one labelled ray in {len(names)} scenes; {_why_nothing(manifest, names)}")
     return manifest
@@ -75,43 +96,19 @@ def _why_nothing(manifest: Manifest, names: Sequence[str]) -> str:
     return "every point or pixel is of an unknown class, out of range, or seen by no camera: look at the classes and at the calibration"
 
 
-def _label_scenes(
-    index: Index,
-    dataroot: Path,
-    out: Path,
-    names: Sequence[str],
-    config: LabelConfig,
-    skip_missing: bool,
-    num_workers: int,
-    show_progress: bool,
-) -> Manifest:
-    manifest = _begin(index, out, config)
-    manifest = msgspec.structs.replace(manifest, asked=tuple({*manifest.asked, *names}))
-    jobs = []
-    for name in names:
-        key_frames = [index[position] for position in index.of_scenes([name])]
-        job = SceneJob(name, key_frames, dataroot, out, manifest.steps_per_pixel, manifest.source, config, skip_missing)
-        if not _is_finished(job, manifest.scenes.get(name)):
-            jobs.append(job)
-    write_manifest(out, manifest)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not show_progress) as progress:
-        task = progress.add_task("2D labels, scenes", total=len(names), completed=len(names) - len(jobs))
-        for name, record in _run(jobs, num_workers):
-            manifest = msgspec.structs.replace(manifest, scenes={**manifest.scenes, name: record})
-            write_manifest(out, manifest)
-            progress.advance(task)
-    return read_manifest(out)
+def describe(config: LabelConfig, masks: VehicleMasks | None, index: Index) -> str:
+    """Return the one line that a manifest keeps of what the labels are made from."""
+    return config.describe() if masks is None else f"{config.describe()}, {masks.describe(index)}"
 
 
-def _begin(index: Index, out: Path, config: LabelConfig) -> Manifest:
+def _begin(index: Index, out: Path, source: str) -> Manifest:
     """Return the manifest to go on from: that of the store, where it is of the same kind, else an empty one."""
-    cameras = index[0].cameras
-    image_sizes = tuple(camera.image_size for camera in cameras if camera.image_size is not None)
+    # A camera that a key frame lacks has the size 0 there
+    image_sizes = tuple((int(height), int(width)) for height, width in index.image_sizes.max(axis=0))
     empty = Manifest(
         dataset_version=index.version,
-        source=config.describe(),
-        cameras=tuple(camera.channel for camera in cameras),
+        source=source,
+        cameras=tuple(index.channels[index.has_lidar :]),
         image_sizes=image_sizes,
         steps_per_pixel=steps_per_pixel(image_sizes),
     )
@@ -135,16 +132,15 @@ class SceneJob:
     key_frames: Sequence[KeyFrame]
     dataroot: Path
     out: Path
-    steps: int
-    """For each pixel."""
-    source: str
-    """What the manifest says that labels are made from."""
+    manifest: Manifest
+    """Of the store, as far as it is the same for all scenes."""
     config: LabelConfig
+    masks: VehicleMasks | None
     skip_missing: bool
 
     @property
     def source_sha256(self) -> str:
-        return scene_fingerprint(self.key_frames, self.source)
+        return scene_fingerprint(self.key_frames, self.manifest.source)
 
     def missing(self) -> dict[str, str]:
         """Return the key frames, by token, of which a file is not there, and which; nothing where none may be skipped."""
@@ -208,7 +204,8 @@ def label_scene(job: SceneJob) -> SceneRecord:
         if key_frame.token in skipped:
             continue
         try:
-            tables[key_frame.token] = label_key_frame(job.key_frames, i, job.dataroot, job.config, skipped=skipped)
+            table = label_key_frame(job.key_frames, i, job.dataroot, job.config, skipped=skipped)
+            tables[key_frame.token] = table if job.masks is None else job.masks.visible(table, key_frame.cameras)
         except ValueError as error:
             raise ValueError(f"{error} ({job.name}, key frame {key_frame.token})") from None
     labelled = [key_frame for key_frame in job.key_frames if key_frame.token not in skipped]
@@ -216,10 +213,10 @@ def label_scene(job: SceneJob) -> SceneRecord:
         job.out,
         job.name,
         tables,
-        steps=job.steps,
-        num_cameras=len(job.key_frames[0].cameras) if job.key_frames else 0,
+        steps=job.manifest.steps_per_pixel,
+        num_cameras=len(job.manifest.cameras),
         source_sha256=job.source_sha256,
-        inputs_sha256=inputs_sha256(labelled, job.dataroot, job.config),
+        inputs_sha256=inputs_sha256(labelled, job.dataroot, job.config, job.masks),
         skipped=skipped,
     )
 
@@ -245,22 +242,30 @@ def missing_file(key_frame: KeyFrame, dataroot: Path, config: LabelConfig) -> st
     return next((str(path) for path in paths if not path.is_file()), None)
 
 
-def inputs_sha256(key_frames: Sequence[KeyFrame], dataroot: Path, config: LabelConfig) -> str:
-    """Return a digest of the contents of the sweeps, classes and maps that the labels of a scene are made from."""
+def inputs_sha256(key_frames: Sequence[KeyFrame], dataroot: Path, config: LabelConfig, masks: VehicleMasks | None = None) -> str:
+    """Return a digest of the contents of the sweeps, classes, maps and masks that the labels of a scene are made from."""
     digest = hashlib.sha256()
+    if masks is not None:
+        for channel in sorted({camera.channel for key_frame in key_frames for camera in key_frame.cameras}):
+            path = masks.path_of(channel)
+            digest.update(f"{channel} {sha256_of(path) if path.exists() else None}".encode())
     for key_frame in key_frames:
         for path in input_files(key_frame, dataroot, config):
             digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
 
 
-def verify_inputs(store: LabelStore, index: Index, dataroot: Path, config: LabelConfig) -> None:
-    """Check that the files which the labels were made from still hold the same; reads them all. `config` is what made the store."""
-    if config.describe() != store.manifest.source:
+def verify_inputs(store: LabelStore, index: Index, dataroot: Path, config: LabelConfig, *, vehicle_masks: Path | None = None) -> None:
+    """Check that the files which the labels were made from still hold the same; reads them all.
+
+    `config` and `vehicle_masks` are what made the store.
+    """
+    masks = None if vehicle_masks is None else VehicleMasks.open(vehicle_masks, index)
+    if describe(config, masks, index) != store.manifest.source:
         raise BadFile(store.folder / MANIFEST_NAME, f"the store holds {store.manifest.source}; give the options that made it")
     for name, record in store.manifest.scenes.items():
         frames = [index[position] for position in index.of_scenes([name])]
         key_frames = [frame for frame in frames if frame.token not in record.skipped]
-        if inputs_sha256(key_frames, dataroot, config) != record.inputs_sha256:
+        if inputs_sha256(key_frames, dataroot, config, masks) != record.inputs_sha256:
             reason = f"the labels of {name} were made from other sweeps, classes or maps than are there now"
             raise BadFile(scene_path(store.folder, name), reason)

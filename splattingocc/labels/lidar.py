@@ -15,10 +15,14 @@ from splattingocc.config import Config, KeyFrameOffsets
 from splattingocc.data.key_frames import KeyFrame, SensorFrame, inverse
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
 from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, MOVING_CLASSES, NUM_CLASSES
-from splattingocc.files import BadFile, read_array, read_bytes
+from splattingocc.files import BadFile, read_array, read_arrays, read_bytes, read_only_array
+from splattingocc.geometry.cameras import NEAR_PLANE
 from splattingocc.geometry.rays import IGNORE
 from splattingocc.labels.occlusion import hidden_points
 
+ARRAY_SUFFIXES = (".npy", ".npz")
+POINTS_KEY = "points"
+"""Of an archive that holds more than one array."""
 LARGEST_COORDINATE = 10_000.0
 """Metres from the sensor, along an axis; no LiDAR measures that far."""
 LARGEST_SWEEP = 2**30
@@ -30,8 +34,8 @@ _CLASS_OF_CATEGORY = np.array(CLASS_OF_LIDARSEG, dtype=np.uint8)
 class LidarLabelConfig(Config):
     """Which LiDAR points become labels."""
 
-    min_depth: Annotated[float, Field(gt=0, le=MAX_DISTANCE)] = 1.0
-    """Metres in front of the camera (z) that a point must exceed."""
+    min_depth: Annotated[float, Field(ge=0, le=MAX_DISTANCE)] = 1.0
+    """Metres in front of the camera (z) that a point must exceed, and 0.1 m in any case."""
     max_distance: Annotated[float, Field(gt=0, le=MAX_DISTANCE)] = 120.0
     """Metres from the camera beyond which points are dropped; the store holds up to 131 m."""
     drop_hidden: bool = True
@@ -71,15 +75,18 @@ class PointPixels:
 
 
 def read_points(path: Path, columns: int = 5) -> Float32[np.ndarray, "point 3"]:
-    """Read the points of a sweep, sensor frame, metres: nuScenes' `.bin`, or a `.npy` of (point, 3 or more) numbers.
+    """Read the points of a sweep, sensor frame, metres.
 
-    A `.bin` does not say how many columns it has, so they are checked against what they should hold.
+    A `.npy` holds (point, 3 or more) numbers, x, y, z first; so does a `.npz` as its only array or under the key `points`. Anything else
+    is a binary file like nuScenes', which does not say how many columns it has, so they are checked against what they should hold.
     """
-    if path.suffix == ".npy":
-        points = read_array(path, limit=LARGEST_SWEEP)
+    if path.suffix in ARRAY_SUFFIXES:
+        named = read_arrays(path, [POINTS_KEY], limit=LARGEST_SWEEP).get(POINTS_KEY) if path.suffix == ".npz" else None
+        points = read_only_array(path, limit=LARGEST_SWEEP) if named is None else named
         if points.ndim != 2 or points.shape[1] < 3 or len(points) == 0 or not np.issubdtype(points.dtype, np.floating):
             raise BadFile(path, f"{points.dtype} {points.shape}, expected floating-point (point, 3 or more): x, y, z first")
-        points = points[:, :3].astype(np.float32)
+        with np.errstate(over="ignore"):  # becomes inf, which is refused
+            points = points[:, :3].astype(np.float32)
     else:
         points = _read_columns(path, columns)[:, :3]
     usable = (np.abs(points) <= LARGEST_COORDINATE).all(axis=1)  # nan is not
@@ -146,7 +153,7 @@ def find_pixels(points_world: Float64[np.ndarray, "point 3"], key_frame: KeyFram
         assert camera.image_size is not None
         cam_from_world = inverse(camera.world_from_ego @ camera.ego_from_sensor)
         points_cam = points_world @ cam_from_world[:3, :3].T + cam_from_world[:3, 3]
-        in_front = np.flatnonzero(points_cam[:, 2] > config.min_depth)
+        in_front = np.flatnonzero(points_cam[:, 2] > max(config.min_depth, NEAR_PLANE))
         points_cam = points_cam[in_front]
         pixels = ((points_cam / points_cam[:, 2:]) @ camera.K.T)[:, :2]
         distances = np.linalg.norm(points_cam, axis=1)

@@ -56,9 +56,18 @@ class OccupancyNetwork(nn.Module):
         return nn.ModuleList([self.backbone, self.neck, self.lift.standing, self.lift.depth_head, self.lift.class_head])
 
     def read_images(self, views: Views) -> ImageReading:
-        """Read the newest frame of `views` (batch, frame, view), each image by itself."""
+        """Read the newest frame of `views` (batch, frame, view), each image by itself.
+
+        The features of views that no camera took are zeros: batch statistics must not count them.
+        """
         images, cameras = views.images[:, 0], views.cameras[:, 0]
-        features = self.neck(self.backbone(rearrange(images, "batch view c h w -> (batch view) c h w")))
+        flat = rearrange(images, "batch view c h w -> (batch view) c h w")
+        taken = cameras.are_somewhere.flatten()
+        if taken.all():
+            features = self.neck(self.backbone(flat))
+        else:
+            of_taken = self.neck(self.backbone(flat[taken]))
+            features = of_taken.new_zeros(len(flat), *of_taken.shape[1:]).index_put((taken.nonzero().squeeze(1),), of_taken)
         features = rearrange(features, "(batch view) c h w -> batch view c h w", batch=images.shape[0])
         return self.lift.read(features, cameras)
 

@@ -24,6 +24,7 @@ from splattingocc.experiment import (
     ExperimentConfig,
     build_network,
     build_prediction_loader,
+    open_masks,
 )
 from splattingocc.files import sha256_of, sole_writer
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
@@ -145,6 +146,7 @@ def what_decides(config: ExperimentConfig, checkpoint: Path, threshold: float, s
         "data.dataroot": str(data.dataroot.resolve()),
         "data.version": data.version,
         **{f"data.loader.{name}": str(getattr(loader, name)) for name in SEEN_BY_THE_NETWORK},
+        "data.vehicle_masks": "none" if (masks := open_masks(data, index)) is None else masks.describe(index),
         "network": config.network.model_dump_json(exclude={"backbone": {"weights"}}),
         "threshold": repr(threshold),
         "tables": scene_fingerprint(key_frames, index.version),

@@ -10,7 +10,7 @@ from splattingocc.data.key_frames import KeyFrame
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.nuscenes import read_index
 from splattingocc.geometry.rays import IGNORE, SKY
-from splattingocc.labels.dense import DenseLabelConfig, label_densely, read_class_table
+from splattingocc.labels.dense import DenseLabelConfig, find_map, label_densely, read_class_table, read_map
 from splattingocc.labels.generate import generate_labels
 from splattingocc.labels.lidar import project_lidar
 
@@ -155,13 +155,17 @@ def test_an_own_class_file_is_read_and_its_faults_are_named(tmp_path: Path):
     for content, fault in (
         ('{"6": "road"}', "6 is 'road', expected one of others"),
         ('{"-1": "car"}', "key '-1', expected a number"),
-        ("[1]", "expected an object"),
-        ("{", "not valid JSON"),
+        ('{"²": "car"}', "key '²', expected a number"),
+        ('{"0007": "car"}', "key '0007', expected a number"),
+        ('{"7": ["car"]}', "not a JSON object like .*Expected `str`, got `array`"),
+        ("[1]", "not a JSON object like .*Expected `object`, got `array`"),
+        ("{", "not a JSON object like"),
+        ("[" * 5000, "not a JSON object like"),
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=rf"ade\.json: {fault}"):
             read_class_table(path)
-    with pytest.raises(ValueError, match=r"none\.json: cannot be read: No such file"):
+    with pytest.raises(ValueError, match=r"none\.json: no such file"):
         read_class_table(tmp_path / "none.json")
 
 
@@ -177,8 +181,98 @@ def test_a_missing_damaged_or_wrongly_sized_map_is_named(key_frame: KeyFrame, ti
         label_densely(key_frame, tiny_dataroot, config)
     for path in tmp_path.rglob("*.npy"):
         path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"\.npy: cannot be read as a map"):
+    with pytest.raises(ValueError, match=r"\.npy: not a \.npy array"):
         label_densely(key_frame, tiny_dataroot, config)
+
+
+@pytest.mark.parametrize("along", ["axis", "ray"])
+def test_depth_nearer_than_cameras_see_is_unknown(key_frame: KeyFrame, tiny_dataroot: Path, tmp_path: Path, along: str):
+    # Stored in steps of 2 mm, half a millimetre would be a distance of 0, whose logarithm no loss survives
+    values = np.array([0.0005, 0.05, -3.0, 1e-30, 5.0], np.float32)
+    semantics = write_maps(tmp_path / "classes", key_frame, lambda view, h, w: np.full((h, w), WALL, np.uint8))
+    depth = write_maps(tmp_path / "depth", key_frame, lambda view, h, w: np.resize(values, (h, w)))
+    options = {"semantics": semantics, "depth": depth, "depth_along": along, "stride": 1}
+    table = label_densely(key_frame, tiny_dataroot, DenseLabelConfig(**options))
+    assert len(table) == sum(np.prod(camera.image_size) for camera in key_frame.cameras)
+    known = np.isfinite(table.distances)
+    assert known.sum() * 5 == len(table)
+    assert table.distances[known].min() >= 5.0
+
+
+@pytest.mark.parametrize("purpose", ["semantics", "depth", "confidence"])
+@pytest.mark.parametrize(("mode", "pixels"), [("RGB", "RGB"), ("RGBA", "RGBA"), ("LA", "LA"), ("1", "1"), ("P", "P;1")])
+def test_pictures_that_are_no_numbers_are_refused_as_maps(
+    key_frame: KeyFrame, tiny_dataroot: Path, tmp_path: Path, purpose: str, mode: str, pixels: str
+):
+    folders = {
+        name: write_maps(tmp_path / name, key_frame, lambda view, h, w: np.zeros((h, w), np.uint8)) for name in ("semantics", "depth")
+    }
+    folders[purpose] = tmp_path / "pictures"
+    for camera in key_frame.cameras:
+        path = folders[purpose] / camera.channel / Path(camera.filename).with_suffix(".png").name
+        path.parent.mkdir(parents=True)
+        height, width = camera.image_size or (0, 0)
+        Image.new(mode, (width, height)).save(path)
+    config = DenseLabelConfig(**folders)
+    if (purpose, mode) == ("semantics", "P"):
+        assert len(label_densely(key_frame, tiny_dataroot, config)) > 0
+        return
+    palette = ", or a palette whose indices are the classes" if purpose == "semantics" else ""
+    with pytest.raises(ValueError, match=rf"FRONT_LEFT\.png: its pixels are {pixels}, expected 8-bit or 16-bit grey{palette}$"):
+        label_densely(key_frame, tiny_dataroot, config)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_classes_of_a_palette_are_its_indices(key_frame: KeyFrame, tiny_dataroot: Path, tmp_path: Path, bits: int):
+    for camera in key_frame.cameras:
+        height, width = camera.image_size or (0, 0)
+        numbers = np.resize(np.arange(2, dtype=np.uint8), (height, width))
+        indexed = Image.frombytes("P", (width, height), numbers.tobytes())
+        indexed.putpalette([200, 30, 7, 11, 12, 13])
+        path = tmp_path / camera.channel / Path(camera.filename).with_suffix(".png").name
+        path.parent.mkdir(parents=True)
+        indexed.save(path, bits=bits)
+    found = read_map(find_map(tmp_path, key_frame.cameras[0]), key_frame.cameras[0], may_have_palette=True)
+    np.testing.assert_array_equal(found, np.resize([0, 1], found.shape))
+
+
+def test_a_jpeg_named_png_and_a_film_are_refused_as_maps(key_frame: KeyFrame, tmp_path: Path):
+    camera = key_frame.cameras[0]
+    height, width = camera.image_size or (0, 0)
+    picture = Image.new("L", (width, height))
+    picture.save(tmp_path / "map.png", "JPEG")
+    with pytest.raises(ValueError, match=r"map\.png: is a JPEG file, which changes the numbers of a map; expected a PNG"):
+        read_map(tmp_path / "map.png", camera)
+    picture.save(tmp_path / "map.png", save_all=True, append_images=[Image.new("L", (width, height), 3)])
+    with pytest.raises(ValueError, match=r"map\.png: is an animated PNG, expected one picture"):
+        read_map(tmp_path / "map.png", camera)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "values", "message"),
+    [
+        ("semantics", np.array([-1, 3]), "int64 from -1 to 3, expected whole numbers from 0 to 255"),
+        ("semantics", np.array([1.0, np.nan]), "float64 from nan to nan, expected whole numbers from 0 to 255"),
+        ("semantics", np.array([True, False]), "holds bool, expected numbers"),
+        ("semantics", np.array(["car", "road"]), "holds <U4, expected numbers"),
+        ("depth", np.array([1j, 2]), "holds complex128, expected numbers"),
+        ("confidence", np.array([0.5, np.nan]), "float64 from nan to nan, expected 0 to 1, or whole numbers from 0 to 255"),
+        ("confidence", np.array([0.5, 80.0]), "float64 from 0.5 to 80.0, expected 0 to 1"),
+        ("confidence", np.array([-1, 80]), "int64 from -1 to 80, expected 0 to 1, or whole numbers from 0 to 255"),
+        ("confidence", np.array([0, 65535], np.uint16), "uint16 from 0 to 65535, expected 0 to 1"),
+    ],
+)
+def test_numbers_that_a_map_cannot_hold_are_named(
+    key_frame: KeyFrame, tiny_dataroot: Path, tmp_path: Path, purpose: str, values: np.ndarray, message: str
+):
+    folders = {
+        name: write_maps(tmp_path / name, key_frame, lambda view, h, w: np.zeros((h, w), np.uint8)) for name in ("semantics", "depth")
+    }
+    folders[purpose] = write_maps(tmp_path / purpose, key_frame, lambda view, h, w: np.resize(values, (h, w)))
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared below
+        label_densely(key_frame, tiny_dataroot, DenseLabelConfig(**folders))
+    path = find_map(folders[purpose], key_frame.cameras[0])
+    assert str(caught.value).startswith(f"{path}: {message}")
 
 
 def test_depth_without_classes_is_refused(tmp_path: Path):

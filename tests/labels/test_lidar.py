@@ -85,6 +85,7 @@ def test_points_behind_too_near_and_too_far_are_left_out(tiny_key_frame: KeyFram
         (b"", "0 bytes, expected a positive multiple of 20"),
         (bytes(47), "47 bytes, expected a positive multiple of 20"),
         (np.array([0, 0, np.nan, 0, 0], dtype="<f4").tobytes(), "point 0 is"),
+        (np.array([0, 3e38, 0, 0, 0], dtype="<f4").tobytes(), r"point 0 is .*, expected finite metres, at most 10000"),
     ],
 )
 def test_a_damaged_sweep_is_named(tmp_path: Path, content: bytes, expected: str):
@@ -92,6 +93,44 @@ def test_a_damaged_sweep_is_named(tmp_path: Path, content: bytes, expected: str)
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"sweep\.pcd\.bin: {expected}"):
         read_points(path)
+
+
+def test_archives_hold_the_points_alone_or_under_their_key(tmp_path: Path):
+    points = np.arange(12, dtype=np.float64).reshape(3, 4)
+    np.savez(tmp_path / "alone.npz", points)
+    np.savez_compressed(tmp_path / "keyed.npz", intensity=np.zeros(3), points=points)
+    for name in ("alone.npz", "keyed.npz"):
+        found = read_points(tmp_path / name)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, points[:, :3])
+    np.savez(tmp_path / "other.npz", xyz=points, intensity=np.zeros(3))
+    with pytest.raises(ValueError, match=r"other\.npz: holds 2 arrays \(xyz, intensity\), expected one"):
+        read_points(tmp_path / "other.npz")
+    np.savez(tmp_path / "far.npz", points * 1e300)
+    with pytest.raises(ValueError, match=r"far\.npz: point 0 is \[0\.0, inf, inf\], expected finite metres"):
+        read_points(tmp_path / "far.npz")
+    (tmp_path / "none.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"none\.npz: not an \.npz archive"):
+        read_points(tmp_path / "none.npz")
+
+
+def test_declared_sizes_of_arrays_are_not_believed(tmp_path: Path):
+    path = tmp_path / "huge.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 3)})
+    for read in (read_points, lambda path: read_point_classes(path, 3)):
+        with pytest.raises(
+            ValueError, match=r"huge\.npy: not a \.npy array: declares float32 \(1000000000000, 3\), 12,000,000,000,000 bytes"
+        ):
+            read(path)
+
+
+def test_no_label_lies_nearer_than_cameras_see(tiny_key_frame: KeyFrame):
+    camera = tiny_key_frame.cameras[0]
+    world_from_cam = camera.world_from_ego @ camera.ego_from_sensor
+    points = (np.array([[0, 0, 1e-5, 1], [0, 0, 0.09, 1], [0, 0, 0.12, 1]]) @ world_from_cam.T)[:, :3]
+    hits = find_pixels(points, tiny_key_frame, LidarLabelConfig(min_depth=0.0))
+    assert hits.point_indices[hits.camera_indices == 0].tolist() == [2]
 
 
 def test_a_damaged_lidarseg_file_is_named(tmp_path: Path):
