@@ -148,6 +148,16 @@ def test_some_missing_blobs_are_warned_of_and_all_missing_are_a_problem(root: Pa
     assert data_findings(root)["images and sweeps"].is_problem
 
 
+def test_what_is_found_is_printed_as_it_is(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setenv("COLUMNS", "400")
+    renamed = root.rename(root.with_name("[red]"))
+    shutil.rmtree(renamed / "samples" / "CAM_BACK")
+    main(["doctor", "--dataroot", str(renamed)])
+    printed = capsys.readouterr().out
+    assert f"splattingocc prepare --dataroot '{renamed}'" in printed
+    assert "8 of 56 files" in printed
+
+
 def test_a_damaged_table_is_named(root: Path):
     (root / VERSION / "sample.json").write_text('[{"token": 7}]')
     finding = data_findings(root)["tables"]
