@@ -178,7 +178,7 @@ class Demo:
             table.add_row(name, *(f"{value:.2f}" for value in percents), *(f"{value:.1f} %" for value in shares))
         console.print(table)
         places = f"numbers in {self.folder / 'metrics.json'}, pictures in {self.folder / 'pictures'}"
-        console.print(f"{sum(stages.seconds.values()):.0f} s; {places}")
+        console.print(f"{sum(stages.seconds.values()):.0f} s; {places}", markup=False)
 
 
 def run_demo(folder: Path, *, seed: int, fresh: bool) -> None:

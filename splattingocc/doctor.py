@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.data.label_store import LabelStore
-from splattingocc.data.nuscenes import read_index
+from splattingocc.data.loaders import LoaderConfig
+from splattingocc.data.nuscenes import read_index, versions_of
 from splattingocc.data.nuscenes_tables import TABLES
 from splattingocc.data.own_data import OWN_INDEX
+from splattingocc.files import first_line
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.kernels.voxel_walk import cast_first_hit
@@ -20,6 +26,14 @@ from splattingocc.kernels.voxel_walk import cast_first_hit
 PACKAGES = ("torch", "warp-lang", "lightning", "numpy", "pydantic", "safetensors", "msgspec")
 OPTIONAL = {"timm": "backbones", "rerun-sdk": "viz", "tensorboard": "tracking", "wandb": "wandb"}
 """Packages of extras, and the extra."""
+SHARED_MEMORY = Path("/dev/shm")
+"""Where loader workers hand over batches, on Linux."""
+BATCHES_PER_WORKER = 2
+"""That a loader worker keeps ready; torch's default."""
+MANY_WORKERS = 8
+"""As many loader workers as a machine may be expected to have room for."""
+FILES_LOOKED_FOR = 1000
+"""Key frames are looked at evenly spread, because a data set may have hundreds of thousands of files on a slow disk."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +48,20 @@ class Finding:
     """Whether something that is needed does not work."""
 
 
-def examine(dataroot: Path | None = None, version: str = "v1.0-trainval") -> list[Finding]:
-    """Look at everything; data only where a data root is given."""
+def examine(
+    dataroot: Path | None = None, version: str = "v1.0-trainval", *, labels: Path | None = None, gts: Path | None = None
+) -> list[Finding]:
+    """Look at everything; data only where a data root is given, with labels and truth in their usual folders unless others are given."""
     findings = [*_packages(), *_devices()]
-    return findings if dataroot is None else [*findings, *_data(dataroot, version)]
+    if dataroot is None:
+        return [*findings, *_shared_memory()]
+    index, data = _data(dataroot, version)
+    frames = [] if index is None else _some_key_frames(index)
+    findings += [*_shared_memory(max((len(frame.cameras) for frame in frames), default=6)), *data]
+    if index is None:
+        return findings
+    findings += [*_splits(index, dataroot / version), *_files(frames, dataroot), *_point_classes(frames, dataroot)]
+    return [*findings, _labels(index, dataroot, labels), _truth(gts or dataroot / "gts")]
 
 
 def _packages() -> list[Finding]:
@@ -83,40 +107,119 @@ def _kernel(device: torch.device) -> Finding:
         rays = Rays(origin[None], torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64, device=device))
         distance = cast_first_hit(occupied, OCC3D_GRID, rays).enter_distances.item()
     except Exception as error:
-        return Finding(name, f"{type(error).__name__}: {str(error).splitlines()[0]}", "report this with the output of `pip list`", True)
+        return Finding(name, f"{type(error).__name__}: {first_line(error)}", "report this with the output of `pip list`", True)
     if abs(distance - 49.5 * OCC3D_GRID.cell_size) > 1e-4:
         return Finding(name, f"a ray of 19.8 m came out as {distance:.3f} m", "report this with the output of `pip list`", True)
     return Finding(name, "compiled a kernel, ran it, and the result is right")
 
 
-def _data(dataroot: Path, version: str) -> list[Finding]:
-    if not dataroot.is_dir():
-        return [Finding(str(dataroot), "no such folder", "give the folder that holds the tables' folder", True)]
+def sample_bytes(num_views: int, config: LoaderConfig) -> int:
+    """Return the size of a training sample: its images, RGB in float32, and its rays with their labels."""
+    height, width = config.image_size
+    numbers_of_a_ray = 3 + 3 + 2 + 1 + 1  # origin, direction, class (8 bytes), distance, weight
+    return 4 * (num_views * (1 + config.previous_frames) * 3 * height * width + config.num_rays * numbers_of_a_ray)
+
+
+def _shared_memory(num_views: int = 6) -> list[Finding]:
+    """Compare the room there is with what the batches of loader workers take."""
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return []  # a system that has none
+    size, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+    config = LoaderConfig()
+    height, width = config.image_size
+    sample = sample_bytes(num_views, config)
+    workers = free // (BATCHES_PER_WORKER * sample)
+    said = (
+        f"{_megabytes(size)}, {_megabytes(free)} free: room for {workers:,} loader workers with {BATCHES_PER_WORKER} batches each, "
+        f"of one sample with {num_views} views of {height} × {width} pixels ({_megabytes(sample)})"
+    )
+    remedy = "`docker run --shm-size 8g`, or fewer --data.num-workers (0 needs none); it grows with the pixels and data.batch_size"
+    return [Finding(str(SHARED_MEMORY), said, remedy if workers < MANY_WORKERS else None)]
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def _data(dataroot: Path, version: str) -> tuple[Index | None, list[Finding]]:
+    """Return the index of a data set, where it can be read, and what was found."""
     folder = dataroot / version
+    if not dataroot.is_dir():
+        return None, [Finding(str(dataroot), "no such folder", "give the folder that holds the tables' folder", True)]
     missing = [] if (folder / OWN_INDEX).is_file() else [name for name in TABLES[:6] if not (folder / f"{name}.json").is_file()]
     if missing:
-        tables = ", ".join(f"{name}.json" for name in missing)
-        return [Finding(f"{folder}", f"without {tables}", "see docs/prepare_datasets.md", True)]
+        there = versions_of(dataroot)
+        advice = f"--version {shlex.quote(there[0])}" if there and version not in there else "see docs/prepare_datasets.md"
+        found = f"without {', '.join(f'{name}.json' for name in missing)}" if folder.is_dir() else "no such folder"
+        return None, [Finding(str(folder), found, advice, True)]
     try:
         index = read_index(dataroot, version)
-    except ValueError as error:
-        return [Finding(f"{folder}", str(error), "mend that file", True)]
+    except (ValueError, OSError) as error:
+        return None, [Finding(str(folder), first_line(error), "see docs/prepare_datasets.md", True)]
     splits = ", ".join(f"{split} {len(index.of_split(split)):,}" for split in index.splits)
-    findings = [Finding(f"{folder}", f"{len(index):,} key frames of {len(index.scenes)} scenes: {splits}")]
-    absent = [name for name in index.filenames[:: max(1, len(index.filenames) // 1000)] if not (dataroot / name).is_file()]
-    files = f"{len(absent)} of about 1,000 looked for are missing, e.g. {absent[0]}" if absent else "all that were looked for are there"
-    findings.append(Finding("images and sweeps", files, "unpack the missing blobs" if absent else None, bool(absent)))
-    return [*findings, _labels(dataroot), _truth(dataroot)]
+    return index, [Finding(str(folder), f"{len(index):,} key frames of {len(index.scenes)} scenes: {splits}")]
 
 
-def _labels(dataroot: Path) -> Finding:
+def _splits(index: Index, folder: Path) -> list[Finding]:
+    """Name what cannot be done because a split has no key frames."""
+    advice = {
+        "train": "nothing to train on: `splattingocc test --split` of the others only",
+        "val": "`splattingocc test` has nothing to score unless --split names another",
+    }
+    where = "`write_index(splits=…)`" if (folder / OWN_INDEX).is_file() else f"{folder / 'splits.json'}"
+    empty = [split for split in advice if not index.splits.get(split)]
+    return [Finding(f"split {split}", "empty", f"{advice[split]}; {where} says which scenes it has") for split in empty]
+
+
+def _some_key_frames(index: Index) -> list[KeyFrame]:
+    if not len(index):
+        return []
+    step = max(1, len(index) * len(index[0].sensors) // FILES_LOOKED_FOR)
+    return [index[position] for position in range(0, len(index), step)]
+
+
+def _files(frames: Sequence[KeyFrame], dataroot: Path) -> list[Finding]:
+    names = [sensor.filename for frame in frames for sensor in frame.sensors]
+    return [_found_files("images and sweeps", names, dataroot)]
+
+
+def _point_classes(frames: Sequence[KeyFrame], dataroot: Path) -> list[Finding]:
+    """Say whether the LiDAR's points have classes."""
+    frames = [frame for frame in frames if frame.lidar is not None]
+    names = [frame.point_classes for frame in frames if frame.point_classes is not None]
+    if not frames:
+        return [Finding("LiDAR", "none", "labels come from dense maps: splattingocc prepare --dense.semantics")]
+    if len(names) < len(frames):
+        found = "none" if not names else f"of {len(names):,} of {len(frames):,} key frames looked at"
+        advice = "labels from LiDAR have no classes without them (nuScenes-lidarseg, its lidarseg.json and files), or come from dense maps"
+        return [Finding("classes of LiDAR points", found, advice), *([_found_files("their files", names, dataroot)] if names else [])]
+    return [_found_files("classes of LiDAR points", names, dataroot)]
+
+
+def _found_files(what: str, names: Sequence[str], dataroot: Path) -> Finding:
+    absent = [name for name in names if not (dataroot / name).is_file()]
+    if not absent:
+        return Finding(what, f"all {len(names):,} files that were looked for are there")
+    found = f"{len(absent):,} of {len(names):,} files that were looked for are missing, e.g. {absent[0]}"
+    if len(absent) == len(names):
+        return Finding(what, found, f"unpack them into {dataroot}", True)
+    return Finding(what, found, "unpack the missing blobs, or `splattingocc prepare --skip-missing`")
+
+
+def _labels(index: Index, dataroot: Path, folder: Path | None) -> Finding:
+    prepare = f"splattingocc prepare --dataroot {shlex.quote(str(dataroot))} --version {shlex.quote(index.version)}"
     try:
-        store = LabelStore.open(dataroot / "labels_2d")
-    except ValueError as error:
-        return Finding("2D labels", str(error), f"splattingocc prepare --dataroot {dataroot}")
-    return Finding("2D labels", f"{len(store.manifest.scenes)} scenes from {store.manifest.source}")
+        store = LabelStore.open(folder or dataroot / "labels_2d")
+    except (ValueError, OSError) as error:
+        return Finding("2D labels", first_line(error), prepare if folder is None else f"{prepare} --out {shlex.quote(str(folder))}")
+    known = {scene.name for scene in index.scenes}
+    labelled = len(known & set(store.manifest.scenes))
+    found = f"of {labelled} of {len(known)} scenes, from {store.manifest.source}"
+    return Finding("2D labels", found, f"{prepare} makes the others" if labelled < len(known) else None)
 
 
-def _truth(dataroot: Path) -> Finding:
-    scenes = sum(1 for path in (dataroot / "gts").glob("*") if path.is_dir())
+def _truth(folder: Path) -> Finding:
+    scenes = sum(1 for path in folder.glob("*") if path.is_dir())
     return Finding("Occ3D truth", f"{scenes} scenes" if scenes else "none", None if scenes else "only `splattingocc test` needs it")

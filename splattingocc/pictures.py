@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64, UInt8
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def draw_cached_grids(folder: Path) -> list[Path]:
     if not files:
         raise ValueError(f"{folder}: no predictions (*.npz) in this folder; give one scene of a cache, e.g. work_dirs/x/output/scene-0103")
     pictures = []
-    for path in track(files, f"drawing {folder.name}"):
+    for path in track(files, f"drawing {escape(folder.name)}"):
         grid = draw_grid("predicted occupancy", read_grid(path), OCC3D_GRID)
         pictures.append(save_occupancies(path.with_suffix(".png"), [grid], f"{folder.name}, {path.stem}"))
     return pictures

@@ -53,7 +53,7 @@ class Bench:
             table.add_column(column)
         for row in rows:
             times = (f"{row[f'{step}_p50_s']:.3f} ({row[f'{step}_p95_s']:.3f})" for step in ("forward", "backward"))
-            table.add_row(row["what"], Text(printable(row["device"])), *times, f"{row['peak_memory_mb']:,.0f} MB")
+            table.add_row(*map(text, (row["what"], row["device"], *times, f"{row['peak_memory_mb']:,.0f} MB")))
         Console().print(table)
 
 
@@ -127,8 +127,13 @@ def printable(value: object) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(value))
 
 
+def text(value: object) -> Text:
+    """Return text from outside for a table, in which square brackets are no markup."""
+    return Text(printable(value))
+
+
 def cell(value: object) -> Text:
-    """Return text from outside as the cell of a table: square brackets are no markup; one line, cut off where there is no room."""
+    """Return text from outside as a cell of one line, cut off where there is no room."""
     return Text(printable(value), no_wrap=True, overflow="ellipsis")
 
 
@@ -148,6 +153,10 @@ class Doctor:
     """Look at the data in this folder too."""
     version: str | None = None
     """Folder of its tables; where there is only one, that one."""
+    labels: Path | None = None
+    """Folder of the 2D label store; `<dataroot>/labels_2d` by default."""
+    gts: Path | None = None
+    """Folder of Occ3D's truth; `<dataroot>/gts` by default."""
 
     def run(self) -> None:
         from splattingocc.data.nuscenes import only_version, versions_of
@@ -158,11 +167,10 @@ class Doctor:
             table.add_column(column)
         root = self.dataroot
         version = self.version or (only_version(root) if root is not None and versions_of(root) else "v1.0-trainval")
-        findings = examine(root, version)
+        findings = examine(root, version, labels=self.labels, gts=self.gts)
         for finding in findings:
             style = "red" if finding.is_problem else "yellow" if finding.advice else ""
-            # What to do is worth more lines than one
-            table.add_row(*(Text(printable(text)) for text in (finding.name, finding.found, finding.advice or "")), style=style)
+            table.add_row(*map(text, (finding.name, finding.found, finding.advice or "")), style=style)
         Console().print(table)
         if problems := [finding.name for finding in findings if finding.is_problem]:
             raise ValueError(f"something that is needed does not work: {', '.join(problems)}")

@@ -179,6 +179,7 @@ class StepMeter(Callback):
         self.first_step, self.step, self._seconds_before = state.first_step, state.step, state.seconds
         self._timed_samples, self._timed_seconds = state.timed_samples, state.timed_seconds
         # How fast another process was says nothing of this one
+        self._window.clear()
         self._window.extend(Step(None, 0, loss, parts) for loss, parts in state.losses)
         self._is_resumed = True
 

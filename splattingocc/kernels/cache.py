@@ -63,7 +63,9 @@ def load_module(module: Any, device: Any, *, block_dim: int | None) -> None:
     with _sole_builder(folder) as is_sole:
         # Without a lock it may be in the middle of being written by another process
         if is_sole and not _is_whole(folder):
-            _remove(folder)
+            # With what killed processes left of building it: Warp's name for that is the folder's with a process and a thread
+            for path in (folder, *folder.parent.glob(f"{folder.name}_p*_t*")):
+                _remove(path)
         while True:
             was_there = os.path.lexists(folder)
             try:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 from rich.progress import track
 
 from splattingocc.data.key_frames import Index
@@ -126,7 +127,7 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
         gather(None)  # no process may look into the cache before it is opened
         missing = [position for position in share(list(frames)) if not writer.has(frames[position])]
         samples = predict_gaussians(network, build_prediction_loader(config, index, missing))
-        for (_, gaussians), position in zip(track(samples, f"predicting {split}", total=len(missing), disable=rank() > 0), missing):
+        for (_, gaussians), position in zip(track(samples, f"predicting {escape(split)}", total=len(missing), disable=rank() > 0), missing):
             occupancy = read_out(gaussians, OCC3D_GRID, threshold=threshold)
             writer.write(frames[position], occupancy.semantics.cpu(), occupancy.probabilities.cpu())
         gather(None)

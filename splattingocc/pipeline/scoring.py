@@ -7,6 +7,7 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
@@ -60,7 +61,7 @@ def score_rendering(config: ExperimentConfig, checkpoint: Path, *, split: str, p
     positions = share(positions_to_test(config, index, split))
     scores = RenderingScores()
     samples = predict_gaussians(network, build_prediction_loader(config, index, positions))
-    for (_, gaussians), position in zip(track(samples, f"rendering {split}", total=len(positions), disable=rank() > 0), positions):
+    for (_, gaussians), position in zip(track(samples, f"rendering {escape(split)}", total=len(positions), disable=rank() > 0), positions):
         rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=config.data.loader.held_out_fraction)
         rays, labels = inside(rays, labels, OCC3D_GRID)
         device = gaussians.means.device

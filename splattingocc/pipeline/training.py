@@ -42,7 +42,7 @@ from splattingocc.experiment import (
     build_trainer,
     build_training_batches,
 )
-from splattingocc.files import BadFile, read_json, write_json
+from splattingocc.files import BadFile, decoding, read_json, write_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.losses.objective import Losses
 from splattingocc.models.network import OccupancyNetwork
@@ -87,7 +87,8 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     if trained is not None and resume_from is not None:
         # Lightning would neither train nor give the averaged weights, which are those of the checkpoint
         load_network(module.network, config.network, resume_from)
-        meter.load_state_dict(trained["callbacks"][meter.state_key])
+        if meter.state_key in trained["callbacks"]:  # it was not always kept
+            meter.load_state_dict(trained["callbacks"][meter.state_key])
     else:
         _fit(config, work_dir, trainer, module, batches, resume_from)
     if not trainer.is_global_zero:
@@ -112,7 +113,8 @@ def _to_go_on_from(config: ExperimentConfig, path: Path) -> dict[str, Any]:
     """Return a checkpoint, or say what is in the way of going on from it."""
     checkpoint = read_checkpoint(path)
     check_network(config.network.model_dump(mode="json"), checkpoint[CONFIG_KEY], path)
-    done = TrainingBatches.epochs_done(checkpoint)
+    with decoding(path, "a checkpoint of a training of this project"):
+        done = TrainingBatches.epochs_done(checkpoint)
     if done > config.trainer.max_epochs:
         raise ValueError(f"trainer.max_epochs: {config.trainer.max_epochs}, but {path} has {done:g} epochs behind it")
     return checkpoint

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import logging
 
@@ -37,6 +38,13 @@ def test_without_a_terminal_lines_come_by_steps(capsys: pytest.CaptureFixture):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("step 101/350 · loss 3.250 · 8.00 samples/s · 1.5 GiB · 0:01:40 left · semantic 0.500  distance")
     assert [int(line.split()[1].split("/")[0]) for line in lines] == [101, *range(101 + LINE_STEPS, 350, LINE_STEPS), 350]
+
+
+def test_a_line_before_steps_that_cost_more_says_so(capsys: pytest.CaptureFixture):
+    progress = StepProgress(StepMeter())
+    progress.begin(0, 440)
+    progress.show(dataclasses.replace(reading(1, total=440), phase_end=200))
+    assert " · 0:01:40 to step 200, then slower · semantic 0.500" in capsys.readouterr().out
 
 
 def test_without_a_terminal_slow_steps_say_so_once_a_minute(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):

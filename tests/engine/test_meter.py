@@ -1,9 +1,12 @@
 import io
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning import LightningModule, Trainer
 
 from splattingocc.engine.meter import WINDOW_STEPS, Reading, Step, StepMeter, peak_memory_bytes
+from splattingocc.engine.module import OccupancyModule, OptimizationConfig
 
 
 def meter_after(
@@ -90,6 +93,17 @@ def test_before_steps_that_cost_more_the_time_left_is_that_of_the_cheap_ones():
     assert of_all.summary().endswith(" · 0:07:40 left")
 
 
+def test_the_number_of_image_steps_is_that_of_the_training():
+    module = OccupancyModule.__new__(OccupancyModule)
+    LightningModule.__init__(module)
+    module.optimization = OptimizationConfig(image_steps=200)
+    meter = StepMeter()
+    meter.on_train_start(Mock(spec=Trainer, global_step=7, estimated_stepping_batches=440.0), module)
+    assert (meter.image_steps, meter.total_steps, meter.first_step) == (200, 440, 7)
+    meter.add(Step(None, 1, 1.0, {"depth_bins": 1.0}), 8)
+    assert read(meter).phase_end == 200
+
+
 @pytest.mark.parametrize("image_steps", [0, 60, 100, 1000])
 def test_a_training_of_one_kind_of_steps_says_how_much_is_left(image_steps: int):
     reading = read(meter_after([1.0] * 60, image_steps=image_steps, total_steps=100 if image_steps else 200))
@@ -107,7 +121,9 @@ def test_a_training_that_was_interrupted_leaves_the_numbers_of_one_that_was_not(
     torch.save(before.state_dict(), file)
     file.seek(0)
     after = StepMeter()
-    after.load_state_dict(torch.load(file, weights_only=True))
+    state = torch.load(file, weights_only=True)
+    after.load_state_dict(state)
+    after.load_state_dict(state)  # which changes nothing
     meter_after([0.25] * (120 - stop), first_step=stop, image_steps=20, total_steps=120, meter=after)
     found, expected = after.results(), whole.results()
     assert found["losses"] == expected["losses"]

@@ -96,6 +96,17 @@ def test_a_file_in_the_place_of_the_folder_or_of_the_lock_is_no_obstacle(folder:
     add_one_from_disk()
 
 
+def test_what_a_killed_process_left_of_building_goes_with_the_next_build(folder: Path):
+    abandoned = folder.with_name(f"{folder.name}_p123_t456")
+    abandoned.mkdir()
+    (abandoned / "half.o").write_bytes(b"half")
+    add_one_from_disk()
+    assert abandoned.exists()
+    (folder / cache.DIGESTS_NAME).unlink()
+    add_one_from_disk()
+    assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
+
+
 def test_what_cannot_be_built_is_tried_once_more_and_says_where(folder: Path, monkeypatch: pytest.MonkeyPatch):
     tried = []
 
