@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -24,6 +25,8 @@ IMPORT_MACHINERY = "<frozen importlib._bootstrap>"
 """The file of the frames in which modules are imported."""
 UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 """Errors of a disk that takes no more."""
+LOST_FOR = 0.05
+"""Seconds after which a KeyboardInterrupt that was lost comes again."""
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -39,8 +42,6 @@ def ending_well(program: str = "splattingocc", *, is_last: bool = False) -> Iter
             yield
             _flush()
         except KeyboardInterrupt:
-            # A second one ends at once what still cleans up
-            signal.signal(signal.SIGINT, _leave)
             _end(f"{program}: interrupted", INTERRUPTED)
         except SystemExit as error:
             # rich ends the process itself when its output is closed
@@ -109,21 +110,36 @@ def _interrupts(is_last: bool) -> Iterator[None]:
     """Let Ctrl-C be a KeyboardInterrupt, but end a process at once that is importing or has done its work.
 
     Modules of C and callbacks that run while a module is imported swallow a KeyboardInterrupt or turn it into something else, and so does
-    Python's own end; there is nothing to clean up at these times.
+    Python's own end; there is nothing to clean up at these times. One that is lost because it came inside of a `__del__` or another
+    callback that must not raise comes again.
     """
     before = signal.getsignal(signal.SIGINT)
     # Who started this process may have said that Ctrl-C is not for it, as shells do of what runs in the background
     if threading.current_thread() is not threading.main_thread() or before != signal.default_int_handler:
         yield
         return
-    signal.signal(signal.SIGINT, _interrupt)
+    handler, report = partial(_interrupt, is_last=is_last), sys.unraisablehook
+
+    def come_again(lost: sys.UnraisableHookArgs) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+            # From another thread, and later: raised in here it would be lost as well
+            timer = threading.Timer(LOST_FOR, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+            timer.daemon = True
+            timer.start()
+        else:
+            report(lost)
+
+    signal.signal(signal.SIGINT, handler)
+    sys.unraisablehook = come_again
     try:
         yield
     finally:
+        sys.unraisablehook = report
         signal.signal(signal.SIGINT, _leave if is_last else before)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(number: int, frame: FrameType | None, *, is_last: bool) -> None:
     caller = frame
     while caller is not None:
         if caller.f_code.co_filename == IMPORT_MACHINERY:
@@ -131,6 +147,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
                 os.write(2, b"splattingocc: interrupted\n")
             _leave(number, frame)
         caller = caller.f_back
+    if is_last:
+        # A second one ends at once what still cleans up
+        signal.signal(signal.SIGINT, _leave)
     raise KeyboardInterrupt
 
 

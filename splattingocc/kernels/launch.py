@@ -7,6 +7,7 @@ uses; on CUDA there is one chunk, on torch's current stream.
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -95,4 +96,10 @@ def launch(
         for chunk in range(chunks):
             run(chunk)
     else:
-        list(_pool(num_threads).map(run, range(chunks)))
+        started = [_pool(num_threads).submit(run, chunk) for chunk in range(chunks)]
+        try:
+            for future in started:
+                future.result()
+        finally:
+            # After an error or Ctrl-C too: whoever frees the tensors must not do so before the last kernel has let go of them
+            concurrent.futures.wait([future for future in started if not future.cancel()])

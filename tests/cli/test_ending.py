@@ -113,6 +113,26 @@ with ending_well(is_last=True):
     assert (process.returncode, errors) == (130, "splattingocc: interrupted\n")
 
 
+@pytest.mark.parametrize("frees", ["del x", "x.self = x; del x; import gc; gc.collect()"], ids=["del", "gc"])
+def test_ctrl_c_inside_of_what_must_not_raise_is_not_lost(frees: str):
+    text = f"""{BEGUN}import time
+class Slow:
+    def __del__(self):
+        print("freeing", flush=True)
+        time.sleep(2)
+with ending_well(is_last=True):
+    x = Slow()
+    {frees}
+    time.sleep(30)
+"""
+    with program(text) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "freeing\n"
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (130, "splattingocc: interrupted\n")
+
+
 def test_who_is_started_deaf_to_ctrl_c_stays_so():
     text = f"{BEGUN}import os, signal\nwith ending_well(is_last=True):\n    os.kill(os.getpid(), signal.SIGINT)\n    print('heard nothing')"
     with program(text, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) as process:
