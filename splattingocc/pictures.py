@@ -11,8 +11,8 @@ from rich.progress import track
 from torch import Tensor
 
 from splattingocc.data.key_frames import KeyFrame
-from splattingocc.data.label_store import LabelStore
-from splattingocc.data.labelled_rays import labelled_rays
+from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
+from splattingocc.data.labelled_rays import LabelledRays, labelled_rays
 from splattingocc.data.loaders import LoaderConfig, blacken, read_views, still_windows
 from splattingocc.data.occ3d import read_truth, truth_path
 from splattingocc.data.samples import PredictionSample
@@ -23,7 +23,7 @@ from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, re
 from splattingocc.experiment import ExperimentConfig
 from splattingocc.files import sha256_of
 from splattingocc.geometry.cameras import Cameras, Views
-from splattingocc.geometry.rays import SKY
+from splattingocc.geometry.rays import SKY, RayLabels, Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.prediction import open_network
@@ -115,9 +115,7 @@ def _camera_maps(config: ExperimentConfig, gaussians: Gaussians, key_frame: KeyF
     loader = config.data.loader.model_copy(update={"image_size": (round(IMAGE_WIDTH * height / width), IMAGE_WIDTH)})
     images, cameras = _views(config, key_frame, loader)
     semantics, distances = _render_maps(gaussians, cameras.resize((round(MAP_WIDTH * height / width), MAP_WIDTH)), config.render)
-    store = LabelStore.open(config.data.label_folder)
-    rays, labels = labelled_rays(key_frame, store)
-    camera_of_ray = torch.from_numpy(store.read(key_frame.token).camera_indices.astype("int64"))
+    (rays, labels), camera_of_ray = _labels_of(config, key_frame)
     maps = []
     for view, sensor in enumerate(key_frame.cameras):
         own = camera_of_ray == view
@@ -126,6 +124,18 @@ def _camera_maps(config: ExperimentConfig, gaussians: Gaussians, key_frame: KeyF
         image = (images[view].permute(1, 2, 0) * 255).round().to(torch.uint8)
         maps.append(CameraMaps(sensor.channel, image, pixels[visible], shown.semantics, shown.distances, semantics[view], distances[view]))
     return maps
+
+
+def _labels_of(config: ExperimentConfig, key_frame: KeyFrame) -> tuple[LabelledRays, Int64[Tensor, " ray"]]:
+    """Return a key frame's labelled rays and the camera of each; none where it has no labels, as on a test split."""
+    folder = config.data.label_folder
+    store = LabelStore.open(folder) if (folder / MANIFEST_NAME).exists() else None
+    if store is None or key_frame.token not in store:
+        no_rays = Rays(torch.zeros(0, 3), torch.zeros(0, 3))
+        no_labels = RayLabels(torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0))
+        return (no_rays, no_labels), torch.zeros(0, dtype=torch.int64)
+    cameras = torch.from_numpy(store.read(key_frame.token).camera_indices.astype("int64"))
+    return labelled_rays(key_frame, store), cameras
 
 
 @torch.inference_mode()

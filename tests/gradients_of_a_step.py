@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer

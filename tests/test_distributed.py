@@ -55,7 +55,7 @@ def alone(checkpoint: Path, synthetic_dataroot: Path) -> Path:
     torch.set_num_threads(threads)
     assert metrics_of(checkpoint.parent)["model"]["num_frames"] == 4
     assert metrics_of(checkpoint.parent)["model"]["ray_iou"]["mean"] is not None
-    return checkpoint.parent / "output"
+    return checkpoint.parent / "output_train"
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -67,7 +67,7 @@ def test_several_processes_predict_and_score_the_same(checkpoint: Path, alone: P
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert finished.stdout.count("RayIoU and F-score") == 1
     for path in alone.rglob("*.npz"):
-        assert np.array_equal(np.load(path)["semantics"], np.load(tmp_path / "output" / path.relative_to(alone))["semantics"])
+        assert np.array_equal(np.load(path)["semantics"], np.load(tmp_path / "output_train" / path.relative_to(alone))["semantics"])
     assert metrics_of(tmp_path) == metrics_of(checkpoint.parent)
 
 
@@ -212,7 +212,7 @@ def test_the_grids_of_a_cache_are_drawn_beside_their_files(alone: Path, tmp_path
 def test_predictions_of_another_program_score_the_same(alone: Path, checkpoint: Path, synthetic_dataroot: Path, tmp_path: Path):
     for path in alone.rglob("*.npz"):
         np.savez_compressed(tmp_path / f"{path.stem.split('_')[1]}.npz", pred=np.load(path)["semantics"].astype(np.int64))
-    main(arguments(synthetic_dataroot, "--from-cache", tmp_path))
+    main(arguments(synthetic_dataroot, "--from-cache", tmp_path, "--work-dir", tmp_path))
     found, expected = metrics_of(tmp_path), metrics_of(checkpoint.parent)
     assert found["model"] == expected["model"]
     assert found["markdown"].count("|") == expected["markdown"].count("|")

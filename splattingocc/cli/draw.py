@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -30,9 +31,13 @@ class Visualize:
     def run(self) -> None:
         from splattingocc.experiment import build_index
         from splattingocc.pictures import draw_key_frame_without_cache
+        from splattingocc.pipeline.prediction import positions_to_test, unlike_training, with_remembered_labels
 
+        self.experiment = with_remembered_labels(self.experiment, self.checkpoint)
+        for line in unlike_training(self.experiment, self.checkpoint):
+            print(line, file=sys.stderr)
         index = build_index(self.experiment.data, self.checkpoint.parent)
-        positions = index.of_split(self.split)
+        positions = positions_to_test(self.experiment, index, self.split)
         for frame in self.frames:
             if not 0 <= frame < len(positions):
                 raise ValueError(f"--frames {frame}: split {self.split} has key frames 0 to {len(positions) - 1}")

@@ -66,8 +66,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if not is_whole(path):
-        raise BadFile(path, "damaged or not a checkpoint")
+    try:
+        is_damaged = not _has_all_records(path)
+    except BadFile as error:
+        raise BadFile(path, f"damaged or not a checkpoint: {str(error).removeprefix(f'{path}: ')}") from error
+    if is_damaged:
+        raise BadFile(path, "damaged or not a checkpoint: a checksum is wrong")
     with decoding(path, "a checkpoint that can be loaded"):
         found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     if not isinstance(found, dict):
@@ -76,14 +80,19 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def is_whole(path: Path) -> bool:
-    """Say whether a checkpoint holds all that was written: its table of contents is there and every checksum is right."""
+    """Say whether a checkpoint holds all that was written: its table of contents is there, every checksum is right, and it loads."""
     try:
-        with open_regular(path) as file, decoding(path, "a checkpoint"), zipfile.ZipFile(file) as archive:
-            # torch stores its records as they are: anything else is damage, or an archive that could grow without end
-            plain = all(entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & ENCRYPTED for entry in archive.infolist())
-            return plain and archive.testzip() is None
+        _load(path)
     except BadFile:
         return False
+    return True
+
+
+def _has_all_records(path: Path) -> bool:
+    with open_regular(path) as file, decoding(path, "a checkpoint"), zipfile.ZipFile(file) as archive:
+        # torch stores its records as they are: anything else is damage, or an archive that could grow without end
+        plain = all(entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & ENCRYPTED for entry in archive.infolist())
+        return plain and archive.testzip() is None
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

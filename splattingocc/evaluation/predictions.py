@@ -133,7 +133,7 @@ def read_frame(directory: Path, frame: CachedFrame, provenance: Provenance) -> C
     )
 
 
-FOREIGN_NAMES = ("{scene}/{token}/labels.npz", "{scene}/{token}.npz", "{token}/labels.npz", "{token}.npz")
+FOREIGN_NAMES = ("{scene}/{token}/labels.npz", "{scene}/{token}/pred.npz", "{scene}/{token}.npz", "{token}/labels.npz", "{token}.npz")
 """Where another program may have put the prediction of a key frame."""
 FOREIGN_KEYS = ("semantics", "pred", "arr_0")
 """What it may have called the grid."""
@@ -160,6 +160,8 @@ def read_grid(path: Path) -> UInt8[Tensor, "200 200 16"]:
         found = f"both {there[0]} and {there[1]}: which of them is the prediction?" if there else "none of them"
         raise BadFile(path, f"expected one of the arrays {', '.join(FOREIGN_KEYS)}, and it has {found}")
     semantics = read_arrays(path, there, limit=LARGEST_GRID)[there[0]]
+    if semantics.shape == (1, *OCC3D_GRID.shape):  # with an axis for the batch
+        semantics = semantics[0]
     if not np.issubdtype(semantics.dtype, np.integer) or semantics.size == 0 or semantics.min() < 0 or semantics.max() > FREE:
         raise BadFile(path, f"the grid is {semantics.dtype}, expected whole numbers from 0 to {FREE} (free)")
     semantics = semantics.astype(np.uint8)

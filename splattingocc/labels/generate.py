@@ -115,6 +115,8 @@ def _begin(index: Index, out: Path, source: str) -> Manifest:
     if not (out / MANIFEST_NAME).exists():
         return empty
     found = read_manifest(out)
+    if not found.scenes:  # of a run that ended before its first scene
+        return empty
     if msgspec.structs.replace(found, asked=(), scenes={}) != empty:
         raise BadFile(
             out / MANIFEST_NAME,

@@ -433,7 +433,7 @@ def test_a_truncated_image_ends_training_in_one_line_that_names_it(dataroot: Pat
     message = run_and_fail(*train_command(broken, tmp_path / "run", "--data.num-workers", 1))
     assert "samples/CAM_FRONT/" in message
     assert (tmp_path / "run" / "console.log").read_text().splitlines()[-1] == message.replace("splattingocc: ", "ValueError: ")
-    assert "cannot be read as an image" in message
+    assert "cannot be read as a JPEG or PNG image: Truncated File Read" in message
 
 
 def test_a_damaged_table_a_missing_store_and_a_wrong_folder_are_named(dataroot: Path, tmp_path: Path):
