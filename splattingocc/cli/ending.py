@@ -87,7 +87,9 @@ def _meaningful_line(message: str) -> str:
     """Return the first line that says something; of an error that comes wrapped in its traceback, as a loader's worker's do, the last."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if TRACEBACK in message:
-        return lines[-1].removeprefix("ValueError: ").removeprefix("splattingocc.files.reading.BadFile: ")
+        from splattingocc.files import without_type
+
+        return without_type(lines[-1])
     return lines[0] if lines else ""
 
 

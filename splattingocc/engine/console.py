@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from splattingocc.files import without_type
+
 LOGGER = logging.getLogger("splattingocc.console")
 """What is said here goes into the console log only."""
 LOGGER.setLevel(logging.INFO)
@@ -59,7 +61,7 @@ def console_log(folder: Path, *, number: int = 0) -> Iterator[None]:
 def in_one_line(error: BaseException) -> str:
     """Return an error's type and message. One from a loader's worker is wrapped in its traceback, of which the last line is the error."""
     name = type(error).__name__
-    last = (str(error).strip().splitlines() or [""])[-1].removeprefix(f"{name}: ")
+    last = without_type((str(error).strip().splitlines() or [""])[-1])
     return f"{name}: {last}"
 
 

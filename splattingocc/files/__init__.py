@@ -8,7 +8,17 @@ from splattingocc.files.arrays import read_array, read_arrays, read_only_array
 from splattingocc.files.images import open_image
 from splattingocc.files.lock import sole_writer
 from splattingocc.files.names import check_name, check_relative, child
-from splattingocc.files.reading import BadFile, decoding, first_line, open_regular, read_bytes, read_json, read_sealed_json, sha256_of
+from splattingocc.files.reading import (
+    BadFile,
+    decoding,
+    first_line,
+    open_regular,
+    read_bytes,
+    read_json,
+    read_sealed_json,
+    sha256_of,
+    without_type,
+)
 from splattingocc.files.writing import naming_the_file, write_atomically, write_json, write_sealed_json
 
 __all__ = [
@@ -29,6 +39,7 @@ __all__ = [
     "read_sealed_json",
     "sha256_of",
     "sole_writer",
+    "without_type",
     "write_atomically",
     "write_json",
     "write_sealed_json",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ LARGEST_FILE = 16 * 2**30
 """Bytes; no file that is read whole is larger."""
 LARGEST_JSON = 2**30
 """Bytes of a JSON file other than the tables of a data set."""
+TYPE_OF_ERROR = re.compile(r"^(\w+\.)*\w*(Error|BadFile|LoaderFailed): ")
 SEAL = "sha256"
 """The key of a sealed JSON object under which the digest of all others stands."""
 
@@ -32,6 +34,11 @@ class BadFile(ValueError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def without_type(line: str) -> str:
+    """Return the last line of a traceback without the type of the error, which comes first there."""
+    return TYPE_OF_ERROR.sub("", line)
 
 
 @contextmanager

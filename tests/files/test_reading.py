@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from splattingocc.files import BadFile, check_name, check_relative, child, decoding, open_regular, read_bytes, read_json
+from splattingocc.files import BadFile, check_name, check_relative, child, decoding, open_regular, read_bytes, read_json, without_type
 
 
 def test_only_regular_files_are_read(tmp_path):
@@ -35,6 +35,19 @@ def test_any_error_of_a_decoder_names_the_file():
         with pytest.raises(BadFile, match=r"^some/file: ") as caught, decoding(Path("some/file"), "a thing"):
             raise error
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("ValueError: x.jpg: damaged", "x.jpg: damaged"),
+        ("splattingocc.files.reading.BadFile: /a/b.png: no such file", "/a/b.png: no such file"),
+        ("splattingocc.engine.batches.LoaderFailed: a process ended", "a process ended"),
+        ("/data/Error: x", "/data/Error: x"),
+    ],
+)
+def test_the_type_of_an_error_is_left_out_of_what_people_read(line, expected):
+    assert without_type(line) == expected
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/a", "a\\b", "nul\0", "line\n", ".hidden", " x", "x" * 300])
