@@ -15,6 +15,7 @@ from torch.nn import functional
 from splattingocc.config import Config, Metres
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.taxonomy import NUM_CLASSES
 
 MAX_OPACITY = 0.99
 """The renderer clips alpha here, where the gradient ends."""
@@ -35,7 +36,7 @@ CLASS_FLOOR = 0.02
 class GaussianHeadConfig(Config):
     """One Gaussian per cell of the grid, bound to its cell."""
 
-    num_classes: Annotated[int, Field(ge=1, le=254)] = 17
+    num_classes: Annotated[int, Field(ge=1, le=254)] = NUM_CLASSES
     """Channels of the class probabilities."""
     initial_opacity: Annotated[float, Field(gt=0, lt=MAX_OPACITY)] = 0.03
     """Opacity before training of a Gaussian where the image branch believes in a surface by EVIDENCE_CENTER."""

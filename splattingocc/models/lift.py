@@ -19,6 +19,7 @@ from splattingocc.models.depth import DepthBins, StandingDepth
 from splattingocc.models.evidence import PixelBeliefs, collect
 from splattingocc.models.sampling import place, sample_map
 from splattingocc.struct import Struct
+from splattingocc.taxonomy import GROUND_CLASSES
 
 
 def _check_each_once(classes: tuple[int, ...]) -> tuple[int, ...]:
@@ -40,8 +41,8 @@ class SamplingLiftConfig(Config):
     rows_per_feature: Annotated[int, Field(ge=1, le=64)] = 4
     """Rows of the depth and class maps for each row of image features. Where a thing meets the ground tells its depth, so a row too
     many is an error of 10 % or more; columns matter less."""
-    ground_classes: Annotated[tuple[Annotated[int, Field(ge=0, le=253)], ...], AfterValidator(_check_each_once)] = (11, 12, 13, 14)
-    """Classes that things stand on: driveable surface, other flat, sidewalk and terrain."""
+    ground_classes: Annotated[tuple[Annotated[int, Field(ge=0, le=253)], ...], AfterValidator(_check_each_once)] = GROUND_CLASSES
+    """Classes that things stand on."""
 
 
 @dataclass(frozen=True)
