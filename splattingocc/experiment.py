@@ -206,7 +206,7 @@ def build_network(config: ExperimentConfig) -> OccupancyNetwork:
 
 
 def build_module(config: ExperimentConfig) -> OccupancyModule:
-    objective = Objective(config.objective, config.network.lift.depth_bins)
+    objective = Objective(config.objective, config.network.image_reader.depth_bins)
     return OccupancyModule(build_network(config), objective, config.render, config.optimization)
 
 

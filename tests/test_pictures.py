@@ -19,7 +19,7 @@ from splattingocc.evaluation.predictions import Manifest, PredictionCache, Prove
 from splattingocc.experiment import DataConfig, ExperimentConfig, build_network
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels
-from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.pictures import _camera_maps, draw_key_frame, draw_key_frame_without_cache

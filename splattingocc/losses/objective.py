@@ -26,7 +26,7 @@ from splattingocc.losses.regularization import opacity_prior
 from splattingocc.losses.semantic import class_nll
 from splattingocc.losses.sight import empty_ray_cost, line_of_sight
 from splattingocc.models.depth import DepthBins
-from splattingocc.models.lift import ImageReading
+from splattingocc.models.image_reader import ImageReading
 from splattingocc.models.network import NetworkOutput
 from splattingocc.splatting.gaussians import Gaussians, Rendering
 from splattingocc.taxonomy import CLASSES, SKY

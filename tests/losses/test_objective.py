@@ -9,7 +9,7 @@ from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.losses.objective import Objective, ObjectiveConfig
 from splattingocc.models.depth import DepthBins
-from splattingocc.models.lift import ImageReading
+from splattingocc.models.image_reader import ImageReading
 from splattingocc.models.network import NetworkOutput
 from splattingocc.splatting.gaussians import Gaussians, Rendering
 from splattingocc.taxonomy import IGNORE, SKY
