@@ -103,7 +103,7 @@ class ByKind:
         def check(value: Any) -> Any:
             kind = value.get("kind", first) if isinstance(value, dict) else getattr(value, "kind", first)
             if kind not in tuple(kinds):
-                raise ValueError(f"kind is {_shortened(kind)}, {expected_one_of(str(kind), kinds)}")
+                raise ValueError(f"kind is {_shortened(kind)}, {expected_one_of(kind, kinds)}")
             return value
 
         def tag(value: Any) -> str:
@@ -143,9 +143,10 @@ def with_kind(config: C, place: Sequence[str], kind: str) -> C:
     return BaseModel.model_copy(config, update={name: value})  # type: ignore[return-value]
 
 
-def expected_one_of(name: str, known: Iterable[str]) -> str:
+def expected_one_of(name: object, known: Iterable[str]) -> str:
     """Say which names there are, and which was probably meant."""
-    near = difflib.get_close_matches(name, known := list(known), n=1, cutoff=0.5)
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if isinstance(name, str) else []
     return f"expected one of {', '.join(known)}{f'; did you mean {near[0]}?' if near else ''}"
 
 

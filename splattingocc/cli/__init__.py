@@ -41,6 +41,8 @@ CONFIGURED = ("train", "test", "visualize")
 MOST_CONFIGURATIONS = 10
 """Configuration files that are named where one is missing."""
 
+KIND_OPTION = re.compile(r"--[\w.-]+\.kind(?=$|=)")
+"""An option that says of which kind a part is."""
 INVALID_CHOICE = re.compile(r"invalid choice '(.*?)' for argument '(.*?)'. Expected one of \((.*?)\)")
 """How tyro refuses a value."""
 TERMINAL_ART = re.compile(r"(?:\x1b\[[0-9;]*m|[│\s])+")
@@ -86,7 +88,7 @@ def parse(arguments: Sequence[str]) -> Any:
         from splattingocc.experiment import load_config
 
         # The same command with the configuration file's values as the defaults of its options
-        experiment = _with_kinds(load_config(Path(rest[0])), rest, prog)
+        experiment, rest = _with_kinds(load_config(Path(rest[0])), rest, prog)
         options = [("experiment", Annotated[type(experiment), tyro.conf.arg(name="")], dataclasses.field(default=experiment))]
         command = dataclasses.make_dataclass(command.__name__, options, bases=(command,), namespace={"__doc__": command.__doc__})
     made = _understand(command, prog, rest)
@@ -94,19 +96,29 @@ def parse(arguments: Sequence[str]) -> Any:
     return made
 
 
-def _with_kinds(experiment: ExperimentConfig, words: Sequence[str], prog: str) -> ExperimentConfig:
-    """Return the configuration with the parts that options like `--network.backbone.kind resnet` ask for, so that theirs are understood."""
+def _with_kinds(experiment: ExperimentConfig, words: Sequence[str], prog: str) -> tuple[ExperimentConfig, list[str]]:
+    """Return the configuration with parts of the kinds that options like `--network.backbone.kind resnet` ask for, and the words.
+
+    Which other options there are depends on it. Of several for one part the last one counts, as of any option.
+    """
     from splattingocc.config import with_kind
 
-    for word, following in zip(words, [*words[1:], ""]):
-        name, equals, value = word.partition("=")
-        if name.startswith("--") and name.endswith(".kind"):
-            kind = value if equals else following
-            try:
-                experiment = with_kind(experiment, name[2:].replace("-", "_").split(".")[:-1], kind)
-            except ValueError as error:
-                refuse(f"{prog.removeprefix('splattingocc')}: {name} {kind}: {error}")
-    return experiment
+    kinds: dict[str, str] = {}
+    places: list[tuple[int, str]] = []
+    words = [part for word in words for part in (word.split("=", 1) if KIND_OPTION.match(word) else [word])]
+    for position, (word, following) in enumerate(zip(words, words[1:])):
+        if KIND_OPTION.fullmatch(word):
+            name = word.replace("_", "-")
+            kinds[name] = following
+            places.append((position + 1, name))
+    for name, kind in kinds.items():
+        try:
+            experiment = with_kind(experiment, name[2:].replace("-", "_").split(".")[:-1], kind)
+        except ValueError as error:
+            refuse(f"{prog.removeprefix('splattingocc')}: {name} {kind}: {error}")
+    for position, name in places:
+        words[position] = kinds[name]
+    return experiment, words
 
 
 def _understand(command: type, prog: str, words: Sequence[str]) -> Any:
