@@ -15,14 +15,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, MOVING_CLASSES
-from splattingocc.geometry.rays import IGNORE, Rays
+from splattingocc.data.nuscenes_taxonomy import CLASS_OF_LIDARSEG
+from splattingocc.geometry.rays import Rays
 from splattingocc.labels.occlusion import hidden_points
 from splattingocc.provenance import environment
 from splattingocc.synthetic.lidar_sweeps import Lidar
 from splattingocc.synthetic.rig import draw_rig
 from splattingocc.synthetic.scene_mesh import SceneMesh
 from splattingocc.synthetic.world import draw_world
+from splattingocc.taxonomy import IGNORE, MOVING_CLASSES
 
 IMAGE_SIZE = (900, 1600)
 INTERVAL = 0.5

@@ -24,8 +24,8 @@ from numpy import ndarray
 from PIL import Image
 
 from splattingocc.data.key_frames import KeyFrame, SensorFrame
+from splattingocc.data.nuscenes_taxonomy import CLASS_OF_LIDARSEG
 from splattingocc.data.own_data import write_index
-from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG
 from splattingocc.geometry.rays import Rays
 from splattingocc.synthetic.camera_images import render_image
 from splattingocc.synthetic.rig import rigid_matrix

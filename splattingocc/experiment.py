@@ -23,7 +23,6 @@ from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet, calibration_scenes
 from splattingocc.data.nuscenes import read_index
-from splattingocc.data.taxonomy import NUM_CLASSES
 from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.engine.batches import TrainingBatches, prediction_loader
 from splattingocc.engine.callbacks import StepProgress
@@ -39,6 +38,7 @@ from splattingocc.kernels.gaussian_scene import MAX_REACH_CELLS
 from splattingocc.losses.objective import Objective, ObjectiveConfig
 from splattingocc.models.gaussian_head import MAX_OPACITY
 from splattingocc.models.network import NetworkConfig, OccupancyNetwork
+from splattingocc.taxonomy import NUM_CLASSES
 
 LARGEST_CONFIG = 2**20
 """Bytes of a configuration in Python."""
@@ -206,7 +206,7 @@ def build_network(config: ExperimentConfig) -> OccupancyNetwork:
 
 
 def build_module(config: ExperimentConfig) -> OccupancyModule:
-    objective = Objective(config.objective, config.network.lift.depth_bins)
+    objective = Objective(config.objective, config.network.image_reader.depth_bins)
     return OccupancyModule(build_network(config), objective, config.render, config.optimization)
 
 

@@ -16,7 +16,7 @@ from splattingocc.data.samples import TrainingSample
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.losses.objective import Objective, ObjectiveConfig
 from splattingocc.models.depth import DepthBins
-from splattingocc.models.lift import ImageReading
+from splattingocc.models.image_reader import ImageReading
 from splattingocc.models.network import NetworkOutput
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.render import render

@@ -16,10 +16,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args, get_type_hints
 
 from splattingocc import __version__
 from splattingocc.cli.ending import ending_well, one_line
+
+if TYPE_CHECKING:
+    from splattingocc.experiment import ExperimentConfig
 
 COMMANDS = {
     "demo": "run.Demo",
@@ -38,6 +41,8 @@ CONFIGURED = ("train", "test", "visualize")
 MOST_CONFIGURATIONS = 10
 """Configuration files that are named where one is missing."""
 
+KIND_OPTION = re.compile(r"--[\w.-]+\.kind(?=$|=)")
+"""An option that says of which kind a part is."""
 INVALID_CHOICE = re.compile(r"invalid choice '(.*?)' for argument '(.*?)'. Expected one of \((.*?)\)")
 """How tyro refuses a value."""
 TERMINAL_ART = re.compile(r"(?:\x1b\[[0-9;]*m|[│\s])+")
@@ -80,15 +85,40 @@ def parse(arguments: Sequence[str]) -> Any:
     module, class_name = COMMANDS[name].split(".")
     command = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
     if is_configured:
-        from splattingocc.experiment import ExperimentConfig, load_config
+        from splattingocc.experiment import load_config
 
         # The same command with the configuration file's values as the defaults of its options
-        experiment = dataclasses.field(default=load_config(Path(rest[0])))
-        options = [("experiment", Annotated[ExperimentConfig, tyro.conf.arg(name="")], experiment)]
+        experiment, rest = _with_kinds(load_config(Path(rest[0])), rest, prog)
+        options = [("experiment", Annotated[type(experiment), tyro.conf.arg(name="")], dataclasses.field(default=experiment))]
         command = dataclasses.make_dataclass(command.__name__, options, bases=(command,), namespace={"__doc__": command.__doc__})
     made = _understand(command, prog, rest)
     check_bounds(made)
     return made
+
+
+def _with_kinds(experiment: ExperimentConfig, words: Sequence[str], prog: str) -> tuple[ExperimentConfig, list[str]]:
+    """Return the configuration with parts of the kinds that options like `--network.backbone.kind resnet` ask for, and the words.
+
+    Which other options there are depends on it. Of several for one part the last one counts, as of any option.
+    """
+    from splattingocc.config import with_kind
+
+    kinds: dict[str, str] = {}
+    places: list[tuple[int, str]] = []
+    words = [part for word in words for part in (word.split("=", 1) if KIND_OPTION.match(word) else [word])]
+    for position, (word, following) in enumerate(zip(words, words[1:])):
+        if KIND_OPTION.fullmatch(word):
+            name = word.replace("_", "-")
+            kinds[name] = following
+            places.append((position + 1, name))
+    for name, kind in kinds.items():
+        try:
+            experiment = with_kind(experiment, name[2:].replace("-", "_").split(".")[:-1], kind)
+        except ValueError as error:
+            refuse(f"{prog.removeprefix('splattingocc')}: {name} {kind}: {error}")
+    for position, name in places:
+        words[position] = kinds[name]
+    return experiment, words
 
 
 def _understand(command: type, prog: str, words: Sequence[str]) -> Any:
@@ -98,7 +128,8 @@ def _understand(command: type, prog: str, words: Sequence[str]) -> Any:
     errors = io.StringIO()
     try:
         with redirect_stderr(errors):
-            return tyro.cli(command, prog=prog, args=words)
+            # What the default is decides among several classes; `_with_kinds` has seen to that
+            return tyro.cli(command, prog=prog, args=words, config=(tyro.conf.AvoidSubcommands,))
     except SystemExit as ended:
         line = _in_one_line(ended, errors.getvalue(), prog)
         if line is not None:

@@ -13,11 +13,10 @@ from splattingocc.config import Config, Probability
 from splattingocc.data.camera_images import check_upright, stored_as
 from splattingocc.data.key_frames import KeyFrame, SensorFrame
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
-from splattingocc.data.taxonomy import CLASSES, NUM_CLASSES
 from splattingocc.files import BadFile, open_image, read_json, read_only_array
 from splattingocc.geometry.cameras import NEAR_PLANE
-from splattingocc.geometry.rays import IGNORE, SKY
 from splattingocc.labels.lidar import LidarLabelConfig, find_shown_pixels, read_points, to_world
+from splattingocc.taxonomy import CLASSES, IGNORE, NUM_CLASSES, SKY
 
 CITYSCAPES_TRAIN_IDS = (
     "driveable_surface", "sidewalk", "manmade", "manmade", "manmade", "manmade", "manmade", "manmade", "vegetation", "terrain", "sky",

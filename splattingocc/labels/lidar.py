@@ -14,11 +14,11 @@ from pydantic import Field, model_validator
 from splattingocc.config import Config, KeyFrameOffsets
 from splattingocc.data.key_frames import KeyFrame, SensorFrame, inverse
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
-from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, MOVING_CLASSES, NUM_CLASSES
+from splattingocc.data.nuscenes_taxonomy import CLASS_OF_LIDARSEG
 from splattingocc.files import BadFile, read_array, read_arrays, read_bytes, read_only_array
 from splattingocc.geometry.cameras import NEAR_PLANE
-from splattingocc.geometry.rays import IGNORE
 from splattingocc.labels.occlusion import hidden_points
+from splattingocc.taxonomy import IGNORE, MOVING_CLASSES, NUM_CLASSES
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 POINTS_KEY = "points"

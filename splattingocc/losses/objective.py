@@ -15,9 +15,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from splattingocc.config import Config, Distance, Probability, Weight
-from splattingocc.data.taxonomy import CLASSES
 from splattingocc.geometry.cameras import Cameras
-from splattingocc.geometry.rays import SKY, RayLabels, Rays
+from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.transforms import transform_points
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.losses.depth import log_distance_error, silog
@@ -27,9 +26,10 @@ from splattingocc.losses.regularization import opacity_prior
 from splattingocc.losses.semantic import class_nll
 from splattingocc.losses.sight import empty_ray_cost, line_of_sight
 from splattingocc.models.depth import DepthBins
-from splattingocc.models.lift import ImageReading
+from splattingocc.models.image_reader import ImageReading
 from splattingocc.models.network import NetworkOutput
 from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.taxonomy import CLASSES, SKY
 
 SAME_CENTER = 1e-2
 """Metres between a ray's origin and an optical centre within which the ray belongs to that camera."""

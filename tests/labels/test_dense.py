@@ -9,10 +9,10 @@ from PIL import Image
 from splattingocc.data.key_frames import KeyFrame
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.nuscenes import read_index
-from splattingocc.geometry.rays import IGNORE, SKY
 from splattingocc.labels.dense import DenseLabelConfig, find_map, label_densely, read_class_table, read_map
 from splattingocc.labels.generate import generate_labels
 from splattingocc.labels.lidar import project_lidar
+from splattingocc.taxonomy import IGNORE, SKY
 
 ROAD, WALL = 11, 15
 

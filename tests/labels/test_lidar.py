@@ -9,9 +9,9 @@ import torch
 
 from splattingocc.data.key_frames import KeyFrame, cameras_of
 from splattingocc.data.nuscenes import read_index
-from splattingocc.data.taxonomy import CAMERA_CHANNELS, MOVING_CLASSES
-from splattingocc.geometry.rays import IGNORE
+from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS
 from splattingocc.labels.lidar import LidarLabelConfig, find_pixels, project_lidar, read_point_classes, read_points, to_world
+from splattingocc.taxonomy import IGNORE, MOVING_CLASSES
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from splattingocc.geometry.cameras import Cameras
-from splattingocc.geometry.rays import IGNORE, SKY, RayLabels, Rays
+from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.losses.objective import Objective, ObjectiveConfig
 from splattingocc.models.depth import DepthBins
-from splattingocc.models.lift import ImageReading
+from splattingocc.models.image_reader import ImageReading
 from splattingocc.models.network import NetworkOutput
 from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.taxonomy import IGNORE, SKY
 
 BINS = DepthBins()
 NUM_RAYS = 16

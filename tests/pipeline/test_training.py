@@ -30,7 +30,7 @@ from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig,
 from splattingocc.labels.generate import generate_labels
 from splattingocc.labels.lidar import LidarLabelConfig
 from splattingocc.losses.objective import Losses
-from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.pipeline.prediction import open_network, predict
