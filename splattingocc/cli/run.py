@@ -201,7 +201,7 @@ def run_folder(checkpoint: Path) -> Path:
 
 
 def with_load_interval(experiment: ExperimentConfig, load_interval: int | None) -> ExperimentConfig:
-    """Return the experiment on every so manieth training key frame only."""
+    """Return the experiment on every n-th training key frame only."""
     if load_interval is None:
         return experiment
     loader = experiment.data.loader.model_validate({**dict(experiment.data.loader), "load_interval": load_interval})
