@@ -19,6 +19,7 @@ from splattingocc.data.label_store import (
     MANIFEST_NAME,
     LabelStore,
     Manifest,
+    RayTable,
     SceneRecord,
     read_manifest,
     scene_fingerprint,

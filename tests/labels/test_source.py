@@ -186,10 +186,8 @@ def test_the_manifest_keeps_every_option_that_changes_labels():
             "class maps classes (occ3d), distances from lidar, stride 8, max_distance 120.0 m",
         ),
         (
-            DenseLabels(
-                DenseLabelConfig(semantics=maps / "classes", class_map="cityscapes", depth=maps / "depth", confidence=maps / "sure")
-            ),
-            "class maps classes (cityscapes), distances from depth maps depth (1.0 per metre, along the axis), stride 8, max_distance 120.0 m, "
+            DenseLabels(DenseLabelConfig(semantics=maps / "c", class_map="cityscapes", depth=maps / "d", confidence=maps, stride=4)),
+            "class maps c (cityscapes), distances from depth maps d (1.0 per metre, along the axis), stride 4, max_distance 120.0 m, "
             "confidence at least 0.5",
         ),
     ):
