@@ -7,7 +7,7 @@ and the one call of `write_index`: from there on every command works on it.
 
     python examples/02_your_own_rig.py --out data/shuttle
     splattingocc prepare --dataroot data/shuttle --version drives --vehicle-masks data/shuttle/masks
-    splattingocc train configs/splattingocc/splattingocc-synth.py --data.dataroot data/shuttle --data.version drives \\
+    splattingocc train splattingocc-synth --data.dataroot data/shuttle --data.version drives \\
         --data.vehicle-masks data/shuttle/masks
 """
 

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from torch.utils.data import DataLoader
 
 from splattingocc.config import Config, Epochs, Seed, Steps, Workers, describe_validation
+from splattingocc.config_files import find_config
 from splattingocc.data.augment import AugmentConfig
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore
@@ -152,8 +153,10 @@ class ExperimentConfig(Config):
 def load_config(path: Path) -> ExperimentConfig:
     """Return a configuration: what the function `config` of a Python file makes, or what a `.json` file holds, as runs leave one.
 
-    `ValueError` says in one line whatever is wrong with the file, be it damaged or no configuration at all.
+    What is no file may be the name of one of the package's, as `find_config` takes it. `ValueError` says in one line whatever is wrong
+    with the file, be it damaged or no configuration at all.
     """
+    path = find_config(path)
     try:
         if path.suffix == ".json":
             return ExperimentConfig.model_validate(read_json(path, dict[str, Any], what="a configuration in JSON"))

@@ -13,7 +13,7 @@ from splattingocc.files import images
 
 BELOW_ZERO = {
     ("LoaderConfig", "auxiliary_offsets"),
-    ("LidarLabelConfig", "sweeps"),
+    ("LidarLabelConfig", "other_key_frames"),
     ("PictureConfig", "position"),
     ("PictureConfig", "target"),
     ("PictureConfig", "sun"),

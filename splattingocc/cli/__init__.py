@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args, get_type_h
 
 from splattingocc import __version__
 from splattingocc.cli.ending import ending_well, one_line
+from splattingocc.config_files import describe_known
 
 if TYPE_CHECKING:
     from splattingocc.experiment import ExperimentConfig
@@ -37,9 +38,7 @@ COMMANDS = {
 }
 """Where in this package the class of each command stands."""
 CONFIGURED = ("train", "test", "visualize")
-"""Commands whose first argument is a configuration file that sets the defaults of their options."""
-MOST_CONFIGURATIONS = 10
-"""Configuration files that are named where one is missing."""
+"""Commands whose first argument is a configuration, a file or a name, that sets the defaults of their options."""
 
 KIND_OPTION = re.compile(r"--[\w.-]+\.kind(?=$|=)")
 """An option that says of which kind a part is."""
@@ -79,7 +78,7 @@ def parse(arguments: Sequence[str]) -> Any:
     prog = f"splattingocc {name}"
     is_configured = name in CONFIGURED and bool(rest) and not rest[0].startswith("-")
     if name in CONFIGURED and not is_configured and not {"-h", "--help"} & set(rest):
-        refuse(f" {name}: expected a configuration file first, as in `{prog} CONFIG [options]`; {_known_configurations()}")
+        refuse(f" {name}: expected a configuration first, as in `{prog} CONFIG [options]`; {describe_known()}")
     import tyro
 
     module, class_name = COMMANDS[name].split(".")
@@ -87,7 +86,7 @@ def parse(arguments: Sequence[str]) -> Any:
     if is_configured:
         from splattingocc.experiment import load_config
 
-        # The same command with the configuration file's values as the defaults of its options
+        # The same command with the configuration's values as the defaults of its options
         experiment, rest = _with_kinds(load_config(Path(rest[0])), rest, prog)
         options = [("experiment", Annotated[type(experiment), tyro.conf.arg(name="")], dataclasses.field(default=experiment))]
         command = dataclasses.make_dataclass(command.__name__, options, bases=(command,), namespace={"__doc__": command.__doc__})
@@ -197,16 +196,6 @@ def _refuse_command(name: str) -> NoReturn:
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
     refuse(f": {name} is not a command; {meant}")
-
-
-def _known_configurations() -> str:
-    """Say which configuration files there are here, or else beside this package."""
-    for root in (Path("configs"), Path(__file__).parents[2] / "configs"):
-        found = sorted(str(path) for path in root.glob("**/*.py") if path.is_file())
-        if found:
-            more = f" and {len(found) - MOST_CONFIGURATIONS} more" if len(found) > MOST_CONFIGURATIONS else ""
-            return f"there are {', '.join(found[:MOST_CONFIGURATIONS])}{more}, and the config.json of any run"
-    return "the config.json of any run is one"
 
 
 def main(arguments: Sequence[str] | None = None, *, is_last: bool | None = None) -> None:

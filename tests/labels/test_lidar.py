@@ -203,5 +203,8 @@ def test_points_without_classes_make_labels_of_distances_alone(tiny_dataroot: Pa
     assert len(table) > 500
     assert (table.semantics == IGNORE).all()
     assert np.isfinite(table.distances).all()
-    with pytest.raises(ValueError, match=r"--lidar\.sweeps: without classes"):
-        project_lidar(key_frame, tiny_dataroot, LidarLabelConfig(with_classes=False, sweeps=(1,)), neighbours=[key_frame])
+
+
+def test_points_of_other_key_frames_need_classes_to_leave_out_what_moves():
+    with pytest.raises(ValueError, match=r"lidar\.other_key_frames is \(1,\), but without classes"):
+        LidarLabelConfig(with_classes=False, other_key_frames=(1,))
