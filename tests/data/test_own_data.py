@@ -14,7 +14,7 @@ from splattingocc.data.nuscenes import read_index
 from splattingocc.data.own_data import OWN_INDEX, write_index
 from splattingocc.geometry.rays import IGNORE
 from splattingocc.labels.generate import generate_labels
-from splattingocc.losses.objective import label_pixels
+from splattingocc.losses.pixels import label_pixels
 from splattingocc.struct import stack
 
 SIZES = {"ahead": (60, 100), "behind": (40, 120)}

@@ -10,9 +10,9 @@ from torch import Tensor
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import IGNORE, SKY, RayLabels, Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.losses.inputs import LossInputs
 from splattingocc.models.depth import DepthBins
 from splattingocc.models.lift import ImageReading
-from splattingocc.models.network import NetworkOutput
 from splattingocc.splatting.gaussians import Gaussians, Rendering
 
 BINS = DepthBins(count=16)
@@ -45,25 +45,31 @@ def labelled_rays(generator: torch.Generator) -> tuple[Rays, RayLabels]:
     return rays.map(lambda values: values.unflatten(0, (NUM_SAMPLES, NUM_RAYS))), RayLabels(semantics, distances, weights)
 
 
-def predicted(generator: torch.Generator) -> tuple[NetworkOutput, Rendering]:
+def loss_inputs() -> LossInputs:
     """Random predictions in float64, leaves of the autograd graph: a Gaussian in each cell, what the rays see, what the images say."""
+    generator = torch.Generator().manual_seed(0)
+    rays, labels = labelled_rays(generator)
 
     def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
-    cells = (NUM_SAMPLES, GRID.num_cells)
-    centers = GRID.centers().reshape(-1, 3).double()
+    cells, of_rays, maps = (NUM_SAMPLES, GRID.num_cells), (NUM_SAMPLES, NUM_RAYS), (NUM_SAMPLES, NUM_VIEWS)
     gaussians = Gaussians(
-        means=centers + 2.4 * (rand(*cells, 3) - 0.5),
+        means=GRID.centers().reshape(-1, 3).double() + 2.4 * (rand(*cells, 3) - 0.5),
         quats=torch.nn.functional.normalize(rand(*cells, 4) - 0.5, dim=-1),
         scales=0.3 + rand(*cells, 3),
         opacities=0.9 * rand(*cells),
         features=rand(*cells, NUM_CLASSES).softmax(dim=-1),
         grid=GRID,
     )
-    rays = (NUM_SAMPLES, NUM_RAYS)
-    rendering = Rendering(rand(*rays, NUM_CLASSES) / NUM_CLASSES, 2 + 12 * rand(*rays), rand(*rays), 0.4 * rand(*rays), 0.4 * rand(*rays))
-    maps = (NUM_SAMPLES, NUM_VIEWS)
+    rendering = Rendering(
+        features=rand(*of_rays, NUM_CLASSES) / NUM_CLASSES,
+        distances=2 + 12 * rand(*of_rays),
+        alphas=rand(*of_rays),
+        in_front=0.4 * rand(*of_rays),
+        at_hit=0.4 * rand(*of_rays),
+    )
     reading = ImageReading(rand(*maps, 3, 4, 6), 4 * rand(*maps, BINS.count, 8, 6), 4 * rand(*maps, NUM_CLASSES, 8, 6))
-    output = NetworkOutput(gaussians, reading).map(lambda values: values.detach().requires_grad_())
-    return output, rendering.map(lambda values: values.detach().requires_grad_())
+    predictions = [part.map(lambda values: values.detach().requires_grad_()) for part in (reading, gaussians, rendering)]
+    names = ("reading", "gaussians", "rendering")
+    return LossInputs(**dict(zip(names, predictions, strict=True)), rays=rays, labels=labels, cameras=cameras())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from labelled_scene import BINS, cameras, labelled_rays, predicted
+from labelled_scene import BINS, loss_inputs
 
 from splattingocc.losses.objective import Losses, Objective, ObjectiveConfig
 from splattingocc.struct import Struct
@@ -44,19 +44,11 @@ def fingerprint(struct: Struct) -> dict[str, float]:
 
 def step(*, on_images: bool) -> tuple[Losses, dict[str, float]]:
     """Return the losses of the fixed batch and the fingerprints of their gradients."""
-    generator = torch.Generator().manual_seed(0)
-    rays, labels = labelled_rays(generator)
-    output, rendering = predicted(generator)
-    losses = losses_of(output, rendering, rays, labels, on_images)
-    losses.total.backward()
-    return losses, fingerprint(output.gaussians) | fingerprint(output.reading) | fingerprint(rendering)
-
-
-def losses_of(output, rendering, rays, labels, on_images):
+    inputs = loss_inputs()
     objective = Objective(ObjectiveConfig(), BINS)
-    if on_images:
-        return objective.on_images(output.reading, rays, labels, cameras())
-    return objective(output, rendering, rays, labels, cameras())
+    losses = objective.on_images(inputs) if on_images else objective(inputs)
+    losses.total.backward()
+    return losses, fingerprint(inputs.gaussians) | fingerprint(inputs.reading) | fingerprint(inputs.rendering)
 
 
 @pytest.mark.parametrize("on_images", [False, True], ids=["joint", "images only"])
