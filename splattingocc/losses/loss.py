@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from splattingocc.config import Config, Weight
@@ -39,6 +39,13 @@ class LossConfig(Config):
     image branch alone."""
 
     weight: LossWeight = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_a_bare_number(cls, values: Any) -> Any:
+        if isinstance(values, int | float):
+            raise ValueError(f"is {values}, expected the options of a {cls.__name__}, such as its weight")
+        return values
 
     @property
     def learns_from_labels(self) -> bool:

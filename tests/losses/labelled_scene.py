@@ -73,3 +73,10 @@ def loss_inputs() -> LossInputs:
     predictions = [part.map(lambda values: values.detach().requires_grad_()) for part in (reading, gaussians, rendering)]
     names = ("reading", "gaussians", "rendering")
     return LossInputs(**dict(zip(names, predictions, strict=True)), rays=rays, labels=labels, cameras=cameras())
+
+
+def meets_nothing(inputs: LossInputs) -> Tensor:
+    """Say which rays are the sky's or end beyond the corners of the grid."""
+    points = inputs.rays.at(inputs.labels.distances)
+    lower, upper = (points.new_tensor(corner) for corner in (GRID.lower, GRID.upper))
+    return (inputs.labels.semantics == SKY) | ((points < lower) | (points >= upper)).any(dim=-1)
