@@ -25,7 +25,9 @@ from splattingocc.models.depth import DepthBins
 
 
 class ObjectiveConfig(Config):
-    """The losses: each field that holds a `LossConfig` is one, and is logged under the field's name."""
+    """The losses by the names under which they are logged."""
+
+    # A field of a `LossConfig` is a loss, whatever its name
 
     semantic: SemanticConfig = SemanticConfig()
     distance: DistanceConfig = DistanceConfig()
@@ -109,7 +111,10 @@ def about_missing_labels(config: ObjectiveConfig, missing: Set[LabelKind]) -> It
         if said:
             yield f"no label has a {kind}: {'; '.join(said)}"
     if not any(_learns(loss, missing) for loss in config.in_use.values()):
-        raise ValueError(f"no label has a {' or a '.join(sorted(missing))}, and none of {', '.join(config.in_use)} can learn without")
+        labelled = ", ".join(name for name, loss in config.in_use.items() if loss.learns_from_labels)
+        raise ValueError(
+            f"no label has a {' or a '.join(sorted(missing))}, and of the losses with a weight ({labelled}) none can do without"
+        )
 
 
 def _learns(loss: LossConfig, missing: Set[LabelKind]) -> bool:

@@ -73,6 +73,13 @@ def test_a_new_loss_says_itself_what_it_cannot_learn_from():
     assert "metric_distance cannot learn and show 0" in said
 
 
+def test_the_recipe_in_the_documentation_is_the_loss_that_is_tested_here():
+    section = (Path(__file__).parents[2] / "docs" / "extending.md").read_text().split("## A loss")[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    assert "class MetricDistanceLoss" in code
+    assert code in CONFIG.read_text()
+
+
 def test_the_weighted_mean_of_nothing_is_zero():
     values = torch.tensor([[1.0, 3.0], [1.0, 3.0]])
     assert weighted_mean(values, torch.tensor([[3.0, 1.0], [0.0, 0.0]])).tolist() == [1.5, 0.0]
