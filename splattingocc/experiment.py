@@ -14,7 +14,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, ValidationError, model_validator
 from torch.utils.data import DataLoader
 
 from splattingocc.config import Config, Epochs, Seed, Steps, Workers, describe_validation
@@ -120,7 +120,7 @@ class ExperimentConfig(Config):
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     render: RenderConfig = RenderConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: SerializeAsAny[ObjectiveConfig] = ObjectiveConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     trainer: TrainerConfig = TrainerConfig()
     calibration: CalibrationConfig = CalibrationConfig()

@@ -57,7 +57,10 @@ class LossConfig(Config):
 
 
 class Loss(nn.Module):
-    """A cost of what the network made of a batch. A module, so that its buffers move between devices with the others."""
+    """A cost of what the network made of a batch. A module, so that its buffers move between devices with the others.
+
+    It has no parameters: only the network's are trained and saved.
+    """
 
     def forward(self, inputs: Any) -> Float[Tensor, " batch"]:
         """Return the cost of each sample, without the weight: a mean over what is labelled in the sample.

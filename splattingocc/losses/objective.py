@@ -81,6 +81,8 @@ class Objective(nn.Module):
         class_weights = torch.tensor([config.class_weights.get(name, 1.0) for name in CLASSES])
         shared = Shared(class_weights, depth_bins)
         self.losses = nn.ModuleList(loss.build(shared) for loss in config.in_use.values())
+        parameters = [name for name, _ in self.losses.named_parameters()]
+        assert not parameters, f"losses have no parameters, found {', '.join(parameters)}: only the network's would be trained"
 
     def forward(self, inputs: LossInputs) -> Losses:
         """Return all losses of a batch."""

@@ -41,9 +41,5 @@ class Objective(ObjectiveConfig):
     metric_distance: MetricDistanceConfig = MetricDistanceConfig()
 
 
-class Experiment(ExperimentConfig):
-    objective: Objective = Objective()
-
-
-def config() -> Experiment:
-    return Experiment(name="with-its-own-loss")
+def config() -> ExperimentConfig:
+    return ExperimentConfig(name="with-its-own-loss", objective=Objective())

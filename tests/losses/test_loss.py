@@ -73,6 +73,13 @@ def test_a_new_loss_says_itself_what_it_cannot_learn_from():
     assert "metric_distance cannot learn and show 0" in said
 
 
+def test_a_run_that_named_a_loss_of_its_own_is_no_configuration_of_the_package_alone(tmp_path: Path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(load_config(CONFIG).model_dump(mode="json")))
+    with pytest.raises(ValueError, match="config.json: ExperimentConfig.objective: metric_distance is not an option of ObjectiveConfig"):
+        load_config(path)
+
+
 def test_the_recipe_in_the_documentation_is_the_loss_that_is_tested_here():
     section = (Path(__file__).parents[2] / "docs" / "extending.md").read_text().split("## A loss")[1]
     code = section.split("```python\n")[1].split("```")[0]

@@ -177,5 +177,17 @@ def test_a_loss_that_returns_no_number_per_sample_is_named():
         Objective(ObjectiveConfig(distance=ScalarConfig()), BINS)(loss_inputs())
 
 
+class LearnedConfig(DistanceConfig):
+    def build(self, shared: Shared) -> Loss:
+        loss = ScalarLoss()
+        loss.scale = torch.nn.Parameter(torch.ones(()))
+        return loss
+
+
+def test_a_loss_with_parameters_is_refused_because_nothing_would_train_them():
+    with pytest.raises(AssertionError, match=r"found 1\.scale: only the network's would be trained"):
+        Objective(ObjectiveConfig(distance=LearnedConfig()), BINS)
+
+
 def test_nothing_of_the_objective_goes_into_checkpoints():
     assert Objective(ObjectiveConfig(class_weights={"car": 2.0}), BINS).state_dict() == {}
