@@ -76,7 +76,7 @@ def test_a_new_loss_says_itself_what_it_cannot_learn_from():
 def test_a_run_that_named_a_loss_of_its_own_is_no_configuration_of_the_package_alone(tmp_path: Path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(load_config(CONFIG).model_dump(mode="json")))
-    with pytest.raises(ValueError, match="config.json: ExperimentConfig.objective: metric_distance is not an option of ObjectiveConfig"):
+    with pytest.raises(ValueError, match=r"config\.json: ExperimentConfig\.objective: metric_distance is not an option of ObjectiveConfig"):
         load_config(path)
 
 
