@@ -25,9 +25,9 @@ from splattingocc.evaluation.rendering import RenderingScores
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels
-from splattingocc.losses.depth import log_distance_error, silog
+from splattingocc.losses.distance import log_distance_error, silog
+from splattingocc.losses.line_of_sight import line_of_sight
 from splattingocc.losses.semantic import class_nll
-from splattingocc.losses.sight import line_of_sight
 from splattingocc.splatting.gaussians import Gaussians, Rendering
 from splattingocc.splatting.render import render
 from splattingocc.taxonomy import NUM_CLASSES

@@ -14,7 +14,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, ValidationError, model_validator
 from torch.utils.data import DataLoader
 
 from splattingocc.config import Config, Epochs, Seed, Steps, Workers, describe_validation
@@ -121,7 +121,7 @@ class ExperimentConfig(Config):
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     render: RenderConfig = RenderConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: SerializeAsAny[ObjectiveConfig] = ObjectiveConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     trainer: TrainerConfig = TrainerConfig()
     calibration: CalibrationConfig = CalibrationConfig()
@@ -142,10 +142,11 @@ class ExperimentConfig(Config):
             raise ValueError(
                 f"network.head.max_scale is {head.max_scale} m, expected at most {largest:.2f} m, or rays meet too much to render"
             )
-        if self.optimization.image_steps and not (objective.depth_bins or objective.pixel_classes):
+        if self.optimization.image_steps and all(loss.needs_volume for loss in objective.in_use.values()):
+            of_images = ", ".join(f"objective.{name}" for name, loss in objective.losses.items() if not loss.needs_volume)
             raise ValueError(
-                f"optimization.image_steps is {self.optimization.image_steps}, but objective.depth_bins and objective.pixel_classes, which "
-                "train the image branch alone, have no weight"
+                f"optimization.image_steps is {self.optimization.image_steps}, but none of {of_images}, which train the image branch "
+                "alone, has a weight"
             )
         return self
 

@@ -14,10 +14,10 @@ from splattingocc.data.loaders import LoaderConfig, TrainingSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.samples import TrainingSample
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.losses.inputs import LossInputs
 from splattingocc.losses.objective import Objective, ObjectiveConfig
 from splattingocc.models.depth import DepthBins
 from splattingocc.models.image_reader import ImageReading
-from splattingocc.models.network import NetworkOutput
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.render import render
 from splattingocc.struct import stack
@@ -39,10 +39,10 @@ def losses_of(sample: TrainingSample, gaussians: Gaussians, reading: ImageReadin
     batch, volume = stack([sample]), stack([gaussians])
     torch.manual_seed(1)
     rendering = render(volume, batch.rays, near=0.5, far=70.0, label_distances=batch.labels.distances)
-    losses = Objective(ObjectiveConfig(), BINS)(
-        NetworkOutput(volume, reading), rendering, batch.rays, batch.labels, batch.views.cameras[:, 0]
+    inputs = LossInputs(
+        reading=reading, gaussians=volume, rendering=rendering, rays=batch.rays, labels=batch.labels, cameras=batch.views.cameras[:, 0]
     )
-    return {name: value.item() for name, value in losses.parts.items()}
+    return {name: value.item() for name, value in Objective(ObjectiveConfig(), BINS)(inputs).parts.items()}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from splattingocc.experiment import ExperimentConfig, TrainerConfig, build_trainer, load_config
+from splattingocc.losses.objective import ObjectiveConfig
 
 HEADER = "from splattingocc.experiment import ExperimentConfig\n"
 PYTHON = {
@@ -130,10 +131,14 @@ def test_a_configuration_may_define_classes_of_its_own(tmp_path: Path):
         ({"optimization": {"step_epochs": [8, 8]}}, "expected each epoch once and in order"),
         ({"optimization": {"learning_rate": 0.0}}, "learning_rate is 0.0: input should be greater than 0"),
         (
-            {"objective": dict.fromkeys(("semantic", "distance", "line_of_sight", "empty", "query", "depth_bins", "pixel_classes"), 0)},
-            "nothing",
+            {"objective": {name: {"weight": 0} for name in ObjectiveConfig().losses if name != "opacity_prior"}},
+            "nothing would be learned from labels",
         ),
-        ({"objective": {"depth_bins": 0, "pixel_classes": 0}, "optimization": {"image_steps": 5}}, "which train the image branch alone"),
+        (
+            {"objective": {name: {"weight": 0} for name in ("depth_bins", "pixel_classes")}, "optimization": {"image_steps": 5}},
+            "none of objective.depth_bins, objective.pixel_classes, which",
+        ),
+        ({"objective": {"semantic": 0.5}}, "objective.semantic: is 0.5, expected the options of a SemanticConfig, such as its weight"),
         ({"objective": {"class_weights": {"cra": 1.0}}}, "'cra' is not a class"),
         ({"trainer": {"accelerator": "tpu"}}, "accelerator is 'tpu': input should be 'auto', 'cpu', 'gpu' or 'cuda'"),
         ({"trainer": {"max_epochs": 0}}, "max_epochs is 0"),

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from splattingocc.config import Config, Distance, Epochs, Metres, Share, Steps
 from splattingocc.data.samples import TrainingSample
+from splattingocc.losses.inputs import ImageInputs, LossInputs
 from splattingocc.losses.objective import Losses, Objective
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.splatting.render import render
@@ -60,7 +61,7 @@ class OptimizationConfig(Config):
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-2
     """Decay of matrices and convolution kernels; biases and normalisations have none."""
     image_steps: Steps = 0
-    """First steps that train the image branch alone, on the depth and class of labelled pixels: they cost a fraction of the others.
+    """First steps that train the image branch alone, by the losses that need no volume: they cost a fraction of the others.
     For encoders without published weights."""
     warmup_steps: Steps = 50
     """Optimizer steps until the peak."""
@@ -125,7 +126,10 @@ class OccupancyModule(LightningModule):
         return torch.stack([parameter.sum() for parameter in self.network.parameters()]).sum() * 0
 
     def _image_losses(self, sample: TrainingSample) -> Losses:
-        return self.objective.on_images(self.network.read_images(sample.views), sample.rays, sample.labels, sample.views.cameras[:, 0])
+        reading = self.network.read_images(sample.views)
+        return self.objective.on_images(
+            ImageInputs(reading=reading, rays=sample.rays, labels=sample.labels, cameras=sample.views.cameras[:, 0])
+        )
 
     def _losses(self, sample: TrainingSample) -> Losses:
         output = self.network(sample.views)
@@ -133,7 +137,16 @@ class OccupancyModule(LightningModule):
         rendering = render(
             output.gaussians, sample.rays, near=config.near, far=config.far, label_distances=sample.labels.distances, margin=config.margin
         )
-        return self.objective(output, rendering, sample.rays, sample.labels, sample.views.cameras[:, 0])
+        return self.objective(
+            LossInputs(
+                reading=output.reading,
+                gaussians=output.gaussians,
+                rendering=rendering,
+                rays=sample.rays,
+                labels=sample.labels,
+                cameras=sample.views.cameras[:, 0],
+            )
+        )
 
     def configure_optimizers(self) -> dict:
         config = self.optimization

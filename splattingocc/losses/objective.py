@@ -1,84 +1,69 @@
-"""The training objective: the losses, weighed.
-
-Each loss is a mean over what is labelled in a sample, then a mean over the samples: so a batch has the same gradients however many
-processes share it.
-"""
+"""The training objective: the losses that have a weight, and their weighted sum."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from jaxtyping import Bool, Float
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from splattingocc.config import Config, Distance, Probability, Weight
-from splattingocc.geometry.cameras import Cameras
-from splattingocc.geometry.rays import RayLabels, Rays
-from splattingocc.geometry.transforms import transform_points
-from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.losses.depth import log_distance_error, silog
-from splattingocc.losses.pixels import PixelLabels, pixel_nll
-from splattingocc.losses.query import free_cost, free_points, gaussian_of_cell, hit_cost, query
-from splattingocc.losses.regularization import opacity_prior
-from splattingocc.losses.semantic import class_nll
-from splattingocc.losses.sight import empty_ray_cost, line_of_sight
+from splattingocc.config import Config, Weight
+from splattingocc.losses.depth_bins import DepthBinsConfig
+from splattingocc.losses.distance import DistanceConfig
+from splattingocc.losses.empty import EmptyConfig
+from splattingocc.losses.inputs import ImageInputs, LossInputs
+from splattingocc.losses.line_of_sight import LineOfSightConfig
+from splattingocc.losses.loss import LabelKind, LossConfig, Shared
+from splattingocc.losses.opacity_prior import OpacityPriorConfig
+from splattingocc.losses.pixel_classes import PixelClassesConfig
+from splattingocc.losses.query import QueryConfig
+from splattingocc.losses.semantic import SemanticConfig
 from splattingocc.models.depth import DepthBins
-from splattingocc.models.image_reader import ImageReading
-from splattingocc.models.network import NetworkOutput
-from splattingocc.splatting.gaussians import Gaussians, Rendering
-from splattingocc.taxonomy import CLASSES, SKY
-
-SAME_CENTER = 1e-2
-"""Metres between a ray's origin and an optical centre within which the ray belongs to that camera."""
-
-LABELLED_LOSSES = ("semantic", "distance", "line_of_sight", "empty", "query", "depth_bins", "pixel_classes")
-"""The losses that look at labels."""
+from splattingocc.taxonomy import CLASSES
 
 
 class ObjectiveConfig(Config):
-    """Weights of the losses; 0 leaves one out."""
+    """The losses by the names under which they are logged."""
 
-    semantic: Weight = 1.0
-    """Negative log-likelihood of the rendered class."""
-    distance: Weight = 0.5
-    """Scale-invariant logarithmic error of the rendered distance."""
-    line_of_sight: Weight = 0.5
-    """Free space before the label, mass at the label."""
-    empty: Weight = 0.5
-    """Nothing along rays of the sky and along those whose label lies outside of the grid."""
-    query: Weight = 0.5
-    """The same labels asked of the Gaussians directly: free on the way, the class at the end."""
-    num_query_points: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Points on the way that are asked for each ray."""
-    query_margin: Distance = 0.4
-    """Metres before the label from which on nothing is asked."""
-    depth_bins: Weight = 0.5
-    """Cross-entropy of the image branch's depth distribution at labelled pixels."""
-    pixel_classes: Weight = 0.5
-    """Cross-entropy of the image branch's class at labelled pixels."""
-    opacity_prior: Weight = 0.05
-    """Cost of the mean opacity."""
-    variance_focus: Probability = 0.85
-    """Share of the common scale error that the distance loss forgives."""
+    # A field of a `LossConfig` is a loss, whatever its name
+
+    semantic: SemanticConfig = SemanticConfig()
+    distance: DistanceConfig = DistanceConfig()
+    line_of_sight: LineOfSightConfig = LineOfSightConfig()
+    empty: EmptyConfig = EmptyConfig()
+    query: QueryConfig = QueryConfig()
+    depth_bins: DepthBinsConfig = DepthBinsConfig()
+    pixel_classes: PixelClassesConfig = PixelClassesConfig()
+    opacity_prior: OpacityPriorConfig = OpacityPriorConfig()
     class_weights: dict[str, Weight] = {}
-    """Weights of single classes in the class loss, by name; 1 where not given."""
+    """Weights of single classes wherever a volume's class is compared (semantic, query), by name; 1 where not given."""
+
+    @property
+    def losses(self) -> dict[str, LossConfig]:
+        """All losses by name, in the order of their fields."""
+        return {name: value for name, value in self if isinstance(value, LossConfig)}
+
+    @property
+    def in_use(self) -> dict[str, LossConfig]:
+        """Those that have a weight."""
+        return {name: loss for name, loss in self.losses.items() if loss.weight}
 
     @model_validator(mode="after")
     def _check(self) -> ObjectiveConfig:
         for name in self.class_weights:
             if name not in CLASSES:
                 raise ValueError(f"objective.class_weights: {name!r} is not a class; classes are {', '.join(CLASSES)}")
-        if not any(getattr(self, name) for name in LABELLED_LOSSES):
-            raise ValueError(f"objective: nothing would be learned from labels; give one of {', '.join(LABELLED_LOSSES)} a weight")
+        if not any(loss.learns_from_labels for loss in self.in_use.values()):
+            labelled = [name for name, loss in self.losses.items() if loss.learns_from_labels]
+            raise ValueError(f"objective: nothing would be learned from labels; give one of {', '.join(labelled)} a weight")
         return self
 
 
 @dataclass(frozen=True)
 class Losses:
-    """One number per loss, already weighed."""
+    """One number per loss, already weighted."""
 
     parts: dict[str, Tensor]
 
@@ -88,100 +73,51 @@ class Losses:
 
 
 class Objective(nn.Module):
-    """Compare what was rendered with the 2D labels."""
-
-    class_weights: Tensor
+    """The losses of a configuration; one of weight 0 is not among them."""
 
     def __init__(self, config: ObjectiveConfig, depth_bins: DepthBins) -> None:
         super().__init__()
         self.config = config
-        self.depth_bins = depth_bins
-        weights = torch.tensor([config.class_weights.get(name, 1.0) for name in CLASSES])
-        self.register_buffer("class_weights", weights, persistent=False)
+        class_weights = torch.tensor([config.class_weights.get(name, 1.0) for name in CLASSES])
+        shared = Shared(class_weights, depth_bins)
+        self.losses = nn.ModuleList(loss.build(shared) for loss in config.in_use.values())
+        parameters = [name for name, _ in self.losses.named_parameters()]
+        assert not parameters, f"losses have no parameters, found {', '.join(parameters)}: only the network's would be trained"
 
-    def forward(self, output: NetworkOutput, rendering: Rendering, rays: Rays, labels: RayLabels, cameras: Cameras) -> Losses:
-        """Return the losses of a batch; `cameras` are those of the newest frame (batch, view)."""
-        config = self.config
-        assert rendering.in_front is not None
-        assert rendering.at_hit is not None
-        parts: dict[str, Tensor] = {}
-        empty = find_empty(rays, labels, output.gaussians.grid)
-        stopped = labels.weights * ~empty
-        if config.semantic:
-            nll = class_nll(rendering.features, labels.semantics, class_weights=self.class_weights)
-            parts["semantic"] = config.semantic * _mean(nll, stopped * (labels.semantics < len(CLASSES))).mean()
-        ranged = stopped * labels.distances.isfinite()
-        if config.distance:
-            errors = log_distance_error(rendering.distances, labels.distances)
-            parts["distance"] = config.distance * silog(errors, ranged, variance_focus=config.variance_focus).mean()
-        if config.line_of_sight:
-            sight = line_of_sight(rendering.in_front, rendering.at_hit, labels.distances)
-            parts["line_of_sight"] = config.line_of_sight * _mean(sight, ranged).mean()
-        if config.empty:
-            parts["empty"] = config.empty * _mean(empty_ray_cost(rendering.alphas), labels.weights * empty).mean()
-        if config.query:
-            parts["query"] = config.query * self._query(output.gaussians, rays, labels)
-        parts |= self.on_images(output.reading, rays, labels, cameras).parts
-        if config.opacity_prior:
-            parts["opacity_prior"] = config.opacity_prior * opacity_prior(output.gaussians.opacities).mean()
+    def forward(self, inputs: LossInputs) -> Losses:
+        """Return all losses of a batch."""
+        return self._evaluate(inputs, on_images=False)
+
+    def on_images(self, inputs: ImageInputs) -> Losses:
+        """Return the losses of a batch that need no volume."""
+        return self._evaluate(inputs, on_images=True)
+
+    def _evaluate(self, inputs: ImageInputs, *, on_images: bool) -> Losses:
+        parts = {}
+        for (name, config), loss in zip(self.config.in_use.items(), self.losses, strict=True):
+            if on_images and config.needs_volume:
+                continue
+            of_samples = loss(inputs)
+            assert of_samples.shape == (len(inputs.labels.weights),), f"{name}: {tuple(of_samples.shape)}, expected a number per sample"
+            parts[name] = config.weight * of_samples.mean()
         return Losses(parts)
 
-    def _query(self, gaussians: Gaussians, rays: Rays, labels: RayLabels) -> Tensor:
-        """Return the mean cost of a ray: free points stand for all the cells on the way, the end for itself and its class."""
-        margin, count = self.config.query_margin, self.config.num_query_points
-        costs = []
-        for sample in range(len(labels.distances)):
-            known = labels.distances[sample].isfinite() & (labels.weights[sample] > 0)
-            rays_known, distances = rays[sample][known], labels.distances[sample][known]
-            one, table = gaussians[sample], gaussian_of_cell(gaussians[sample])
-            points = free_points(rays_known, distances, margin=margin, count=count)
-            on_way, _, valid = query(one, table, points.flatten(0, 1))
-            num_cells = (distances - margin).clamp(min=0) / gaussians.grid.cell_size
-            free = (free_cost(on_way) * valid).unflatten(0, (-1, count)).mean(dim=1) * num_cells
-            at_end, features, valid = query(one, table, rays_known.at(distances))
-            nll = class_nll(features, labels.semantics[sample][known], class_weights=self.class_weights)
-            costs.append(_mean(free + (hit_cost(at_end) + nll) * valid, labels.weights[sample][known]))
-        return torch.stack(costs).mean()
 
-    def on_images(self, reading: ImageReading, rays: Rays, labels: RayLabels, cameras: Cameras) -> Losses:
-        """Return the losses that need no volume: depth and class of the labelled pixels, read off the images."""
-        pixels = label_pixels(rays, labels, cameras)
-        depth_nll = pixel_nll(reading.depth_logits.flatten(0, 1), pixels, self.depth_bins.index(pixels.depths))
-        class_nll = pixel_nll(reading.class_logits.flatten(0, 1), pixels, pixels.semantics)
-        parts = {"depth_bins": (self.config.depth_bins, depth_nll), "pixel_classes": (self.config.pixel_classes, class_nll)}
-        num_views = cameras.K.shape[1]
-        own = [pixels.images // num_views == sample for sample in range(len(labels.distances))]
-        means = {name: torch.stack([_mean(nll[of], pixels.weights[of]) for of in own]) for name, (_, nll) in parts.items()}
-        return Losses({name: weight * means[name].mean() for name, (weight, _) in parts.items() if weight})
+def about_missing_labels(config: ObjectiveConfig, missing: Set[LabelKind]) -> Iterator[str]:
+    """Say what is not learned where no label has a class or none has a distance; no loss that learns at all is a `ValueError`."""
+    for kind in sorted(missing):
+        idle = [name for name, loss in config.in_use.items() if kind in loss.needs_labels]
+        partly = [name for name, loss in config.in_use.items() if kind in loss.optional_labels and not loss.needs_labels & missing]
+        said = [f"{', '.join(idle)} cannot learn and show 0"] if idle else []
+        said += [f"{', '.join(partly)} can without"] if partly else []
+        if said:
+            yield f"no label has a {kind}: {'; '.join(said)}"
+    if not any(_learns(loss, missing) for loss in config.in_use.values()):
+        labelled = ", ".join(name for name, loss in config.in_use.items() if loss.learns_from_labels)
+        raise ValueError(
+            f"no label has a {' or a '.join(sorted(missing))}, and of the losses with a weight ({labelled}) none can do without"
+        )
 
 
-def find_empty(rays: Rays, labels: RayLabels, grid: VoxelGrid) -> Bool[Tensor, "*batch ray"]:
-    """Say which rays meet nothing in the grid: those of the sky, and those that are stopped outside of it only."""
-    known = labels.distances.isfinite()
-    _, inside = grid.cells_of(rays.at(labels.distances.where(known, torch.zeros_like(labels.distances))))
-    return (labels.semantics == SKY) | (known & ~inside)
-
-
-def label_pixels(rays: Rays, labels: RayLabels, cameras: Cameras) -> PixelLabels:
-    """Return the labelled points of a batch in the images (batch, view) of the cameras that their rays start from."""
-    height, width = cameras.image_size
-    known = labels.distances.isfinite() & (labels.weights > 0)
-    points = rays.at(labels.distances.where(known, torch.ones_like(labels.distances)))
-    num_views = cameras.K.shape[1]
-    parts = []
-    for sample in range(len(points)):
-        for view in range(num_views):
-            camera = cameras[sample, view]
-            own = known[sample] & ((rays.origins[sample] - camera.optical_centers).norm(dim=-1) < SAME_CENTER)
-            points_view = points[sample, own]
-            pixels, visible = camera.project(points_view)
-            depths = transform_points(camera.cam_from_ego, points_view[visible])[:, 2]
-            images = torch.full_like(depths, sample * num_views + view, dtype=torch.int64)
-            positions = pixels[visible] / pixels.new_tensor([width, height])
-            seen = labels[sample][own][visible]
-            parts.append((images, positions, depths, seen.semantics, seen.weights))
-    return PixelLabels(*(torch.cat(tensors) for tensors in zip(*parts)))
-
-
-def _mean(values: Float[Tensor, "*batch ray"], weights: Float[Tensor, "*batch ray"]) -> Float[Tensor, "*batch"]:
-    return (values * weights).sum(dim=-1) / weights.sum(dim=-1).clamp(min=1e-6)
+def _learns(loss: LossConfig, missing: Set[LabelKind]) -> bool:
+    return not loss.needs_labels & missing and bool((loss.needs_labels | loss.optional_labels) - missing)

@@ -7,19 +7,71 @@ such points trains surfaces from the first step (compare QueryOcc, where queries
 
 from __future__ import annotations
 
+from typing import Annotated, ClassVar
+
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from splattingocc.geometry.rays import Rays
-from splattingocc.geometry.transforms import rotation_from_quat
-from splattingocc.losses.gather import gather_rows
+from splattingocc.config import Distance
+from splattingocc.geometry.rays import RayLabels, Rays
+from splattingocc.losses.cells import gaussian_of_cell, query
+from splattingocc.losses.inputs import LossInputs
+from splattingocc.losses.loss import LabelKind, Loss, LossConfig, LossWeight, Shared, weighted_mean
+from splattingocc.losses.semantic import class_nll
 from splattingocc.splatting.gaussians import Gaussians
 
 EPSILON = 1e-2
 """Response below which a hit's loss stops growing, and above one minus which a free point's does."""
 GOLDEN_RATIO = 0.6180339887
 """Its multiples, modulo one, fill the unit interval evenly; they place the free points without a random generator to resume."""
+
+
+class QueryConfig(LossConfig):
+    """The labels asked of the Gaussians directly: free on the way, the class at the end."""
+
+    needs_labels: ClassVar[frozenset[LabelKind]] = frozenset({"distance"})
+    optional_labels: ClassVar[frozenset[LabelKind]] = frozenset({"class"})
+
+    weight: LossWeight = 0.5
+    num_points: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Points on the way that are asked for each ray."""
+    margin: Distance = 0.4
+    """Metres before the label from which on nothing is asked."""
+
+    def build(self, shared: Shared) -> QueryLoss:
+        return QueryLoss(self, shared.class_weights)
+
+
+class QueryLoss(Loss):
+    """Ask the Gaussian at a label's end to be there and of its class, and those on the way to be free.
+
+    The points on the way are few and stand for all the cells there.
+    """
+
+    class_weights: Tensor
+
+    def __init__(self, config: QueryConfig, class_weights: Float[Tensor, " class"]) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def forward(self, inputs: LossInputs) -> Float[Tensor, " batch"]:
+        samples = range(len(inputs.labels.distances))
+        return torch.stack([self._of_sample(inputs.gaussians[i], inputs.rays[i], inputs.labels[i]) for i in samples])
+
+    def _of_sample(self, gaussians: Gaussians, rays: Rays, labels: RayLabels) -> Float[Tensor, ""]:
+        margin, count = self.config.margin, self.config.num_points
+        known = labels.distances.isfinite() & (labels.weights > 0)
+        rays, labels, table = rays[known], labels[known], gaussian_of_cell(gaussians)
+        points = free_points(rays, labels.distances, margin=margin, count=count)
+        on_way, _, valid = query(gaussians, table, points.flatten(0, 1))
+        num_cells = (labels.distances - margin).clamp(min=0) / gaussians.grid.cell_size
+        free = (free_cost(on_way) * valid).unflatten(0, (-1, count)).mean(dim=1) * num_cells
+        at_end, features, valid = query(gaussians, table, rays.at(labels.distances))
+        nll = class_nll(features, labels.semantics, class_weights=self.class_weights)
+        return weighted_mean(free + (hit_cost(at_end) + nll) * valid, labels.weights)
 
 
 def free_points(rays: Rays, distances: Float[Tensor, "*batch ray"], *, margin: float, count: int) -> Float[Tensor, "*batch ray sample 3"]:
@@ -29,34 +81,6 @@ def free_points(rays: Rays, distances: Float[Tensor, "*batch ray"], *, margin: f
     shares = ((start[:, None] % 1) + torch.arange(count, device=device)) / count
     reach = (distances - margin).clamp(min=0)
     return rays.origins[..., None, :] + (shares * reach[..., None])[..., None] * rays.directions[..., None, :]
-
-
-def gaussian_of_cell(gaussians: Gaussians) -> Int64[Tensor, " cell"]:
-    """Return the index of the Gaussian in each cell of the grid (of an unbatched set), −1 where there is none; the last of several."""
-    grid = gaussians.grid
-    cells, inside = grid.cells_of(gaussians.means.detach())
-    flat = (cells[:, 0] * grid.shape[1] + cells[:, 1]) * grid.shape[2] + cells[:, 2]
-    table = torch.full((grid.num_cells,), -1, dtype=torch.int64, device=flat.device)
-    table[flat[inside]] = inside.nonzero().squeeze(1)
-    return table
-
-
-def query(
-    gaussians: Gaussians, table: Int64[Tensor, " cell"], points: Float[Tensor, "point 3"]
-) -> tuple[Float[Tensor, " point"], Float[Tensor, "point channel"], Bool[Tensor, " point"]]:
-    """Return the response p·exp(−½ d²) and the features of the Gaussian in each point's own cell.
-
-    The third result is False for points outside the grid or in a cell without a Gaussian.
-    """
-    grid = gaussians.grid
-    cells, inside = grid.cells_of(points)
-    index = table[(cells[:, 0] * grid.shape[1] + cells[:, 1]) * grid.shape[2] + cells[:, 2]]
-    valid = inside & (index >= 0)
-    index = index.clamp(min=0)
-    offsets = (points - gather_rows(gaussians.means, index))[:, None, :] @ rotation_from_quat(gather_rows(gaussians.quats, index))
-    squared = (offsets.squeeze(1) / gather_rows(gaussians.scales, index)).square().sum(dim=-1)
-    opacities = gather_rows(gaussians.opacities[:, None], index).squeeze(1)
-    return opacities * torch.exp(-0.5 * squared), gather_rows(gaussians.features, index), valid
 
 
 def hit_cost(responses: Float[Tensor, " point"]) -> Float[Tensor, " point"]:

@@ -1,10 +1,43 @@
-"""Class losses."""
+"""The rendered class."""
+
+from __future__ import annotations
+
+from typing import ClassVar
 
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from splattingocc.losses.inputs import LossInputs
+from splattingocc.losses.loss import LabelKind, Loss, LossConfig, LossWeight, Shared, weighted_mean
+
 EPSILON = 1e-3
 """Probability below which the loss stops growing: the renderer ends a ray at this transmittance."""
+
+
+class SemanticConfig(LossConfig):
+    """Negative log-likelihood of the rendered class."""
+
+    needs_labels: ClassVar[frozenset[LabelKind]] = frozenset({"class"})
+
+    weight: LossWeight = 1.0
+
+    def build(self, shared: Shared) -> SemanticLoss:
+        return SemanticLoss(shared.class_weights)
+
+
+class SemanticLoss(Loss):
+    """Ask a ray that something in the grid stops for the label's class."""
+
+    class_weights: Tensor
+
+    def __init__(self, class_weights: Float[Tensor, " class"]) -> None:
+        super().__init__()
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def forward(self, inputs: LossInputs) -> Float[Tensor, " batch"]:
+        semantics = inputs.labels.semantics
+        nll = class_nll(inputs.rendering.features, semantics, class_weights=self.class_weights)
+        return weighted_mean(nll, inputs.stopped * (semantics < len(self.class_weights)))
 
 
 def class_nll(

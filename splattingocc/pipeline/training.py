@@ -44,7 +44,8 @@ from splattingocc.experiment import (
 )
 from splattingocc.files import BadFile, decoding, read_json, write_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
-from splattingocc.losses.objective import Losses
+from splattingocc.losses.loss import LabelKind
+from splattingocc.losses.objective import Losses, ObjectiveConfig, about_missing_labels
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.provenance import circumstances, commit, environment
 from splattingocc.splatting.read_out import read_out
@@ -82,7 +83,7 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     batches = build_training_batches(config, index)
     (meter,) = (callback for callback in trainer.callbacks if isinstance(callback, StepMeter))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
-        for line in (*about_labels(store, batches.dataset, whole), about_batch(config, trainer.world_size)):
+        for line in (*about_labels(store, batches.dataset, whole, config.objective), about_batch(config, trainer.world_size)):
             print(line)
     if trained is not None and resume_from is not None:
         # Lightning would neither train nor give the averaged weights, which are those of the checkpoint
@@ -152,7 +153,7 @@ def about_batch(config: ExperimentConfig, world_size: int) -> str:
     return f"{samples} samples a step ({share_of_each}); peak learning rate {learning_rate:g}, as configured: it is not scaled"
 
 
-def about_labels(store: LabelStore, dataset: TrainingSet, whole: Index) -> Iterator[str]:
+def about_labels(store: LabelStore, dataset: TrainingSet, whole: Index, objective: ObjectiveConfig) -> Iterator[str]:
     """Say what a training does not see and cannot learn; nothing to learn from at all is a `ValueError`."""
     index = dataset.index
     if left_out := len(whole) + len(whole.incomplete) - len(index):
@@ -162,10 +163,14 @@ def about_labels(store: LabelStore, dataset: TrainingSet, whole: Index) -> Itera
         raise ValueError(
             f"{store.folder}: not one labelled ray in the {len(dataset)} key frames to train on; look at `splattingocc prepare`"
         )
-    if not sum(record.num_classified for record in records):
-        yield "no label has a class: the losses of classes (semantic, pixel_classes, the class in query) learn nothing and show 0"
-    if not sum(record.num_measured for record in records):
-        yield "no label has a distance: the losses of distances (distance, line_of_sight, query, depth_bins) learn nothing and show 0"
+    counts: dict[LabelKind, int] = {
+        "class": sum(record.num_classified for record in records),
+        "distance": sum(record.num_measured for record in records),
+    }
+    try:
+        yield from about_missing_labels(objective, {kind for kind, count in counts.items() if not count})
+    except ValueError as error:
+        raise ValueError(f"{store.folder}: {error}") from error
 
 
 def _fit(

@@ -13,7 +13,7 @@ from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.own_data import OWN_INDEX, write_index
 from splattingocc.labels.generate import generate_labels
-from splattingocc.losses.objective import label_pixels
+from splattingocc.losses.pixels import label_pixels
 from splattingocc.struct import stack
 from splattingocc.taxonomy import IGNORE
 

@@ -3,122 +3,192 @@ import math
 
 import pytest
 import torch
+from jaxtyping import Float
+from labelled_scene import BINS, loss_inputs
+from pydantic import ValidationError
+from torch import Tensor
 
-from splattingocc.geometry.cameras import Cameras
+from splattingocc.config import describe_validation
 from splattingocc.geometry.rays import RayLabels, Rays
-from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.losses.objective import Objective, ObjectiveConfig
-from splattingocc.models.depth import DepthBins
-from splattingocc.models.image_reader import ImageReading
-from splattingocc.models.network import NetworkOutput
-from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.losses.distance import DistanceConfig
+from splattingocc.losses.inputs import ImageInputs
+from splattingocc.losses.loss import Loss, LossConfig, Shared
+from splattingocc.losses.objective import Objective, ObjectiveConfig, about_missing_labels
+from splattingocc.losses.semantic import SemanticConfig
 from splattingocc.taxonomy import IGNORE, SKY
 
-BINS = DepthBins()
-NUM_RAYS = 16
+OF_IMAGES = ("depth_bins", "pixel_classes")
 
 
-def cameras() -> Cameras:
-    """Two cameras a metre apart, both looking along x."""
-    cam_from_ego = torch.tensor([[0.0, -1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
-    second = cam_from_ego.clone()
-    second[0, 3] = 1.0
-    K = torch.tensor([[20.0, 0.0, 24.0], [0.0, 20.0, 16.0], [0.0, 0.0, 1.0]])
-    return Cameras(K.expand(1, 2, 3, 3), torch.stack([cam_from_ego, second])[None], (32, 48))
+def without(*names: str) -> ObjectiveConfig:
+    return ObjectiveConfig.model_validate({name: {"weight": 0.0} for name in names})
 
 
-def scene() -> tuple[NetworkOutput, Rendering, Rays, RayLabels]:
-    torch.manual_seed(0)
-    indices = torch.arange(NUM_RAYS) % 2
-    pixels = torch.rand(NUM_RAYS, 2) * torch.tensor([48.0, 32.0])
-    rays = cameras()[0].rays_through(indices, pixels).map(lambda tensor: tensor[None])
-    labels = RayLabels(torch.randint(0, 17, (1, NUM_RAYS)), 3 + 20 * torch.rand(1, NUM_RAYS), torch.ones(1, NUM_RAYS))
-    rendering = Rendering(
-        torch.rand(1, NUM_RAYS, 17) / 17, 3 + 20 * torch.rand(1, NUM_RAYS), torch.rand(1, NUM_RAYS), *(0.4 * torch.rand(2, 1, NUM_RAYS))
-    )
-    grid = VoxelGrid((0.0, -30.0, -30.0), (30.0, 30.0, 30.0), 5.0)
-    gaussians = Gaussians(
-        30 * torch.rand(1, 8, 3), torch.tensor([1.0, 0, 0, 0]).expand(1, 8, 4), torch.full((1, 8, 3), 0.1), torch.full((1, 8), 0.2),
-        torch.rand(1, 8, 17), grid,
-    )  # fmt: skip
-    reading = ImageReading(torch.randn(1, 2, 3, 4, 6), torch.randn(1, 2, BINS.count, 4, 6), torch.randn(1, 2, 17, 4, 6))
-    return NetworkOutput(gaussians, reading), rendering, rays, labels
+def only(*names: str) -> ObjectiveConfig:
+    return without(*(set(ObjectiveConfig().losses) - set(names)))
+
+
+def of_images(inputs: ImageInputs) -> ImageInputs:
+    return ImageInputs(reading=inputs.reading, rays=inputs.rays, labels=inputs.labels, cameras=inputs.cameras)
 
 
 def test_the_total_is_the_sum_of_the_parts_and_weights_scale_them():
-    output, rendering, rays, labels = scene()
-    losses = Objective(ObjectiveConfig(), BINS)(output, rendering, rays, labels, cameras())
-    assert set(losses.parts) == {"semantic", "distance", "line_of_sight", "empty", "query", "depth_bins", "pixel_classes", "opacity_prior"}
-    assert torch.allclose(losses.total, sum(losses.parts.values()))
-    doubled = Objective(ObjectiveConfig(semantic=2.0), BINS)(output, rendering, rays, labels, cameras())
+    inputs = loss_inputs()
+    losses = Objective(ObjectiveConfig(), BINS)(inputs)
+    assert torch.allclose(losses.total, sum(losses.parts.values(), torch.zeros(())))
+    doubled = Objective(ObjectiveConfig(semantic=SemanticConfig(weight=2.0)), BINS)(inputs)
     assert torch.allclose(doubled.parts["semantic"], 2 * losses.parts["semantic"])
+    assert torch.equal(doubled.parts["distance"], losses.parts["distance"])
 
 
-def test_a_loss_of_weight_zero_is_left_out():
-    output, rendering, rays, labels = scene()
-    losses = Objective(ObjectiveConfig(depth_bins=0.0, pixel_classes=0.0, distance=0.0, query=0.0), BINS)(
-        output, rendering, rays, labels, cameras()
-    )
-    assert set(losses.parts) == {"semantic", "line_of_sight", "empty", "opacity_prior"}
+@pytest.mark.parametrize("name", ObjectiveConfig().losses)
+def test_a_loss_of_weight_zero_is_not_even_built(name: str, monkeypatch: pytest.MonkeyPatch):
+    def refuse(self: LossConfig, shared: Shared) -> Loss:
+        raise AssertionError(f"{type(self).__name__} was built")
+
+    monkeypatch.setattr(type(ObjectiveConfig().losses[name]), "build", refuse)
+    with pytest.raises(AssertionError, match="was built"):
+        Objective(ObjectiveConfig(), BINS)
+    objective = Objective(without(name), BINS)
+    assert name not in objective(loss_inputs()).parts
+
+
+@pytest.mark.parametrize("name", ObjectiveConfig().losses)
+def test_a_loss_computes_alone_what_it_computes_beside_the_others(name: str):
+    beside = Objective(ObjectiveConfig(), BINS)(loss_inputs()).parts[name]
+    # The opacity prior alone would be refused: it learns from no label
+    config = only(name) if ObjectiveConfig().losses[name].learns_from_labels else only(name, "semantic")
+    assert torch.equal(Objective(config, BINS)(loss_inputs()).parts[name], beside)
+
+
+def test_the_image_branch_alone_is_trained_by_the_losses_that_need_no_volume():
+    inputs, objective = loss_inputs(), Objective(ObjectiveConfig(), BINS)
+    parts = objective.on_images(of_images(inputs)).parts
+    assert tuple(parts) == OF_IMAGES
+    whole = objective(inputs).parts
+    assert all(torch.equal(parts[name], whole[name]) for name in OF_IMAGES)
 
 
 def test_padding_changes_nothing():
-    output, rendering, rays, labels = scene()
-    objective = Objective(ObjectiveConfig(), BINS)
-    plain = objective(output, rendering, rays, labels, cameras())
+    inputs, objective = loss_inputs(), Objective(ObjectiveConfig(), BINS)
 
-    def pad(tensor, value):
+    def pad(tensor: Tensor, value: float) -> Tensor:
         return torch.cat([tensor, torch.full_like(tensor[:, :5], value)], dim=1)
 
-    padded_rays = Rays(pad(rays.origins, 0.0), torch.cat([rays.directions, rays.directions[:, :5]], dim=1))
-    padded_labels = RayLabels(pad(labels.semantics, IGNORE), pad(labels.distances, math.nan), pad(labels.weights, 0.0))
-    padded_rendering = rendering.map(lambda tensor: pad(tensor, 0.3))
-    padded = objective(output, padded_rendering, padded_rays, padded_labels, cameras())
-    for name, value in plain.parts.items():
-        assert torch.allclose(padded.parts[name], value, rtol=1e-5), name
-
-
-def test_the_depth_distribution_learns_z_depth_at_the_pixel_of_its_own_rays():
-    output, rendering, rays, labels = scene()
-    objective = Objective(ObjectiveConfig(), BINS)
-    camera = cameras()[0]
-    points = rays.at(labels.distances)[0]
-    logits = torch.full((1, 2, BINS.count, 4, 6), -30.0)
-    for ray in range(NUM_RAYS):
-        view = ray % 2
-        (u, v), _ = (tensor[0] for tensor in camera[view].project(points[ray : ray + 1]))
-        logits[0, view, BINS.index(points[ray, :1]).item(), int(v / 8), int(u / 8)] = 30.0  # z-depth is x: both cameras look along it
-    perfect = dataclasses.replace(output, reading=dataclasses.replace(output.reading, depth_logits=logits))
-    loss = objective(perfect, rendering, rays, labels, cameras()).parts["depth_bins"]
-    # Two points of one feature pixel may share the distribution; nothing costs more than ln 2 then.
-    assert loss < math.log(2) * objective.config.depth_bins
-    other = objective(output, rendering, rays, labels, cameras()).parts["depth_bins"]
-    assert loss < 0.3 * other
+    rays, labels = inputs.rays, inputs.labels
+    padded = dataclasses.replace(
+        inputs,
+        rays=Rays(pad(rays.origins, 0.0), torch.cat([rays.directions, rays.directions[:, :5]], dim=1)),
+        labels=RayLabels(pad(labels.semantics, IGNORE), pad(labels.distances, math.nan), pad(labels.weights, 0.0)),
+        rendering=inputs.rendering.map(lambda tensor: pad(tensor, 0.3)),
+    )
+    found = objective(padded).parts
+    for name, value in objective(inputs).parts.items():
+        assert torch.allclose(found[name], value, rtol=1e-5), name
 
 
 def test_a_ray_stopped_outside_of_the_grid_is_asked_for_nothing_but_emptiness():
-    output, rendering, rays, labels = scene()
-    far = dataclasses.replace(labels, distances=labels.distances + 100)
-    objective = Objective(ObjectiveConfig(query=0.0, opacity_prior=0.0, depth_bins=0.0, pixel_classes=0.0), BINS)
-    parts = objective(output, rendering, rays, far, cameras()).parts
-    assert parts["semantic"] == 0
-    assert parts["line_of_sight"] == 0
-    assert torch.allclose(parts["empty"], -0.5 * (1.01 - rendering.alphas).log().mean())
+    inputs = loss_inputs()
+    far = dataclasses.replace(inputs.labels, distances=torch.full_like(inputs.labels.distances, 100.0))
+    parts = Objective(only("semantic", "distance", "line_of_sight", "empty"), BINS)(dataclasses.replace(inputs, labels=far)).parts
+    assert parts["semantic"] == parts["line_of_sight"] == 0
+    assert parts["distance"] < 1e-3  # the root in it has a floor
+    assert parts["empty"] > 0
 
 
 def test_sky_asks_for_emptiness_and_an_unknown_distance_for_the_class_alone():
-    output, rendering, rays, labels = scene()
-    nowhere = torch.full_like(labels.distances, math.nan)
-    objective = Objective(ObjectiveConfig(query=0.0, opacity_prior=0.0, depth_bins=0.0, pixel_classes=0.0), BINS)
-    sky = RayLabels(torch.full_like(labels.semantics, SKY), nowhere, labels.weights)
-    parts = objective(output, rendering, rays, sky, cameras()).parts
+    inputs, objective = loss_inputs(), Objective(only("semantic", "line_of_sight", "empty"), BINS)
+    nowhere = torch.full_like(inputs.labels.distances, math.nan)
+    sky = RayLabels(torch.full_like(inputs.labels.semantics, SKY), nowhere, inputs.labels.weights)
+    parts = objective(dataclasses.replace(inputs, labels=sky)).parts
     assert parts["empty"] > 0
     assert parts["semantic"] == parts["line_of_sight"] == 0
-    parts = objective(output, rendering, rays, dataclasses.replace(labels, distances=nowhere), cameras()).parts
+    of_cars = RayLabels(torch.full_like(inputs.labels.semantics, 4), nowhere, inputs.labels.weights)
+    parts = objective(dataclasses.replace(inputs, labels=of_cars)).parts
     assert parts["semantic"] > 0
     assert parts["empty"] == parts["line_of_sight"] == 0
 
 
-def test_an_unknown_class_name_is_refused():
-    with pytest.raises(ValueError, match="'cra' is not a class"):
-        Objective(ObjectiveConfig(class_weights={"cra": 2.0}), BINS)
+@pytest.mark.parametrize("missing", ["class", "distance"])
+def test_what_a_loss_says_of_its_labels_is_what_it_computes(missing: str):
+    inputs = loss_inputs()
+    semantics, distances = inputs.labels.semantics, inputs.labels.distances
+    if missing == "class":
+        semantics = torch.full_like(semantics, IGNORE)
+    else:
+        distances = torch.full_like(distances, math.nan)
+    inputs = dataclasses.replace(inputs, labels=dataclasses.replace(inputs.labels, semantics=semantics, distances=distances))
+    for name, config in ObjectiveConfig().losses.items():
+        loss = Objective(only(name, "semantic"), BINS)(inputs).parts[name]
+        predictions = [value for part in (inputs.reading, inputs.gaussians, inputs.rendering) for value in vars(part).values()]
+        tensors = [value for value in predictions if isinstance(value, Tensor)]
+        gradients = [None] * len(tensors) if not loss.requires_grad else torch.autograd.grad(loss, tensors, allow_unused=True)
+        learns = any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+        assert learns == (missing not in config.needs_labels), name
+
+
+def test_what_missing_labels_leave_unlearned_follows_from_the_losses_in_use():
+    assert list(about_missing_labels(ObjectiveConfig(), set())) == []
+    (said,) = about_missing_labels(ObjectiveConfig(), {"class"})
+    assert said == "no label has a class: semantic, pixel_classes cannot learn and show 0; empty, query can without"
+    (said,) = about_missing_labels(ObjectiveConfig(), {"distance"})
+    idle = "distance, line_of_sight, query, depth_bins, pixel_classes"
+    assert said == f"no label has a distance: {idle} cannot learn and show 0; empty can without"
+    assert list(about_missing_labels(only("distance", "opacity_prior"), {"class"})) == []
+
+
+def test_labels_that_no_loss_in_use_can_learn_from_are_refused():
+    with pytest.raises(ValueError, match=r"no label has a class, and of the losses with a weight \(semantic\) none can do without"):
+        list(about_missing_labels(only("semantic", "opacity_prior"), {"class"}))
+    with pytest.raises(ValueError, match="no label has a class or a distance, and of "):
+        list(about_missing_labels(ObjectiveConfig(), {"class", "distance"}))
+
+
+def refusal(**options: object) -> str:
+    with pytest.raises(ValidationError) as refused:
+        ObjectiveConfig.model_validate(options)
+    return describe_validation(refused.value)
+
+
+def test_what_learns_from_no_label_is_refused():
+    nothing = {name: {"weight": 0} for name, loss in ObjectiveConfig().losses.items() if name != "opacity_prior"}
+    assert "nothing would be learned from labels; give one of semantic, distance," in refusal(**nothing)
+    assert "opacity_prior" not in refusal(**nothing)
+
+
+def test_wrong_options_are_refused_in_one_line_that_says_what_is_right():
+    assert "'cra' is not a class" in refusal(class_weights={"cra": 2.0})
+    assert refusal(semantic=0.5) == "ObjectiveConfig.semantic: is 0.5, expected the options of a SemanticConfig, such as its weight"
+    assert "ObjectiveConfig.query: num_point is not an option of QueryConfig; did you mean num_points?" in refusal(query={"num_point": 4})
+    assert "weight is -1" in refusal(empty={"weight": -1})
+
+
+class ScalarConfig(DistanceConfig):
+    def build(self, shared: Shared) -> Loss:
+        return ScalarLoss()
+
+
+class ScalarLoss(Loss):
+    def forward(self, inputs: ImageInputs) -> Float[Tensor, ""]:
+        return inputs.labels.weights.mean()
+
+
+def test_a_loss_that_returns_no_number_per_sample_is_named():
+    with pytest.raises(AssertionError, match="distance: \\(\\), expected a number per sample"):
+        Objective(ObjectiveConfig(distance=ScalarConfig()), BINS)(loss_inputs())
+
+
+class LearnedConfig(DistanceConfig):
+    def build(self, shared: Shared) -> Loss:
+        loss = ScalarLoss()
+        loss.scale = torch.nn.Parameter(torch.ones(()))
+        return loss
+
+
+def test_a_loss_with_parameters_is_refused_because_nothing_would_train_them():
+    with pytest.raises(AssertionError, match=r"found 1\.scale: only the network's would be trained"):
+        Objective(ObjectiveConfig(distance=LearnedConfig()), BINS)
+
+
+def test_nothing_of_the_objective_goes_into_checkpoints():
+    assert Objective(ObjectiveConfig(class_weights={"car": 2.0}), BINS).state_dict() == {}

@@ -1,54 +1,13 @@
+import dataclasses
 import math
 
 import torch
+from labelled_scene import BINS, NUM_RAYS, loss_inputs
 
 from splattingocc.geometry.rays import Rays
-from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.losses.query import free_cost, free_points, gaussian_of_cell, hit_cost, query
-from splattingocc.splatting.gaussians import Gaussians
-
-GRID = VoxelGrid((0.0, 0.0, 0.0), (4.0, 2.0, 2.0), 1.0)
-
-
-def one_in_each_cell(order: torch.Tensor) -> Gaussians:
-    centers = GRID.centers().reshape(-1, 3)[order]
-    count = len(centers)
-    return Gaussians(
-        centers, torch.tensor([1.0, 0, 0, 0]).repeat(count, 1), torch.tensor([0.1, 0.2, 0.4]).repeat(count, 1),
-        torch.linspace(0.1, 0.9, count), torch.eye(count)[:, :5], GRID,
-    )  # fmt: skip
-
-
-def test_points_ask_the_gaussian_of_their_own_cell_whatever_the_order():
-    torch.manual_seed(0)
-    gaussians = one_in_each_cell(torch.randperm(GRID.num_cells))
-    table = gaussian_of_cell(gaussians)
-    responses, features, valid = query(gaussians, table, gaussians.means)
-    assert valid.all()
-    assert torch.allclose(responses, gaussians.opacities)
-    assert torch.equal(features, gaussians.features)
-
-
-def test_the_response_falls_with_the_mahalanobis_distance():
-    gaussians = one_in_each_cell(torch.arange(GRID.num_cells))
-    points = gaussians.means[:1] + torch.tensor([[0.1, 0.2, 0.4]])
-    responses, _, _ = query(gaussians, gaussian_of_cell(gaussians), points)
-    assert math.isclose(responses.item(), gaussians.opacities[0].item() * math.exp(-1.5), rel_tol=1e-4)
-
-
-def test_a_rotation_turns_the_axes():
-    gaussians = one_in_each_cell(torch.arange(GRID.num_cells))
-    quarter_turn = torch.tensor([math.sqrt(0.5), 0, 0, math.sqrt(0.5)]).repeat(GRID.num_cells, 1)  # about z: own x points along y
-    turned = Gaussians(gaussians.means, quarter_turn, gaussians.scales, gaussians.opacities, gaussians.features, GRID)
-    point = gaussians.means[:1] + torch.tensor([[0.0, 0.1, 0.0]])
-    responses, _, _ = query(turned, gaussian_of_cell(turned), point)
-    assert math.isclose(responses.item(), gaussians.opacities[0].item() * math.exp(-0.5), rel_tol=1e-4)
-
-
-def test_points_outside_or_in_empty_cells_are_not_valid():
-    gaussians = one_in_each_cell(torch.arange(3))
-    points = torch.stack([torch.tensor([-1.0, 0.5, 0.5]), torch.tensor([3.5, 1.5, 1.5]), gaussians.means[2]])
-    assert query(gaussians, gaussian_of_cell(gaussians), points)[2].tolist() == [False, False, True]
+from splattingocc.losses.objective import Objective, ObjectiveConfig
+from splattingocc.losses.query import QueryConfig, QueryLoss, free_cost, free_points, hit_cost
+from splattingocc.taxonomy import IGNORE
 
 
 def test_free_points_lie_on_their_ray_before_the_margin_and_spread_evenly():
@@ -72,3 +31,23 @@ def test_costs_pull_hits_up_and_free_points_down_with_bounded_gradients():
     assert (free > 0).all()
     assert hit.abs().max() <= 100 + 1e-3
     assert free.abs().max() <= 51
+
+
+def test_only_labels_with_a_distance_are_asked_and_those_without_a_class_for_matter_alone():
+    inputs, loss = loss_inputs(), QueryLoss(QueryConfig(), torch.ones(17))
+    unclassed = dataclasses.replace(inputs.labels, semantics=torch.full_like(inputs.labels.semantics, IGNORE))
+    without_classes = loss(dataclasses.replace(inputs, labels=unclassed))
+    assert ((without_classes > 0) & (without_classes < loss(inputs))).all()
+    nowhere = dataclasses.replace(inputs.labels, distances=torch.full((2, NUM_RAYS), math.nan, dtype=torch.float64))
+    assert loss(dataclasses.replace(inputs, labels=nowhere)).tolist() == [0.0, 0.0]
+
+
+def test_the_class_at_the_end_counts_by_the_weights_of_classes():
+    inputs = loss_inputs()
+    of_cars = dataclasses.replace(inputs.labels, semantics=torch.full_like(inputs.labels.semantics, 4))
+    inputs = dataclasses.replace(inputs, labels=of_cars)
+    none, plain, triple = (
+        Objective(ObjectiveConfig(class_weights={"car": weight}), BINS)(inputs).parts["query"].item() for weight in (0.0, 1.0, 3.0)
+    )
+    assert none < plain
+    assert math.isclose(triple - none, 3 * (plain - none), rel_tol=1e-6)

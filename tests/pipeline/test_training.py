@@ -318,9 +318,23 @@ def test_labels_of_distances_alone_train_geometry(dataroot: Path, tmp_path: Path
     config = small_experiment(dataroot)
     config = with_epochs(config.model_copy(update={"data": config.data.model_copy(update={"labels": tmp_path / "labels"})}), 1)
     metrics = train(config, tmp_path / "run", show_progress=False)
-    assert "no label has a class: the losses of classes" in capsys.readouterr().out
+    assert "no label has a class: semantic, pixel_classes cannot learn and show 0" in capsys.readouterr().out
     assert metrics["losses"]["semantic"] == metrics["losses"]["pixel_classes"] == 0
     assert all(metrics["losses"][name] > 0 for name in ("distance", "line_of_sight", "query", "depth_bins"))
+
+
+def test_labels_that_no_loss_can_learn_from_are_refused_before_the_first_step(dataroot: Path, tmp_path: Path):
+    generate_labels(
+        read_index(dataroot, "v1.0-mini"), dataroot, tmp_path / "labels", config=LidarLabelConfig(with_classes=False), show_progress=False
+    )
+    geometry = ("distance", "line-of-sight", "empty", "query", "depth-bins")
+    options = [word for name in geometry for word in (f"--objective.{name}.weight", "0")]
+    message = run_and_fail(*train_command(dataroot, tmp_path / "run", "--data.labels", tmp_path / "labels", *options))
+    assert (
+        f"{tmp_path / 'labels'}: no label has a class, and of the losses with a weight (semantic, pixel_classes) none can do without"
+        in message
+    )
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_without_a_single_label_no_step_is_taken(dataroot: Path, tmp_path: Path):

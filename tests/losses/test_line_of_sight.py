@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from splattingocc.losses.sight import line_of_sight
+from splattingocc.losses.line_of_sight import line_of_sight
 
 
 def test_all_mass_at_the_hit_is_best_and_fog_in_front_is_worst():

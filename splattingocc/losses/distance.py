@@ -1,13 +1,44 @@
-"""Distance losses."""
+"""The rendered distance."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from splattingocc.config import Probability
+from splattingocc.losses.inputs import LossInputs
+from splattingocc.losses.loss import LabelKind, Loss, LossConfig, LossWeight, Shared
+
 SHORTEST_DISTANCE = 0.1
 """Metres; keeps logarithms finite where a ray hit nothing."""
+
+
+class DistanceConfig(LossConfig):
+    """Scale-invariant logarithmic error of the rendered distance."""
+
+    needs_labels: ClassVar[frozenset[LabelKind]] = frozenset({"distance"})
+
+    weight: LossWeight = 0.5
+    variance_focus: Probability = 0.85
+    """Share of the common scale error that is forgiven."""
+
+    def build(self, shared: Shared) -> DistanceLoss:
+        return DistanceLoss(self.variance_focus)
+
+
+class DistanceLoss(Loss):
+    """Ask a ray that something in the grid stops for the label's distance."""
+
+    def __init__(self, variance_focus: float) -> None:
+        super().__init__()
+        self.variance_focus = variance_focus
+
+    def forward(self, inputs: LossInputs) -> Float[Tensor, " batch"]:
+        errors = log_distance_error(inputs.rendering.distances, inputs.labels.distances)
+        return silog(errors, inputs.stopped_at_distance, variance_focus=self.variance_focus)
 
 
 def log_distance_error(distances: Float[Tensor, "*batch ray"], targets: Float[Tensor, "*batch ray"]) -> Float[Tensor, "*batch ray"]:

@@ -3,7 +3,7 @@ import math
 import torch
 from torch.autograd import gradcheck
 
-from splattingocc.losses.depth import log_distance_error, silog
+from splattingocc.losses.distance import log_distance_error, silog
 
 
 def test_the_error_is_the_difference_of_logarithms_where_both_are_known():

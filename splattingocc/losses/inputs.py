@@ -1,0 +1,61 @@
+"""What losses look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from splattingocc.geometry.cameras import Cameras
+from splattingocc.geometry.rays import RayLabels, Rays
+from splattingocc.losses.pixels import PixelLabels, label_pixels
+from splattingocc.models.image_reader import ImageReading
+from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.taxonomy import SKY
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInputs:
+    """What there is before anything is lifted: all that a loss without a volume may look at."""
+
+    reading: ImageReading
+    rays: Rays
+    """(batch, ray)"""
+    labels: RayLabels
+    cameras: Cameras
+    """Those of the newest frame, (batch, view)."""
+
+    @cached_property
+    def pixels(self) -> PixelLabels:
+        """The labelled points in the images, computed once for all losses."""
+        return label_pixels(self.rays, self.labels, self.cameras)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossInputs(ImageInputs):
+    """What there is after rendering along the labelled rays."""
+
+    gaussians: Gaussians
+    rendering: Rendering
+    """Made with the label distances, so that `in_front` and `at_hit` are there."""
+
+    @cached_property
+    def empty(self) -> Bool[Tensor, "*batch ray"]:
+        """Rays that meet nothing in the grid: those of the sky, and those that are stopped outside of it only."""
+        distances = self.labels.distances
+        known = distances.isfinite()
+        _, inside = self.gaussians.grid.cells_of(self.rays.at(distances.where(known, torch.zeros_like(distances))))
+        return (self.labels.semantics == SKY) | (known & ~inside)
+
+    @cached_property
+    def stopped(self) -> Float[Tensor, "*batch ray"]:
+        """Label weights of the rays that something in the grid may stop; 0 for the others."""
+        return self.labels.weights * ~self.empty
+
+    @cached_property
+    def stopped_at_distance(self) -> Float[Tensor, "*batch ray"]:
+        """The same of those of which it is known where."""
+        return self.stopped * self.labels.distances.isfinite()
