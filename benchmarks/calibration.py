@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from splattingocc.data.occ3d import read_truth
-from splattingocc.data.taxonomy import FREE
 from splattingocc.engine.inference import predict_gaussians
 from splattingocc.evaluation.miou import NUM_LABELS, confusion, scores
 from splattingocc.experiment import build_index, build_prediction_loader, load_config
@@ -21,6 +20,7 @@ from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.provenance import environment
 from splattingocc.splatting.read_out import read_out
+from splattingocc.taxonomy import FREE
 
 STEP = 0.025
 

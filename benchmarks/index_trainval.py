@@ -16,7 +16,7 @@ from pathlib import Path
 
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.nuscenes_columns import CHANNELS
-from splattingocc.data.taxonomy import LIDARSEG_CATEGORIES
+from splattingocc.data.nuscenes_taxonomy import LIDARSEG_CATEGORIES
 
 VERSION = "v1.0-trainval"
 NUM_SCENES, NUM_SAMPLES, NUM_SENSOR_FRAMES = 850, 34_149, 2_631_083

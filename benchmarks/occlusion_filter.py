@@ -1,10 +1,10 @@
 """How well `labels.occlusion.hidden_points` finds LiDAR points that a camera cannot see, on synthetic streets, where ray casting knows.
 
     python benchmarks/occlusion_filter.py --scenes 8
-    python benchmarks/occlusion_filter.py --scenes 8 --sweeps -1 1
+    python benchmarks/occlusion_filter.py --scenes 8 --other-key-frames -1 1
 
 Prints one JSON line: the share of hidden labels before and after the filter, its precision and recall, and the labels lost for nothing.
-With --sweeps, the sweeps of neighbouring key frames are projected too, as `splattingocc prepare --lidar.sweeps` does.
+With --other-key-frames, their points are projected too, as `splattingocc prepare --lidar.other-key-frames` does.
 """
 
 import argparse
@@ -15,14 +15,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, MOVING_CLASSES
-from splattingocc.geometry.rays import IGNORE, Rays
+from splattingocc.data.nuscenes_taxonomy import CLASS_OF_LIDARSEG
+from splattingocc.geometry.rays import Rays
 from splattingocc.labels.occlusion import hidden_points
 from splattingocc.provenance import environment
 from splattingocc.synthetic.lidar_sweeps import Lidar
 from splattingocc.synthetic.rig import draw_rig
 from splattingocc.synthetic.scene_mesh import SceneMesh
 from splattingocc.synthetic.world import draw_world
+from splattingocc.taxonomy import IGNORE, MOVING_CLASSES
 
 IMAGE_SIZE = (900, 1600)
 INTERVAL = 0.5
@@ -33,17 +34,17 @@ SLACK, RELATIVE_SLACK = 0.3, 0.02
 """A point counts as hidden if the camera's ray to it meets something nearer by more than both together, metres and share."""
 
 
-def measure_scene(seed: int, sweeps: Sequence[int]) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return, for the labels of one sweep in all cameras, which are hidden, which the filter drops, and its seconds."""
+def measure_scene(seed: int, other_key_frames: Sequence[int]) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return, for the labels of one key frame in all cameras, which are hidden, which the filter drops, and its seconds."""
     rng = np.random.default_rng(seed)
-    first, last = min(0, *sweeps, 0), max(0, *sweeps, 0)
+    first, last = min(0, *other_key_frames, 0), max(0, *other_key_frames, 0)
     world = draw_world(rng, INTERVAL * (last - first + 1))
     now = -first * INTERVAL
     *cameras, lidar = draw_rig(rng, IMAGE_SIZE)
     mesh = SceneMesh(world, torch.device("cpu"))
     sensor = Lidar(lidar.ego_from_sensor, torch.device("cpu"))
     parts = []
-    for offset in (0, *sweeps):
+    for offset in (0, *other_key_frames):
         mesh.set_time(now + offset * INTERVAL)
         world_from_ego = world.ego.world_from_ego(now + offset * INTERVAL)
         sweep = sensor.measure(mesh, world_from_ego, rng)
@@ -75,14 +76,14 @@ def measure_scene(seed: int, sweeps: Sequence[int]) -> tuple[np.ndarray, np.ndar
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=8)
-    parser.add_argument("--sweeps", type=int, nargs="*", default=[], help="neighbouring key frames, e.g. -1 1")
+    parser.add_argument("--other-key-frames", type=int, nargs="*", default=[], help="key frames before and after, e.g. -1 1")
     arguments = parser.parse_args()
-    truths, drops, seconds = zip(*(measure_scene(seed, arguments.sweeps) for seed in range(arguments.scenes)))
+    truths, drops, seconds = zip(*(measure_scene(seed, arguments.other_key_frames) for seed in range(arguments.scenes)))
     hidden, dropped = np.concatenate(truths), np.concatenate(drops)
     figures = {
         "what": "occlusion filter",
         "scenes": arguments.scenes,
-        "sweeps": arguments.sweeps,
+        "other_key_frames": arguments.other_key_frames,
         "labels": len(hidden),
         "hidden_before": hidden.mean(),
         "hidden_after": hidden[~dropped].mean(),

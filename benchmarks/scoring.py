@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from splattingocc.data.occ3d import OccupancyTruth
-from splattingocc.data.taxonomy import FREE
 from splattingocc.evaluation.fscore import f_score
 from splattingocc.evaluation.miou import confusion, count_voxels
 from splattingocc.evaluation.ray_iou import MAX_ORIGINS, cast_grid, count_rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.provenance import environment
+from splattingocc.taxonomy import FREE
 
 NUM_BOXES = 300
 REPEATS = 20

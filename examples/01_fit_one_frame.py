@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import inside, labelled_rays
 from splattingocc.data.nuscenes import read_index
-from splattingocc.data.taxonomy import NUM_CLASSES
 from splattingocc.evaluation.rendering import RenderingScores
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
@@ -31,6 +30,7 @@ from splattingocc.losses.line_of_sight import line_of_sight
 from splattingocc.losses.semantic import class_nll
 from splattingocc.splatting.gaussians import Gaussians, Rendering
 from splattingocc.splatting.render import render
+from splattingocc.taxonomy import NUM_CLASSES
 
 NEAR, FAR, MARGIN = 0.2, 65.0, 0.4
 """Metres along a ray that count, and how close to the label a hit must be."""

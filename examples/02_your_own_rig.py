@@ -7,7 +7,7 @@ and the one call of `write_index`: from there on every command works on it.
 
     python examples/02_your_own_rig.py --out data/shuttle
     splattingocc prepare --dataroot data/shuttle --version drives --vehicle-masks data/shuttle/masks
-    splattingocc train configs/splattingocc/splattingocc-synth.py --data.dataroot data/shuttle --data.version drives \\
+    splattingocc train splattingocc-synth --data.dataroot data/shuttle --data.version drives \\
         --data.vehicle-masks data/shuttle/masks
 """
 
@@ -24,8 +24,8 @@ from numpy import ndarray
 from PIL import Image
 
 from splattingocc.data.key_frames import KeyFrame, SensorFrame
+from splattingocc.data.nuscenes_taxonomy import CLASS_OF_LIDARSEG
 from splattingocc.data.own_data import write_index
-from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG
 from splattingocc.geometry.rays import Rays
 from splattingocc.synthetic.camera_images import render_image
 from splattingocc.synthetic.rig import rigid_matrix

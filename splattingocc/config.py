@@ -7,11 +7,13 @@ lies outside of it would crash hours later or compute nonsense.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
 
 C = TypeVar("C", bound="Config")
 LARGEST_IMAGE = 100_000_000
@@ -20,6 +22,8 @@ LONGEST_VALUE = 80
 """Characters of a wrong value that an error repeats."""
 MOST_PROBLEMS = 5
 """Wrong values that one error names."""
+KIND_TAG = "kind="
+"""Begins pydantic's name for the choice among several classes, which is no part of an option's name."""
 
 
 def _check_area(size: tuple[int, int]) -> tuple[int, int]:
@@ -85,6 +89,67 @@ class Config(BaseModel):
         return type(self).model_validate({**dict(self), **(update or {})})
 
 
+class ByKind:
+    """Mark of a field with one of several configuration classes, which their field `kind` tells apart: `Annotated[A | B, ByKind()]`.
+
+    A `kind` is a `Literal` of one name, which is also its default. Values without one are of the first class.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        kinds = kinds_in(source)
+        choices = {f"{KIND_TAG}{kind}": handler.generate_schema(choice) for kind, choice in kinds.items()}
+        first = next(iter(kinds))
+
+        def check(value: Any) -> Any:
+            kind = value.get("kind", first) if isinstance(value, dict) else getattr(value, "kind", first)
+            if kind not in tuple(kinds):
+                raise ValueError(f"kind is {_shortened(kind)}, {expected_one_of(kind, kinds)}")
+            return value
+
+        def tag(value: Any) -> str:
+            return KIND_TAG + (value.get("kind", first) if isinstance(value, dict) else getattr(value, "kind", first))
+
+        return core_schema.no_info_before_validator_function(check, core_schema.tagged_union_schema(choices, discriminator=tag))
+
+
+def kinds_in(annotation: Any) -> dict[str, type[Config]]:
+    """Return the classes of a field marked `ByKind`, by their kind, from its annotation without the mark."""
+    classes = get_args(annotation) or (annotation,)
+    kinds = {choice.model_fields["kind"].default: choice for choice in classes}
+    assert len(kinds) == len(classes), f"{annotation}: a kind stands for one class"
+    return kinds
+
+
+def kinds_of(field: FieldInfo) -> dict[str, type[Config]] | None:
+    """Return the classes that a field can have, by their kind, where it is marked `ByKind`."""
+    return kinds_in(field.annotation) if any(isinstance(mark, ByKind) for mark in field.metadata) else None
+
+
+def with_kind(config: C, place: Sequence[str], kind: str) -> C:
+    """Return options of which those at a place (the names of fields) are of another kind, with its defaults; nothing else is checked.
+
+    Where there is no choice, or what is there is of this kind already, they stay as they are. `ValueError` for a kind that there is not.
+    """
+    name, *rest = place or ("",)
+    field = type(config).model_fields.get(name)
+    if field is None or not isinstance(value := getattr(config, name), Config):
+        return config
+    if rest:
+        value = with_kind(value, rest, kind)
+    elif (kinds := kinds_of(field)) is not None and value.model_dump()["kind"] != kind:
+        if kind not in kinds:
+            raise ValueError(expected_one_of(kind, kinds))
+        value = kinds[kind]()
+    return BaseModel.model_copy(config, update={name: value})  # type: ignore[return-value]
+
+
+def expected_one_of(name: object, known: Iterable[str]) -> str:
+    """Say which names there are, and which was probably meant."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if isinstance(name, str) else []
+    return f"expected one of {', '.join(known)}{f'; did you mean {near[0]}?' if near else ''}"
+
+
 def describe_validation(error: ValidationError) -> str:
     """Say a pydantic error in one line: class, key, value, what is wrong, and the key that was probably meant."""
     problems = error.errors(include_url=False)
@@ -93,7 +158,7 @@ def describe_validation(error: ValidationError) -> str:
 
 
 def _describe(title: str, problem: Mapping[str, Any]) -> str:
-    where = ".".join([title, *map(str, problem["loc"])])
+    where = ".".join([title, *(str(name) for name in problem["loc"] if not str(name).startswith(KIND_TAG))])
     # What a validator of ours says repeats the value where that helps
     if problem["type"] in ("value_error", "missing"):
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

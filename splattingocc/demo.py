@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from splattingocc.config import Config
+from splattingocc.config_files import CONFIGS
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import inside, labelled_rays
 from splattingocc.engine.checkpoint import newest_checkpoint
@@ -35,7 +36,7 @@ from splattingocc.pipeline.training import NETWORK_FILE, train
 from splattingocc.provenance import environment, source_hash
 from splattingocc.synthetic.writer import SynthConfig, write_dataset
 
-CONFIG = Path(__file__).parent.parent / "configs" / "splattingocc" / "splattingocc-synth.py"
+CONFIG = CONFIGS / "splattingocc" / "splattingocc-synth.py"
 """What the demo trains."""
 WORLD = SynthConfig(num_scenes=30, num_val_scenes=6, frames_per_scene=2, image_size=(180, 320))
 """What it trains on: many streets with few frames each, because neighbouring frames teach little."""

@@ -18,12 +18,12 @@ from pydantic import AfterValidator, Field, SerializeAsAny, ValidationError, mod
 from torch.utils.data import DataLoader
 
 from splattingocc.config import Config, Epochs, Seed, Steps, Workers, describe_validation
+from splattingocc.config_files import find_config
 from splattingocc.data.augment import AugmentConfig
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet, calibration_scenes
 from splattingocc.data.nuscenes import read_index
-from splattingocc.data.taxonomy import NUM_CLASSES
 from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.engine.batches import TrainingBatches, prediction_loader
 from splattingocc.engine.callbacks import StepProgress
@@ -39,6 +39,7 @@ from splattingocc.kernels.gaussian_scene import MAX_REACH_CELLS
 from splattingocc.losses.objective import Objective, ObjectiveConfig
 from splattingocc.models.gaussian_head import MAX_OPACITY
 from splattingocc.models.network import NetworkConfig, OccupancyNetwork
+from splattingocc.taxonomy import NUM_CLASSES
 
 LARGEST_CONFIG = 2**20
 """Bytes of a configuration in Python."""
@@ -153,8 +154,10 @@ class ExperimentConfig(Config):
 def load_config(path: Path) -> ExperimentConfig:
     """Return a configuration: what the function `config` of a Python file makes, or what a `.json` file holds, as runs leave one.
 
-    `ValueError` says in one line whatever is wrong with the file, be it damaged or no configuration at all.
+    What is no file may be the name of one of the package's, as `find_config` takes it. `ValueError` says in one line whatever is wrong
+    with the file, be it damaged or no configuration at all.
     """
+    path = find_config(path)
     try:
         if path.suffix == ".json":
             return ExperimentConfig.model_validate(read_json(path, dict[str, Any], what="a configuration in JSON"))
@@ -207,7 +210,7 @@ def build_network(config: ExperimentConfig) -> OccupancyNetwork:
 
 
 def build_module(config: ExperimentConfig) -> OccupancyModule:
-    objective = Objective(config.objective, config.network.lift.depth_bins)
+    objective = Objective(config.objective, config.network.image_reader.depth_bins)
     return OccupancyModule(build_network(config), objective, config.render, config.optimization)
 
 

@@ -23,13 +23,14 @@ from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, re
 from splattingocc.experiment import ExperimentConfig
 from splattingocc.files import sha256_of
 from splattingocc.geometry.cameras import Cameras, Views
-from splattingocc.geometry.rays import SKY, RayLabels, Rays
+from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.read_out import read_out
 from splattingocc.splatting.render import render
+from splattingocc.taxonomy import SKY
 from splattingocc.visualization.panels import CameraMaps, draw_grid, save_cameras, save_occupancies, save_overview, save_renderings
 
 IMAGE_WIDTH = 640

@@ -48,10 +48,13 @@ def _installed_commit(folder: Path) -> str | None:
 
 @cache
 def source_hash() -> str:
-    """Return a digest of the package's own code, which says more exactly than a commit whether two runs ran the same."""
+    """Return a digest of the package's own code, which says more exactly than a commit whether two runs ran the same.
+
+    Its configurations are not in it: a result states the one that made it, and must not go stale because another one was edited.
+    """
     folder = Path(splattingocc.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(set(folder.rglob("*.py")) - set((folder / "configs").rglob("*.py"))):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -17,7 +17,7 @@ from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.losses.inputs import LossInputs
 from splattingocc.losses.objective import Objective, ObjectiveConfig
 from splattingocc.models.depth import DepthBins
-from splattingocc.models.lift import ImageReading
+from splattingocc.models.image_reader import ImageReading
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.render import render
 from splattingocc.struct import stack

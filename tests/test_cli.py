@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy_parts import MeanLiftConfig, PatchesConfig, ToyNetworkConfig
 
 import splattingocc
 from splattingocc.cli import COMMANDS, expand_cfg_options, main, parse
 from splattingocc.data.nuscenes import read_index
+from splattingocc.models.backbone import ResNetConfig
+from splattingocc.models.neck import FPNConfig
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "splattingocc" / "splattingocc-synth.py"
@@ -74,6 +77,66 @@ def test_command_lines_of_this_family_are_understood(tmp_path: Path):
     assert command.experiment.optimization.learning_rate == 1e-3
     command = parse(["test", str(CONFIG), "net.ckpt", "--launcher", "none", "--eval", "segm", "--gpu-collect", "--dump_dir=out"])
     assert (command.checkpoint, command.eval, command.dump_dir) == (Path("net.ckpt"), ("segm",), Path("out"))
+
+
+TOY_CONFIG = """
+from toy_parts import ToyExperimentConfig
+
+
+def config():
+    return ToyExperimentConfig(name="toy", network={"backbone": {"kind": "resnet", "depth": 34}})
+"""
+
+
+@pytest.fixture
+def toy_config(tmp_path: Path) -> str:
+    """A configuration whose backbone and lift can be of two kinds."""
+    path = tmp_path / "toy.py"
+    path.write_text(TOY_CONFIG)
+    return str(path)
+
+
+def test_a_part_of_another_kind_is_chosen_by_an_option_and_has_its_own(toy_config: str):
+    words = ["--network.backbone.width", "5", "--network.backbone.kind", "patches", "--network.neck.channels", "16"]
+    network = parse(["train", toy_config, *words, "--network.lift.kind=mean"]).experiment.network
+    assert network == ToyNetworkConfig(backbone=PatchesConfig(width=5), neck=FPNConfig(channels=16), lift=MeanLiftConfig())
+    network = parse(["train", toy_config, "--cfg-options", "network.backbone.kind=patches", "network.backbone.width=5"]).experiment.network
+    assert network.backbone == PatchesConfig(width=5)
+
+
+def test_options_of_the_kind_that_the_configuration_has_need_no_kind(toy_config: str):
+    assert parse(["train", toy_config]).experiment.network.backbone == ResNetConfig(depth=34)
+    words = ["--network.backbone.kind", "resnet", "--network.backbone.weights", "w.pth"]
+    assert parse(["train", toy_config, *words]).experiment.network.backbone == ResNetConfig(depth=34, weights=Path("w.pth"))
+
+
+def test_the_last_of_several_kinds_counts(toy_config: str):
+    words = ["--network.backbone.kind", "patches", "--network.backbone.kind", "resnet", "--network.backbone.depth", "50"]
+    assert parse(["train", toy_config, *words]).experiment.network.backbone == ResNetConfig(depth=50)
+
+
+def test_a_kind_that_there_is_not_is_refused_by_name(toy_config: str, capsys: pytest.CaptureFixture):
+    message = refused(capsys, "train", toy_config, "--network.backbone.kind", "patch")
+    assert message == "splattingocc train: --network.backbone.kind patch: expected one of resnet, patches; did you mean patches?\n"
+    message = refused(capsys, "train", str(CONFIG), "--network.lift.kind", "lss")
+    assert message == "splattingocc train: --network.lift.kind lss: expected one of sampling\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--network.bone.kind", "patches"], "--network.bone.kind"),
+        (["--kind", "patches"], "--kind"),
+        (["--network.backbone.kind"], "--network.backbone.kind"),
+        (["--network.backbone.width", "5"], "--network.backbone.width"),
+        (["--network.backbone.kind=patches", "--network.backbone.depth", "18"], "--network.backbone.depth"),
+    ],
+)
+def test_an_option_that_no_part_has_is_refused(words: list[str], said: str, toy_config: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", toy_config, *words])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("launcher", "right"), [("pytorch", "tools/dist_train.sh"), ("slurm", "tools/slurm_train.sh")])
@@ -173,8 +236,8 @@ def test_a_misspelled_command_names_the_right_one(capsys: pytest.CaptureFixture)
 @pytest.mark.parametrize("words", [[], ["--seed", "3"]])
 def test_a_missing_configuration_is_what_is_said_to_be_missing(command: str, words: list[str], capsys: pytest.CaptureFixture):
     message = refused(capsys, command, *words)
-    assert message.startswith(f"splattingocc {command}: expected a configuration file first")
-    assert "configs/splattingocc/splattingocc-synth.py" in message
+    assert message.startswith(f"splattingocc {command}: expected a configuration first")
+    assert "by name there are splattingocc-synth" in message
     assert message.count("\n") == 1
 
 

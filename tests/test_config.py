@@ -2,18 +2,18 @@ import importlib
 import math
 import pkgutil
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field, ValidationError
 
 import splattingocc
-from splattingocc.config import LARGEST_IMAGE, MOST_PROBLEMS, Config, ImageSize, KeyFrameOffsets, describe_validation
+from splattingocc.config import LARGEST_IMAGE, MOST_PROBLEMS, ByKind, Config, ImageSize, KeyFrameOffsets, describe_validation, with_kind
 from splattingocc.files import images
 
 BELOW_ZERO = {
     ("LoaderConfig", "auxiliary_offsets"),
-    ("LidarLabelConfig", "sweeps"),
+    ("LidarLabelConfig", "other_key_frames"),
     ("PictureConfig", "position"),
     ("PictureConfig", "target"),
     ("PictureConfig", "sun"),
@@ -31,6 +31,62 @@ class Oven(Config):
 class Kitchen(Config):
     oven: Oven = Oven()
     sizes: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+
+class Hob(Config):
+    kind: Literal["hob"] = "hob"
+    plates: Annotated[int, Field(ge=1)] = 4
+
+
+class Stove(Config):
+    kind: Literal["stove"] = "stove"
+    wood: Annotated[float, Field(ge=0)] = 2.5
+
+
+class Cabin(Config):
+    cooker: Annotated[Hob | Stove, ByKind()] = Hob()
+    only: Annotated[Hob, ByKind()] = Hob()
+
+
+def test_a_kind_decides_which_options_there_are():
+    assert Cabin.model_validate({"cooker": {"kind": "stove", "wood": 1}}).cooker == Stove(wood=1)
+    assert Cabin(cooker=Stove()).cooker == Stove()
+    assert Cabin.model_validate({"cooker": {"plates": 2}}).cooker == Hob(plates=2)  # the first, where none is named
+
+
+@pytest.mark.parametrize("cabin", [Cabin(), Cabin(cooker=Stove(wood=1))])
+def test_options_of_any_kind_come_back_from_json(cabin: Cabin):
+    assert Cabin.model_validate_json(cabin.model_dump_json()) == cabin
+    assert Cabin.model_validate(cabin.model_dump(mode="json")) == cabin
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cooker": {"kind": "stov"}}, "Cabin.cooker: kind is 'stov', expected one of hob, stove; did you mean stove?"),
+        ({"only": {"kind": "stove"}}, "Cabin.only: kind is 'stove', expected one of hob"),
+        ({"only": Stove()}, "Cabin.only: kind is 'stove', expected one of hob"),
+        ({"cooker": {"kind": ["hob"]}}, "Cabin.cooker: kind is ['hob'], expected one of hob, stove"),
+        ({"cooker": {"kind": None}}, "Cabin.cooker: kind is None, expected one of hob, stove"),
+        ({"cooker": {"kind": "stove", "plates": 2}}, "Cabin.cooker: plates is not an option of Stove; it has kind, wood"),
+        ({"cooker": {"kind": "stove", "wood": -1}}, "Cabin.cooker.wood is -1: input should be greater than or equal to 0"),
+        ({"cooker": 3}, "Cabin.cooker is 3: input should be a valid dictionary or instance of Hob"),
+        ({"cooker": None}, "Cabin.cooker is None: input should be a valid dictionary or instance of Hob"),
+    ],
+)
+def test_what_is_of_no_kind_or_does_not_fit_it_is_named_without_pydantics_tags(options: dict, said: str):
+    with pytest.raises(ValidationError) as refused:
+        Cabin.model_validate(options)
+    assert describe_validation(refused.value) == said
+
+
+def test_a_part_is_exchanged_for_one_of_another_kind():
+    assert with_kind(Cabin(), ["cooker"], "stove") == Cabin(cooker=Stove())
+    assert with_kind(Cabin(cooker=Hob(plates=2)), ["cooker"], "hob") == Cabin(cooker=Hob(plates=2))
+    for nowhere in (["oven"], ["cooker", "plates"], ["cooker", "plates", "x"], []):
+        assert with_kind(Cabin(), nowhere, "stove") == Cabin()
+    with pytest.raises(ValueError, match=r"expected one of hob$"):
+        with_kind(Cabin(), ["only"], "stove")
 
 
 def config_classes() -> list[type[Config]]:

@@ -13,18 +13,18 @@ from splattingocc.data.key_frames import KeyFrame
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig
 from splattingocc.data.nuscenes import read_index
-from splattingocc.data.taxonomy import CAMERA_CHANNELS
+from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS
 from splattingocc.engine.checkpoint import save_network
 from splattingocc.evaluation.predictions import Manifest, PredictionCache, Provenance
 from splattingocc.experiment import DataConfig, ExperimentConfig, build_network
-from splattingocc.geometry.rays import SKY
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels
-from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.pictures import _camera_maps, draw_key_frame, draw_key_frame_without_cache
 from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.taxonomy import SKY
 from splattingocc.visualization.panels import OCCUPANCY_WIDTH
 from splattingocc.visualization.sheet import MARGIN
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import splattingocc
 from splattingocc import provenance
 from splattingocc.provenance import circumstances, commit, driver, environment, source_hash
 
@@ -46,6 +47,25 @@ def test_the_driver_is_read_where_linux_keeps_it(line: str, tmp_path: Path, monk
 def test_the_source_hash_is_stable():
     assert source_hash() == source_hash()
     assert len(source_hash()) == 64
+
+
+def test_the_source_hash_is_of_the_code_and_not_of_the_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = tmp_path / "splattingocc"
+    (package / "configs" / "family").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.setattr(splattingocc, "__file__", str(package / "__init__.py"))
+
+    def hash_with(name: str, content: str) -> str:
+        (package / name).write_text(content)
+        source_hash.cache_clear()
+        return source_hash()
+
+    try:
+        alone = hash_with("code.py", "x = 1")
+        assert hash_with("configs/family/x.py", "def config(): ...") == alone
+        assert hash_with("code.py", "x = 2") != alone
+    finally:
+        source_hash.cache_clear()
 
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

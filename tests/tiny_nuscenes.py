@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from splattingocc.data.taxonomy import CAMERA_CHANNELS, LIDARSEG_CATEGORIES
+from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS, LIDARSEG_CATEGORIES
 from splattingocc.geometry.transforms import rotation_from_quat
 
 VERSION = "v1.0-tiny"

@@ -16,10 +16,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args, get_type_hints
 
 from splattingocc import __version__
 from splattingocc.cli.ending import ending_well, one_line
+from splattingocc.config_files import describe_known
+
+if TYPE_CHECKING:
+    from splattingocc.experiment import ExperimentConfig
 
 COMMANDS = {
     "demo": "run.Demo",
@@ -34,10 +38,10 @@ COMMANDS = {
 }
 """Where in this package the class of each command stands."""
 CONFIGURED = ("train", "test", "visualize")
-"""Commands whose first argument is a configuration file that sets the defaults of their options."""
-MOST_CONFIGURATIONS = 10
-"""Configuration files that are named where one is missing."""
+"""Commands whose first argument is a configuration, a file or a name, that sets the defaults of their options."""
 
+KIND_OPTION = re.compile(r"--[\w.-]+\.kind(?=$|=)")
+"""An option that says of which kind a part is."""
 INVALID_CHOICE = re.compile(r"invalid choice '(.*?)' for argument '(.*?)'. Expected one of \((.*?)\)")
 """How tyro refuses a value."""
 TERMINAL_ART = re.compile(r"(?:\x1b\[[0-9;]*m|[│\s])+")
@@ -74,21 +78,46 @@ def parse(arguments: Sequence[str]) -> Any:
     prog = f"splattingocc {name}"
     is_configured = name in CONFIGURED and bool(rest) and not rest[0].startswith("-")
     if name in CONFIGURED and not is_configured and not {"-h", "--help"} & set(rest):
-        refuse(f" {name}: expected a configuration file first, as in `{prog} CONFIG [options]`; {_known_configurations()}")
+        refuse(f" {name}: expected a configuration first, as in `{prog} CONFIG [options]`; {describe_known()}")
     import tyro
 
     module, class_name = COMMANDS[name].split(".")
     command = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
     if is_configured:
-        from splattingocc.experiment import ExperimentConfig, load_config
+        from splattingocc.experiment import load_config
 
-        # The same command with the configuration file's values as the defaults of its options
-        experiment = dataclasses.field(default=load_config(Path(rest[0])))
-        options = [("experiment", Annotated[ExperimentConfig, tyro.conf.arg(name="")], experiment)]
+        # The same command with the configuration's values as the defaults of its options
+        experiment, rest = _with_kinds(load_config(Path(rest[0])), rest, prog)
+        options = [("experiment", Annotated[type(experiment), tyro.conf.arg(name="")], dataclasses.field(default=experiment))]
         command = dataclasses.make_dataclass(command.__name__, options, bases=(command,), namespace={"__doc__": command.__doc__})
     made = _understand(command, prog, rest)
     check_bounds(made)
     return made
+
+
+def _with_kinds(experiment: ExperimentConfig, words: Sequence[str], prog: str) -> tuple[ExperimentConfig, list[str]]:
+    """Return the configuration with parts of the kinds that options like `--network.backbone.kind resnet` ask for, and the words.
+
+    Which other options there are depends on it. Of several for one part the last one counts, as of any option.
+    """
+    from splattingocc.config import with_kind
+
+    kinds: dict[str, str] = {}
+    places: list[tuple[int, str]] = []
+    words = [part for word in words for part in (word.split("=", 1) if KIND_OPTION.match(word) else [word])]
+    for position, (word, following) in enumerate(zip(words, words[1:])):
+        if KIND_OPTION.fullmatch(word):
+            name = word.replace("_", "-")
+            kinds[name] = following
+            places.append((position + 1, name))
+    for name, kind in kinds.items():
+        try:
+            experiment = with_kind(experiment, name[2:].replace("-", "_").split(".")[:-1], kind)
+        except ValueError as error:
+            refuse(f"{prog.removeprefix('splattingocc')}: {name} {kind}: {error}")
+    for position, name in places:
+        words[position] = kinds[name]
+    return experiment, words
 
 
 def _understand(command: type, prog: str, words: Sequence[str]) -> Any:
@@ -98,7 +127,8 @@ def _understand(command: type, prog: str, words: Sequence[str]) -> Any:
     errors = io.StringIO()
     try:
         with redirect_stderr(errors):
-            return tyro.cli(command, prog=prog, args=words)
+            # What the default is decides among several classes; `_with_kinds` has seen to that
+            return tyro.cli(command, prog=prog, args=words, config=(tyro.conf.AvoidSubcommands,))
     except SystemExit as ended:
         line = _in_one_line(ended, errors.getvalue(), prog)
         if line is not None:
@@ -166,16 +196,6 @@ def _refuse_command(name: str) -> NoReturn:
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
     refuse(f": {name} is not a command; {meant}")
-
-
-def _known_configurations() -> str:
-    """Say which configuration files there are here, or else beside this package."""
-    for root in (Path("configs"), Path(__file__).parents[2] / "configs"):
-        found = sorted(str(path) for path in root.glob("**/*.py") if path.is_file())
-        if found:
-            more = f" and {len(found) - MOST_CONFIGURATIONS} more" if len(found) > MOST_CONFIGURATIONS else ""
-            return f"there are {', '.join(found[:MOST_CONFIGURATIONS])}{more}, and the config.json of any run"
-    return "the config.json of any run is one"
 
 
 def main(arguments: Sequence[str] | None = None, *, is_last: bool | None = None) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from splattingocc.config import Workers
+from splattingocc.config import Config, Workers
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import Manifest
-from splattingocc.labels.dense import DenseLabelConfig
-from splattingocc.labels.lidar import LidarLabelConfig
+from splattingocc.labels.dense import DenseLabelConfig, DenseLabels
+from splattingocc.labels.lidar import LidarLabelConfig, LidarLabels
+from splattingocc.labels.source import LabelSource
 
 
 @dataclass
@@ -39,19 +40,27 @@ class Prepare:
     verify_inputs: bool = False
     """Check, beside that, that the sweeps and maps still hold what the labels were made from: reads them all."""
 
+    def source(self) -> LabelSource:
+        """Return what the options ask to make labels from; options of any other source are an error, because they would do nothing."""
+        if self.dense.semantics is not None:
+            _refuse_changed("lidar", self.lidar, "does nothing where labels come from maps (--dense.semantics)")
+            return DenseLabels(self.dense)
+        _refuse_changed("dense", self.dense, "does nothing without class maps (--dense.semantics)")
+        return LidarLabels(self.lidar)
+
     def run(self) -> None:
         from splattingocc.data.label_store import LabelStore
         from splattingocc.data.nuscenes import only_version, read_index
         from splattingocc.labels.generate import generate_labels, verify_inputs
 
+        source = self.source()
         out = self.out or self.dataroot / "labels_2d"
         index = read_index(self.dataroot, self.version or only_version(self.dataroot), cache_dir=out / "index")
-        config = self.lidar if self.dense.semantics is None else self.dense
         if self.verify or self.verify_inputs:
             store = LabelStore.open(out)
             store.verify(index)
             if self.verify_inputs:
-                verify_inputs(store, index, self.dataroot, config, vehicle_masks=self.vehicle_masks)
+                verify_inputs(store, index, self.dataroot, source, vehicle_masks=self.vehicle_masks)
             print(f"{out}: every scene is whole and made from these tables{' and files' if self.verify_inputs else ''}")
             return
         manifest = generate_labels(
@@ -59,7 +68,7 @@ class Prepare:
             self.dataroot,
             out,
             scenes=self.scenes or None,
-            config=config,
+            source=source,
             skip_missing=self.skip_missing,
             vehicle_masks=self.vehicle_masks,
             num_workers=self.workers,
@@ -82,6 +91,13 @@ class Prepare:
             print(f"left out: {len(reasons)} key frames of {len(scenes)} scenes ({some})")
             token, reason = next(iter(reasons.items()))
             print(f"e.g. {token}: {reason}")
+
+
+def _refuse_changed(prefix: str, options: Config, why: str) -> None:
+    """Refuse options that are not as they are by default."""
+    for name, value in options:
+        if value != type(options).model_fields[name].default:
+            raise ValueError(f"--{prefix}.{name.replace('_', '-')} {value}: {why}; leave it out")
 
 
 @dataclass

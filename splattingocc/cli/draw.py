@@ -17,7 +17,7 @@ class Visualize:
     """Draw key frames as a trained network sees them: cameras, renderings beside labels, occupancy beside the truth."""
 
     config: tyro.conf.Positional[Path]
-    """Configuration file."""
+    """Configuration: a file, or the name of one that comes with the package."""
     checkpoint: tyro.conf.Positional[Path]
     """`network.safetensors` of a finished training."""
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")]

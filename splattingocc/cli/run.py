@@ -45,7 +45,7 @@ class Train:
     """Train a configuration; any of its fields can be set on the command line."""
 
     config: tyro.conf.Positional[Path]
-    """Configuration file."""
+    """Configuration: a file, or the name of one that comes with the package."""
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     work_dir: Path | None = None
     """Where results go; `work_dirs/<name>` by default."""
@@ -95,7 +95,7 @@ class Test:
     """Predict a split with a trained network and score it, or score predictions that are there. Under torchrun processes share the work."""
 
     config: tyro.conf.Positional[Path]
-    """Configuration file."""
+    """Configuration: a file, or the name of one that comes with the package."""
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     checkpoint: tyro.conf.Positional[Path | None] = None
     """`network.safetensors`, or a checkpoint of a training that is not finished."""
@@ -201,7 +201,7 @@ def run_folder(checkpoint: Path) -> Path:
 
 
 def with_load_interval(experiment: ExperimentConfig, load_interval: int | None) -> ExperimentConfig:
-    """Return the experiment on every so manieth training key frame only."""
+    """Return the experiment on every n-th training key frame only."""
     if load_interval is None:
         return experiment
     loader = experiment.data.loader.model_validate({**dict(experiment.data.loader), "load_interval": load_interval})

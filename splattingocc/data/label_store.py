@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.files import BadFile, child, decoding, read_json, read_sealed_json, sha256_of, write_atomically, write_sealed_json
-from splattingocc.geometry.rays import IGNORE
+from splattingocc.taxonomy import IGNORE
 
 FORMAT_NAME = "splattingocc-labels"
 FORMAT_VERSION = 5

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from splattingocc.data.key_frames import KeyFrame, camera_of
 from splattingocc.data.label_store import LabelStore
-from splattingocc.data.taxonomy import MOVING_CLASSES
-from splattingocc.geometry.rays import IGNORE, RayLabels, Rays
+from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.taxonomy import IGNORE, MOVING_CLASSES
 
 LabelledRays: TypeAlias = tuple[Rays, RayLabels]
 Part: TypeAlias = Literal["train", "held_out", "all"]

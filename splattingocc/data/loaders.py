@@ -48,7 +48,7 @@ class LoaderConfig(Config):
     previous_frames: Annotated[int, Field(ge=0, le=100)] = 0
     """Earlier key frames whose images a sample holds too, newest first; before the start of a scene its first one is repeated."""
     load_interval: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    """Train on every so manieth key frame of the split only."""
+    """Train on every n-th key frame of the split only; 1 trains on all."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes to training samples."""
 

@@ -18,7 +18,7 @@ from jaxtyping import Float64
 
 from splattingocc.data import calibration
 from splattingocc.data import nuscenes_tables as tables
-from splattingocc.data.taxonomy import CAMERA_CHANNELS
+from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS
 from splattingocc.files import BadFile
 from splattingocc.geometry.transforms import rigid, rotation_from_quat
 

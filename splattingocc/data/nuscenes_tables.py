@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from splattingocc.data.taxonomy import LIDARSEG_CATEGORIES
+from splattingocc.data.nuscenes_taxonomy import LIDARSEG_CATEGORIES
 from splattingocc.files import BadFile, decoding, open_regular
 
 Quat = tuple[float, float, float, float]

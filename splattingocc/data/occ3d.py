@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from splattingocc.data.taxonomy import FREE
 from splattingocc.files import BadFile, child, read_arrays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.struct import Struct
+from splattingocc.taxonomy import FREE
 
 ARRAYS = ("semantics", "mask_camera", "mask_lidar")
 

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
+from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from splattingocc.config import Config
+from splattingocc.config import Config, describe_validation
 from splattingocc.files import BadFile, decoding, open_regular, write_atomically
 
 CHECKPOINT_PATTERN = re.compile(r"step_(\d+)\.ckpt")
@@ -118,14 +119,22 @@ class RememberExperiment(Callback):
         checkpoint.update({key: json.dumps(content) for key, content in self._contents.items()})
 
 
-def check_network(expected: dict[str, Any], found_json: str | None, path: Path) -> None:
-    """Raise a `ValueError` naming the first option in which a checkpoint's network differs from the one at hand."""
+def check_network(expected: Config, found_json: str | None, path: Path) -> None:
+    """Raise a `ValueError` naming the first option in which a checkpoint's network differs from the one at hand.
+
+    An option that there was not yet when it was written has its default: it computes what was computed without.
+    """
     if found_json is None:
         raise BadFile(path, f"not a checkpoint of this project (key {CONFIG_KEY} is missing)")
     with decoding(path, "a checkpoint of this project"):
-        found = json.loads(found_json)
+        found_options = json.loads(found_json)
+    try:
+        found = type(expected).model_validate(found_options)
+    except ValidationError as error:
+        raise BadFile(path, f"checkpoint of another network: {describe_validation(error)}") from error
     # Initial weights do not change what the network is
-    difference = _first_difference(expected, found, "network", ignore={"network.backbone.weights"})
+    here, there = expected.model_dump(mode="json"), found.model_dump(mode="json")
+    difference = _first_difference(here, there, "network", ignore={"network.backbone.weights"})
     if difference:
         raise BadFile(path, f"checkpoint of another network: {difference}")
 
@@ -134,7 +143,8 @@ def _first_difference(expected: Any, found: Any, name: str, ignore: set[str]) ->
     if name in ignore:
         return None
     if isinstance(expected, dict) and isinstance(found, dict):
-        for key in expected | found:
+        # Options of another kind differ in more than that
+        for key in sorted(expected | found, key=lambda key: key != "kind"):
             if key not in found or key not in expected:
                 return f"{name}.{key} is known to only one of the two"
             if difference := _first_difference(expected[key], found[key], f"{name}.{key}", ignore):
@@ -207,7 +217,7 @@ def load_network(network: nn.Module, config: Config, path: Path) -> dict[str, st
     if not path.exists():
         raise BadFile(path, "no such checkpoint")
     state, metadata = read_network(path)
-    check_network(config.model_dump(mode="json"), metadata.get(CONFIG_KEY), path)
+    check_network(config, metadata.get(CONFIG_KEY), path)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

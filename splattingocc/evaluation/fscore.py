@@ -14,8 +14,8 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from splattingocc.data.taxonomy import FREE
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.taxonomy import FREE
 
 REACH = 0.6
 """Metres."""

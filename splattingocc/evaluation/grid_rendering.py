@@ -7,11 +7,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from splattingocc.data.taxonomy import FREE
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.voxel_walk import cast_first_hit
 from splattingocc.splatting.gaussians import Rendering
+from splattingocc.taxonomy import FREE
 
 
 def render_grid(

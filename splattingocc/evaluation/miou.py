@@ -15,8 +15,8 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from splattingocc.data.occ3d import OccupancyTruth
-from splattingocc.data.taxonomy import CLASSES_OUTSIDE_M15, FREE, NUM_CLASSES
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.taxonomy import CLASSES_OUTSIDE_M15, FREE, NUM_CLASSES
 
 NUM_LABELS = NUM_CLASSES + 1
 """The semantic classes and FREE."""

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from splattingocc.data.taxonomy import FREE
 from splattingocc.files import BadFile, child, decoding, read_arrays, read_json, read_sealed_json, write_atomically, write_sealed_json
 from splattingocc.files.arrays import names_of_arrays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.taxonomy import FREE
 
 FORMAT_VERSION = 3
 TAXONOMY = "occ3d-nuscenes-17"

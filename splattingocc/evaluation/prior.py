@@ -7,10 +7,10 @@ from jaxtyping import Bool, Int32, UInt8
 from torch import Tensor
 
 from splattingocc.data.occ3d import OccupancyTruth
-from splattingocc.data.taxonomy import FREE
 from splattingocc.evaluation.miou import NUM_LABELS
 from splattingocc.evaluation.scoring import ScoredOccupancy
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.taxonomy import FREE
 
 
 def all_free() -> UInt8[Tensor, "200 200 16"]:

@@ -14,10 +14,10 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from splattingocc.data.key_frames import Index, ego_from_other_ego
-from splattingocc.data.taxonomy import CLASSES_OUTSIDE_M15, FREE, NUM_CLASSES
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.kernels.voxel_walk import cast_first_hit
+from splattingocc.taxonomy import CLASSES_OUTSIDE_M15, FREE, NUM_CLASSES
 
 THRESHOLDS = (1.0, 2.0, 4.0)
 """Metres."""

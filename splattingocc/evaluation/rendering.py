@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from splattingocc.data.taxonomy import NUM_CLASSES
 from splattingocc.geometry.rays import RayLabels
 from splattingocc.splatting.gaussians import Rendering
+from splattingocc.taxonomy import NUM_CLASSES
 
 DELTA_1 = 1.25
 """Ratio of rendered and true distance below which a ray counts as right (Eigen et al. 2014)."""

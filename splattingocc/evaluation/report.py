@@ -12,12 +12,12 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from splattingocc.data.taxonomy import CLASSES
 from splattingocc.evaluation.miou import OccupancyScores
 from splattingocc.evaluation.predictions import Provenance
 from splattingocc.evaluation.ray_iou import THRESHOLDS
 from splattingocc.evaluation.scoring import ScoredOccupancy
 from splattingocc.files import write_atomically
+from splattingocc.taxonomy import CLASSES
 
 MARKDOWN_HEADER = (
     "| method | split | mIoU m17 | m15 | IoU | m17 unmasked | IoU unmasked | RayIoU | RayIoU m15 | F-score "

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from splattingocc.data.key_frames import Index
 from splattingocc.data.occ3d import OccupancyTruth, read_truth
-from splattingocc.data.taxonomy import CLASSES, FREE
 from splattingocc.evaluation.fscore import f_score
 from splattingocc.evaluation.miou import DISTANCE_BANDS, HEIGHT_BANDS, OccupancyScores, count_voxels, scores
 from splattingocc.evaluation.predictions import CachedPrediction
 from splattingocc.evaluation.ray_iou import CastGrid, RayCounts, RayIoUScores, cast_grid, count_rays, ray_iou, ray_origins
+from splattingocc.taxonomy import CLASSES, FREE
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,6 @@ from torch import Tensor
 from splattingocc.geometry.transforms import transform_directions, transform_points
 from splattingocc.struct import Struct
 
-IGNORE = 255
-"""Label of a ray whose class is not known or not trained."""
-SKY = 254
-"""Label of a ray that hits nothing."""
-
 
 @dataclass(frozen=True)
 class Rays(Struct):
@@ -37,7 +32,7 @@ class RayLabels(Struct):
     """What is known about each ray from 2D labels."""
 
     semantics: Int64[Tensor, "*batch ray"]
-    """Class index, or SKY, or IGNORE."""
+    """Class index, or SKY, or IGNORE (`splattingocc.taxonomy`)."""
     distances: Float[Tensor, "*batch ray"]
     """Metres along the ray to the labelled surface (not z-depth); nan where none is known."""
     weights: Float[Tensor, "*batch ray"]

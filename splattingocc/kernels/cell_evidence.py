@@ -12,13 +12,13 @@ from typing import no_type_check
 import warp as wp
 
 _MIN_LEFT = wp.constant(1.0e-3)
-_MIN_HAZARD = wp.constant(1.0e-6)
+_MIN_SURFACE = wp.constant(1.0e-6)
 
 
 @wp.struct
 @no_type_check
 class PixelMaps:
-    """What the pixels of each view believe. Channels come last: those of one pixel are read together."""
+    """What the pixels of each view say. Channels come last: those of one pixel are read together."""
 
     spans: wp.array(dtype=wp.vec2, ndim=4)
     """(view, row, column, bin): how likely the surface lies within a cell at the depth of a bin, and how likely not before it."""
@@ -80,15 +80,15 @@ def collect_evidence(
     half_cell: float,
     maps: PixelMaps,
     cameras: ViewCameras,
-    hazards: wp.array(dtype=float),
+    surface: wp.array(dtype=float),
     classes: wp.array2d(dtype=float),
 ):
-    """Write the hazard and the class probabilities of one cell; both start at zero."""
+    """Write the probability of a surface in one cell, and those of its class; both start at zero."""
     cell = first + wp.tid()
     center = centers[cell]
     # Level ground passes through the cell
     holds_ground = wp.abs(center[2]) <= half_cell
-    hazard = float(0.0)
+    total = float(0.0)
     num_views = float(0.0)
     for view in range(cameras.K.shape[0]):
         from_camera = wp.transform_point(cameras.cam_from_ego[view], center)
@@ -115,14 +115,14 @@ def collect_evidence(
                     above = shares[0] * maps.ground[view, y.low, x.low] + shares[1] * maps.ground[view, y.low, x.high]
                     below = shares[2] * maps.ground[view, y.high, x.low] + shares[3] * maps.ground[view, y.high, x.high]
                     seen = wp.max(seen, above + below)
-                hazard += seen
+                total += seen
                 num_views += 1.0
                 weight = seen * left
                 for k in range(maps.classes.shape[3]):
                     above = shares[0] * maps.classes[view, y.low, x.low, k] + shares[1] * maps.classes[view, y.low, x.high, k]
                     below = shares[2] * maps.classes[view, y.high, x.low, k] + shares[3] * maps.classes[view, y.high, x.high, k]
                     classes[cell, k] += weight * (above + below)
-    hazards[cell] = wp.min(hazard / wp.max(num_views, 1.0), 1.0)
+    surface[cell] = wp.min(total / wp.max(num_views, 1.0), 1.0)
     if num_views > 0.0:
         for k in range(maps.classes.shape[3]):
-            classes[cell, k] /= wp.max(hazard, _MIN_HAZARD)
+            classes[cell, k] /= wp.max(total, _MIN_SURFACE)

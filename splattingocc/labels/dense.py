@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,11 +15,11 @@ from splattingocc.config import Config, Probability
 from splattingocc.data.camera_images import check_upright, stored_as
 from splattingocc.data.key_frames import KeyFrame, SensorFrame
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
-from splattingocc.data.taxonomy import CLASSES, NUM_CLASSES
 from splattingocc.files import BadFile, open_image, read_json, read_only_array
 from splattingocc.geometry.cameras import NEAR_PLANE
-from splattingocc.geometry.rays import IGNORE, SKY
 from splattingocc.labels.lidar import LidarLabelConfig, find_shown_pixels, read_points, to_world
+from splattingocc.labels.source import MissingInput
+from splattingocc.taxonomy import CLASSES, IGNORE, NUM_CLASSES, SKY
 
 CITYSCAPES_TRAIN_IDS = (
     "driveable_surface", "sidewalk", "manmade", "manmade", "manmade", "manmade", "manmade", "manmade", "vegetation", "terrain", "sky",
@@ -56,7 +58,7 @@ class DenseLabelConfig(Config):
     min_confidence: Probability = 0.5
     """Pixels of less are ignored."""
     stride: Annotated[int, Field(ge=1, le=16_384)] = 8
-    """Every so manieth pixel of every so manieth row becomes a label."""
+    """Every `stride`-th pixel of every `stride`-th row becomes a label."""
     max_distance: Annotated[float, Field(gt=0, le=MAX_DISTANCE)] = 120.0
     """Metres from the camera beyond which a distance is dropped, and the class with it; the store holds up to 131 m."""
 
@@ -69,14 +71,31 @@ class DenseLabelConfig(Config):
             raise ValueError("dense.semantics: depth and confidence maps need class maps beside them; give their folder")
         return self
 
+
+@dataclass(frozen=True)
+class DenseLabels:
+    """The label source of class maps, with distances from depth maps or from the LiDAR."""
+
+    config: DenseLabelConfig
+
     def describe(self) -> str:
         """Return the one line that the manifest keeps."""
+        config = self.config
         distances = "lidar"
-        if self.depth is not None:
-            distances = f"depth maps {self.depth.name} ({self.depth_scale} per metre, along the {self.depth_along})"
-        sure = "" if self.confidence is None else f", confidence at least {self.min_confidence}"
-        classes = f"class maps {self.semantics and self.semantics.name} ({self.class_map})"
-        return f"{classes}, distances from {distances}, stride {self.stride}, max_distance {self.max_distance} m{sure}"
+        if config.depth is not None:
+            distances = f"depth maps {config.depth.name} ({config.depth_scale} per metre, along the {config.depth_along})"
+        sure = "" if config.confidence is None else f", confidence at least {config.min_confidence}"
+        classes = f"class maps {config.semantics and config.semantics.name} ({config.class_map})"
+        return f"{classes}, distances from {distances}, stride {config.stride}, max_distance {config.max_distance} m{sure}"
+
+    def label(self, key_frame: KeyFrame, dataroot: Path, *, others: Mapping[int, KeyFrame]) -> RayTable:
+        """Return the labelled pixels of a key frame, from its own maps alone."""
+        return label_densely(key_frame, dataroot, self.config)
+
+    def input_files(self, key_frame: KeyFrame, dataroot: Path) -> list[Path]:
+        """Return the maps, and the sweep where distances come from it."""
+        sweep = key_frame.lidar if self.config.depth is None else None
+        return [*input_maps(key_frame, self.config), *([dataroot / sweep.filename] if sweep else [])]
 
 
 def read_class_table(class_map: str | Path) -> UInt8[np.ndarray, " source"]:
@@ -102,11 +121,11 @@ def _read_class_file(path: Path) -> dict[str, str]:
 
 
 def find_map(folder: Path, camera: SensorFrame) -> Path:
-    """Return the file with the map of a camera's image; `ValueError` where there is none."""
+    """Return the file with the map of a camera's image; `MissingInput` where there is none."""
     stem = folder / camera.channel / Path(camera.filename).stem
     path = next((found for suffix in MAP_SUFFIXES if (found := stem.with_name(stem.name + suffix)).exists()), None)
     if path is None:
-        raise ValueError(f"{stem}: no map of that name; expected {', '.join(MAP_SUFFIXES)}")
+        raise MissingInput(f"{stem}: no map of that name; expected {', '.join(MAP_SUFFIXES)}")
     return path
 
 
@@ -225,7 +244,7 @@ def _distances(
 def _table(
     view: int, semantics: UInt8[np.ndarray, " pixel"], pixels: Float32[np.ndarray, "pixel 2"], distances: Float32[np.ndarray, " pixel"]
 ) -> RayTable:
-    """Put a camera's labels together, without those that say nothing; a distance on the sky is not believed."""
+    """Put a camera's labels together, without those that say nothing; a distance on the sky is dropped."""
     distances = np.where(semantics == SKY, np.nan, distances).astype(np.float32)
     table = RayTable(np.full(len(semantics), view, dtype=np.uint8), semantics, pixels, distances)
     return table[(semantics != IGNORE) | np.isfinite(distances)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import signal
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -30,11 +30,8 @@ from splattingocc.data.label_store import (
 )
 from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.files import BadFile, sha256_of, sole_writer
-from splattingocc.labels.dense import DenseLabelConfig, input_maps, label_densely
-from splattingocc.labels.lidar import LidarLabelConfig, project_lidar
-
-LabelConfig = LidarLabelConfig | DenseLabelConfig
-"""What labels are made from."""
+from splattingocc.labels.lidar import LidarLabels
+from splattingocc.labels.source import LabelSource, MissingInput
 
 
 def generate_labels(
@@ -43,7 +40,7 @@ def generate_labels(
     out: Path,
     *,
     scenes: Iterable[str] | None = None,
-    config: LabelConfig | None = None,
+    source: LabelSource | None = None,
     skip_missing: bool = False,
     vehicle_masks: Path | None = None,
     num_workers: int = 0,
@@ -51,7 +48,8 @@ def generate_labels(
 ) -> Manifest:
     """Write the labels of the named scenes (default: all) into the store `out` and return its manifest.
 
-    What the masks in the folder `vehicle_masks` cover has no labels (`data/vehicle_masks.py`).
+    They are made from LiDAR points with classes, or from another `source`. What the masks in the folder `vehicle_masks` cover has no
+    labels (`data/vehicle_masks.py`).
 
     Scenes that are already there, whole and made from the same tables with the same options, are kept. A run that was killed and
     started again leaves the same bytes as one that was not. The first error stops the run and names the key frame. With `skip_missing`,
@@ -59,7 +57,7 @@ def generate_labels(
     which nothing is labelled is a `ValueError` all the same. With `num_workers` of 0 the work is done in this process; workers are
     spawned, so a script must guard its entry point.
     """
-    config = config or LidarLabelConfig()
+    source = source or LidarLabels()
     names = [scene.name for scene in index.scenes] if scenes is None else list(dict.fromkeys(scenes))
     index.of_scenes(names)
     incomplete = [reason for scene, reason in index.incomplete.values() if scene in names]
@@ -67,13 +65,13 @@ def generate_labels(
         raise ValueError(f"{incomplete[0]}; {len(incomplete)} such key frames in all, which --skip-missing leaves out")
     masks = None if vehicle_masks is None else VehicleMasks.open(vehicle_masks, index)
     with sole_writer(out):
-        manifest = _begin(index, out, describe(config, masks, index))
+        manifest = _begin(index, out, describe(source, masks, index))
         manifest = msgspec.structs.replace(manifest, asked=tuple({*manifest.asked, *names}))
         write_manifest(out, manifest)
         jobs = []
         for name in names:
             key_frames = [index[position] for position in index.of_scenes([name])]
-            job = SceneJob(name, key_frames, dataroot, out, manifest, config, masks, skip_missing)
+            job = SceneJob(name, key_frames, dataroot, out, manifest, source, masks, skip_missing)
             if not _is_finished(job, manifest.scenes.get(name)):
                 jobs.append(job)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -96,9 +94,9 @@ def _why_nothing(manifest: Manifest, names: Sequence[str]) -> str:
     return "every point or pixel is of an unknown class, out of range, or seen by no camera: look at the classes and at the calibration"
 
 
-def describe(config: LabelConfig, masks: VehicleMasks | None, index: Index) -> str:
+def describe(source: LabelSource, masks: VehicleMasks | None, index: Index) -> str:
     """Return the one line that a manifest keeps of what the labels are made from."""
-    return config.describe() if masks is None else f"{config.describe()}, {masks.describe(index)}"
+    return source.describe() if masks is None else f"{source.describe()}, {masks.describe(index)}"
 
 
 def _begin(index: Index, out: Path, source: str) -> Manifest:
@@ -136,7 +134,7 @@ class SceneJob:
     out: Path
     manifest: Manifest
     """Of the store, as far as it is the same for all scenes."""
-    config: LabelConfig
+    source: LabelSource
     masks: VehicleMasks | None
     skip_missing: bool
 
@@ -148,7 +146,7 @@ class SceneJob:
         """Return the key frames, by token, of which a file is not there, and which; nothing where none may be skipped."""
         if not self.skip_missing:
             return {}
-        found = {key_frame.token: missing_file(key_frame, self.dataroot, self.config) for key_frame in self.key_frames}
+        found = {key_frame.token: missing_file(key_frame, self.dataroot, self.source) for key_frame in self.key_frames}
         return {token: path for token, path in found.items() if path is not None}
 
 
@@ -187,30 +185,18 @@ def _run(jobs: Sequence[SceneJob], num_workers: int) -> Iterator[tuple[str, Scen
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def label_key_frame(
-    key_frames: Sequence[KeyFrame], i: int, dataroot: Path, config: LabelConfig, *, skipped: Collection[str] = ()
-) -> RayTable:
-    """Return the labelled pixels of the i-th key frame of a scene, from LiDAR and lidarseg or from dense maps."""
-    if isinstance(config, DenseLabelConfig):
-        return label_densely(key_frames[i], dataroot, config)
-    others = [key_frames[i + offset] for offset in config.sweeps if 0 <= i + offset < len(key_frames)]
-    neighbours = [other for other in others if other.token not in skipped]
-    return project_lidar(key_frames[i], dataroot, config, neighbours=neighbours)
-
-
 def label_scene(job: SceneJob) -> SceneRecord:
     """Label the key frames of one scene and write its file. A fault is a `ValueError` that names the scene and the key frame."""
     skipped = job.missing()
     tables: dict[str, RayTable] = {}
-    for i, key_frame in enumerate(job.key_frames):
-        if key_frame.token in skipped:
-            continue
+    labelled = {i: key_frame for i, key_frame in enumerate(job.key_frames) if key_frame.token not in skipped}
+    for i, key_frame in labelled.items():
+        others = {j - i: other for j, other in labelled.items() if j != i}
         try:
-            table = label_key_frame(job.key_frames, i, job.dataroot, job.config, skipped=skipped)
+            table = job.source.label(key_frame, job.dataroot, others=others)
             tables[key_frame.token] = table if job.masks is None else job.masks.visible(table, key_frame.cameras)
         except ValueError as error:
             raise ValueError(f"{error} ({job.name}, key frame {key_frame.token})") from None
-    labelled = [key_frame for key_frame in job.key_frames if key_frame.token not in skipped]
     return write_scene(
         job.out,
         job.name,
@@ -218,56 +204,48 @@ def label_scene(job: SceneJob) -> SceneRecord:
         steps=job.manifest.steps_per_pixel,
         num_cameras=len(job.manifest.cameras),
         source_sha256=job.source_sha256,
-        inputs_sha256=inputs_sha256(labelled, job.dataroot, job.config, job.masks),
+        inputs_sha256=inputs_sha256([*labelled.values()], job.dataroot, job.source, job.masks),
         skipped=skipped,
     )
 
 
-def input_files(key_frame: KeyFrame, dataroot: Path, config: LabelConfig) -> list[Path]:
-    """Return the sweeps, classes and maps that the labels of a key frame are made from."""
-    paths = input_maps(key_frame, config) if isinstance(config, DenseLabelConfig) else []
-    if isinstance(config, LidarLabelConfig) or config.depth is None:
-        paths += [dataroot / key_frame.lidar.filename] if key_frame.lidar else []
-    if isinstance(config, LidarLabelConfig) and config.with_classes and key_frame.point_classes:
-        paths.append(dataroot / key_frame.point_classes)
-    return paths
-
-
-def missing_file(key_frame: KeyFrame, dataroot: Path, config: LabelConfig) -> str | None:
+def missing_file(key_frame: KeyFrame, dataroot: Path, source: LabelSource) -> str | None:
     """Return the first file, if any, that labels or training would want of a key frame and that is not there."""
-    if isinstance(config, LidarLabelConfig) and config.with_classes and key_frame.point_classes is None:
-        return "the classes of its points"
     try:
-        paths = [*(dataroot / camera.filename for camera in key_frame.cameras), *input_files(key_frame, dataroot, config)]
-    except BadFile as error:
+        paths = [*(dataroot / camera.filename for camera in key_frame.cameras), *source.input_files(key_frame, dataroot)]
+    except MissingInput as error:
         return str(error)
     return next((str(path) for path in paths if not path.is_file()), None)
 
 
-def inputs_sha256(key_frames: Sequence[KeyFrame], dataroot: Path, config: LabelConfig, masks: VehicleMasks | None = None) -> str:
-    """Return a digest of the contents of the sweeps, classes, maps and masks that the labels of a scene are made from."""
+def inputs_sha256(key_frames: Sequence[KeyFrame], dataroot: Path, source: LabelSource, masks: VehicleMasks | None = None) -> str:
+    """Return a digest of the contents of the files and masks that the labels of a scene are made from."""
     digest = hashlib.sha256()
     if masks is not None:
         for channel in sorted({camera.channel for key_frame in key_frames for camera in key_frame.cameras}):
             path = masks.path_of(channel)
             digest.update(f"{channel} {sha256_of(path) if path.exists() else None}".encode())
     for key_frame in key_frames:
-        for path in input_files(key_frame, dataroot, config):
+        try:
+            paths = source.input_files(key_frame, dataroot)
+        except MissingInput as error:
+            raise ValueError(f"key frame {key_frame.token} of {key_frame.scene}: missing: {error}") from None
+        for path in paths:
             digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
 
 
-def verify_inputs(store: LabelStore, index: Index, dataroot: Path, config: LabelConfig, *, vehicle_masks: Path | None = None) -> None:
+def verify_inputs(store: LabelStore, index: Index, dataroot: Path, source: LabelSource, *, vehicle_masks: Path | None = None) -> None:
     """Check that the files which the labels were made from still hold the same; reads them all.
 
-    `config` and `vehicle_masks` are what made the store.
+    `source` and `vehicle_masks` are what made the store.
     """
     masks = None if vehicle_masks is None else VehicleMasks.open(vehicle_masks, index)
-    if describe(config, masks, index) != store.manifest.source:
+    if describe(source, masks, index) != store.manifest.source:
         raise BadFile(store.folder / MANIFEST_NAME, f"the store holds {store.manifest.source}; give the options that made it")
     for name, record in store.manifest.scenes.items():
         frames = [index[position] for position in index.of_scenes([name])]
         key_frames = [frame for frame in frames if frame.token not in record.skipped]
-        if inputs_sha256(key_frames, dataroot, config, masks) != record.inputs_sha256:
+        if inputs_sha256(key_frames, dataroot, source, masks) != record.inputs_sha256:
             reason = f"the labels of {name} were made from other sweeps, classes or maps than are there now"
             raise BadFile(scene_path(store.folder, name), reason)

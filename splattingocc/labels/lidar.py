@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,11 +14,12 @@ from pydantic import Field, model_validator
 from splattingocc.config import Config, KeyFrameOffsets
 from splattingocc.data.key_frames import KeyFrame, SensorFrame, inverse
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
-from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, MOVING_CLASSES, NUM_CLASSES
+from splattingocc.data.nuscenes_taxonomy import CLASS_OF_LIDARSEG
 from splattingocc.files import BadFile, read_array, read_arrays, read_bytes, read_only_array
 from splattingocc.geometry.cameras import NEAR_PLANE
-from splattingocc.geometry.rays import IGNORE
 from splattingocc.labels.occlusion import hidden_points
+from splattingocc.labels.source import MissingInput
+from splattingocc.taxonomy import IGNORE, MOVING_CLASSES, NUM_CLASSES
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 POINTS_KEY = "points"
@@ -40,8 +41,8 @@ class LidarLabelConfig(Config):
     """Metres from the camera beyond which points are dropped; the store holds up to 131 m."""
     drop_hidden: bool = True
     """Drop points that something nearer hides from the camera (`occlusion.hidden_points`)."""
-    sweeps: KeyFrameOffsets = ()
-    """Key frames before (-1, -2) and after (1) whose sweeps are projected too, without the classes that move."""
+    other_key_frames: KeyFrameOffsets = ()
+    """Key frames before (-1, -2) and after (1) whose points are projected too, without the classes that move."""
     with_classes: bool = True
     """Whether points have classes (lidarseg, or an own rig's). False makes labels of distances alone, whose class is unknown: they train
     geometry where there is no annotation."""
@@ -52,15 +53,43 @@ class LidarLabelConfig(Config):
     def _check(self) -> LidarLabelConfig:
         if self.min_depth >= self.max_distance:
             raise ValueError(f"lidar.min_depth is {self.min_depth} m, expected less than lidar.max_distance, {self.max_distance} m")
+        if self.other_key_frames and not self.with_classes:
+            raise ValueError(
+                f"lidar.other_key_frames is {self.other_key_frames}, but without classes (lidar.with_classes) nothing says which points "
+                "of other key frames have moved; expected none"
+            )
         return self
+
+
+@dataclass(frozen=True)
+class LidarLabels:
+    """The label source of LiDAR points, with or without classes."""
+
+    config: LidarLabelConfig = field(default_factory=LidarLabelConfig)
 
     def describe(self) -> str:
         """Return the one line that the manifest keeps."""
-        hidden = "without" if self.drop_hidden else "with"
-        more = f", sweeps of key frames {', '.join(f'{offset:+d}' for offset in self.sweeps)}" if self.sweeps else ""
-        more += "" if self.with_classes else ", distances only"
-        more += f", {self.point_columns} columns" if self.point_columns != 5 else ""
-        return f"lidar points, min_depth {self.min_depth} m, max_distance {self.max_distance} m, {hidden} hidden ones{more}"
+        config = self.config
+        hidden = "without" if config.drop_hidden else "with"
+        offsets = ", ".join(f"{offset:+d}" for offset in config.other_key_frames)
+        more = f", sweeps of key frames {offsets}" if offsets else ""
+        more += "" if config.with_classes else ", distances only"
+        more += f", {config.point_columns} columns" if config.point_columns != 5 else ""
+        return f"lidar points, min_depth {config.min_depth} m, max_distance {config.max_distance} m, {hidden} hidden ones{more}"
+
+    def label(self, key_frame: KeyFrame, dataroot: Path, *, others: Mapping[int, KeyFrame]) -> RayTable:
+        """Return the labelled pixels of a key frame, from its own sweep and those of other key frames that the options name."""
+        neighbours = [others[offset] for offset in self.config.other_key_frames if offset in others]
+        return project_lidar(key_frame, dataroot, self.config, neighbours=neighbours)
+
+    def input_files(self, key_frame: KeyFrame, dataroot: Path) -> list[Path]:
+        """Return the sweep and the classes of its points."""
+        paths = [dataroot / key_frame.lidar.filename] if key_frame.lidar else []
+        if not self.config.with_classes:
+            return paths
+        if key_frame.point_classes is None:
+            raise MissingInput("the classes of its points")
+        return [*paths, dataroot / key_frame.point_classes]
 
 
 @dataclass(frozen=True)
@@ -223,8 +252,7 @@ def project_lidar(
     Noise and points on the ego vehicle are left out. Of the sweeps of neighbours, so are points of classes that move.
     """
     config = config or LidarLabelConfig()
-    if neighbours and not config.with_classes:
-        raise ValueError("--lidar.sweeps: without classes nothing says which points of other key frames' sweeps have moved; leave it out")
+    assert config.with_classes or not neighbours, "without classes nothing says which points of other key frames have moved"
     points, classes = read_labelled_points(key_frame, dataroot, config)
     for neighbour in neighbours:
         more_points, more_classes = read_labelled_points(neighbour, dataroot, config)

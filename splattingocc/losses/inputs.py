@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from splattingocc.geometry.cameras import Cameras
-from splattingocc.geometry.rays import SKY, RayLabels, Rays
+from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.losses.pixels import PixelLabels, label_pixels
-from splattingocc.models.lift import ImageReading
+from splattingocc.models.image_reader import ImageReading
 from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.taxonomy import SKY
 
 
 @dataclass(frozen=True, kw_only=True)

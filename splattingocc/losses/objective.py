@@ -10,7 +10,6 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from splattingocc.config import Config, Weight
-from splattingocc.data.taxonomy import CLASSES
 from splattingocc.losses.depth_bins import DepthBinsConfig
 from splattingocc.losses.distance import DistanceConfig
 from splattingocc.losses.empty import EmptyConfig
@@ -22,6 +21,7 @@ from splattingocc.losses.pixel_classes import PixelClassesConfig
 from splattingocc.losses.query import QueryConfig
 from splattingocc.losses.semantic import SemanticConfig
 from splattingocc.models.depth import DepthBins
+from splattingocc.taxonomy import CLASSES
 
 
 class ObjectiveConfig(Config):

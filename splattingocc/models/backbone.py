@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from splattingocc.config import Config
+from splattingocc.models.interfaces import Backbone
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -19,6 +20,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ResNetConfig(Config):
     """A ResNet without its classifier; parameters carry torchvision's key names, so its published weights load as they are."""
 
+    kind: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50] = 18
     """Number of layers."""
     weights: Path | None = None
@@ -69,7 +71,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Features of an image at 1/4, 1/8, 1/16 and 1/32 of its size. Source: He et al. 2016, in torchvision's arrangement."""
 
     mean: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -63,7 +64,7 @@ def ground_encoding(
 ) -> Float[Tensor, "*batch bin height width"]:
     """Say, for each pixel of a map of the image, at which depth its ray meets level ground of the given height in the ego frame, metres.
 
-    The belief falls off by e every `spread` bins to either side and sums to one; rays that meet the ground nowhere in front give zeros.
+    The distribution falls off by e every `spread` bins to either side and sums to one; rays that meet no ground in front give zeros.
     """
     height, width = ground_heights.shape[-2:]
     v = (torch.arange(height, device=cameras.K.device) + 0.5) * (cameras.image_size[0] / height)
@@ -75,8 +76,8 @@ def ground_encoding(
     camera_heights = cameras.optical_centers[..., 2][..., None, None] - ground_heights
     depths = -camera_heights / climb.where(climb < 0, torch.full_like(climb, -1e-6))
     position = bins.position(depths.clamp(min=0.0))[..., None] - 0.5
-    belief = torch.softmax(-(position - torch.arange(bins.count, device=position.device)).abs() / spread, dim=-1)
-    return (belief * (climb < 0)[..., None]).movedim(-1, -3)
+    distribution = torch.softmax(-(position - torch.arange(bins.count, device=position.device)).abs() / spread, dim=-1)
+    return (distribution * (climb < 0)[..., None]).movedim(-1, -3)
 
 
 def standing_encoding(
@@ -102,8 +103,15 @@ def standing_encoding(
     return torch.einsum("vwqr,vbrw->vbqw", stands_at, ground) + torch.einsum("vwq,vbw->vbqw", stands_below, nearer)
 
 
+def ground_probability(
+    class_probabilities: Float[Tensor, "view class *size"], ground_classes: Sequence[int]
+) -> Float[Tensor, "view *size"]:
+    """Return the probability that a pixel is ground of any class."""
+    return class_probabilities[:, list(ground_classes)].sum(dim=1)
+
+
 class StandingDepth(nn.Module):
-    """Belief about each pixel's depth from geometry and from where the classes say ground: what the image features only correct."""
+    """Distribution of each pixel's depth from geometry and from where the classes say ground: what the image features only correct."""
 
     def __init__(self, bins: DepthBins, ground_classes: tuple[int, ...]) -> None:
         super().__init__()
@@ -112,17 +120,13 @@ class StandingDepth(nn.Module):
         self.heights = nn.Parameter(torch.zeros(len(ground_classes)))
         """Of each ground class above the plane z = 0 of the ego frame, metres: a sidewalk lies a curb above the road."""
         self.log_spread = nn.Parameter(torch.zeros(()))
-        """Of the bins within which level ground is believed to be where it is computed to be."""
-
-    def ground_probability(self, class_probabilities: Float[Tensor, "view class *size"]) -> Float[Tensor, "view *size"]:
-        """Return the probability that a pixel is ground of any class."""
-        return class_probabilities[:, self.ground_classes].sum(dim=1)
+        """Of the bins within which level ground is expected around where it is computed to be."""
 
     def forward(
         self, class_probabilities: Float[Tensor, "view class height width"], cameras: Cameras
     ) -> Float[Tensor, "view bin height width"]:
         """Return logits over the depth bins; `cameras` are those of the views, (view,)."""
-        ground = self.ground_probability(class_probabilities)
-        weighed = torch.einsum("vchw,c->vhw", class_probabilities[:, self.ground_classes], self.heights)
-        encoding = ground_encoding(cameras, self.bins, weighed / ground.clamp(min=MIN_GROUND_PROBABILITY), self.log_spread.exp())
+        ground = ground_probability(class_probabilities, self.ground_classes)
+        weighted = torch.einsum("vchw,c->vhw", class_probabilities[:, self.ground_classes], self.heights)
+        encoding = ground_encoding(cameras, self.bins, weighted / ground.clamp(min=MIN_GROUND_PROBABILITY), self.log_spread.exp())
         return torch.log(standing_encoding(encoding, ground) + DOUBT / self.bins.count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from einops import rearrange
@@ -14,7 +14,10 @@ from torch.nn import functional
 
 from splattingocc.config import Config, Metres
 from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.models.evidence import Evidence
+from splattingocc.models.interfaces import Head
 from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.taxonomy import NUM_CLASSES
 
 MAX_OPACITY = 0.99
 """The renderer clips alpha here, where the gradient ends."""
@@ -35,10 +38,11 @@ CLASS_FLOOR = 0.02
 class GaussianHeadConfig(Config):
     """One Gaussian per cell of the grid, bound to its cell."""
 
-    num_classes: Annotated[int, Field(ge=1, le=254)] = 17
+    kind: Literal["gaussians"] = "gaussians"
+    num_classes: Annotated[int, Field(ge=1, le=254)] = NUM_CLASSES
     """Channels of the class probabilities."""
     initial_opacity: Annotated[float, Field(gt=0, lt=MAX_OPACITY)] = 0.03
-    """Opacity before training of a Gaussian where the image branch believes in a surface by EVIDENCE_CENTER."""
+    """Opacity before training of a Gaussian where the image branch gives a surface the probability EVIDENCE_CENTER."""
     min_scale: Metres = 0.04
     """Smallest standard deviation, metres."""
     max_scale: Metres = 0.25
@@ -56,7 +60,7 @@ class GaussianHeadConfig(Config):
         return self
 
 
-class GaussianHead(nn.Module):
+class GaussianHead(Head):
     """Predict each cell's Gaussian: opacity, an offset of at most half a cell, bounded scales, rotation and class probabilities.
 
     A volume coarser than the grid predicts all the cells inside each of its own cells at once. The Gaussians are ordered by the volume's
@@ -90,21 +94,16 @@ class GaussianHead(nn.Module):
         with torch.no_grad():
             self.geometry.bias.copy_(start.repeat(self.coarsening**3))
 
-    def forward(
-        self,
-        volume: Float[Tensor, "batch channel x y z"],
-        hazards: Float[Tensor, "batch gaussian"],
-        classes: Float[Tensor, "batch gaussian class"],
-    ) -> Gaussians:
-        """Predict the Gaussians of a volume, starting from what the image branch alone says of each (`SamplingLift.evidence`)."""
+    def forward(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence) -> Gaussians:
+        """Predict the Gaussians of a volume, starting from what the image branch alone says of each."""
         config = self.config
         cells = rearrange(volume, "b c x y z -> b (x y z) c")
         geometry = rearrange(self.geometry(cells), "b cell (fine c) -> b (cell fine) c", fine=self.coarsening**3)
         class_logits = rearrange(self.classes(cells), "b cell (fine c) -> b (cell fine) c", fine=self.coarsening**3)
         opacity_logits, offsets, scale_logits, quats = geometry.split(self.GEOMETRY_WIDTHS, dim=-1)
-        evidence = torch.log((hazards + EVIDENCE_FLOOR) / EVIDENCE_CENTER)
-        opacity_logits = opacity_logits.squeeze(-1) + self.opacity_gain * evidence
-        class_logits = class_logits + self.class_gain * torch.log(classes + CLASS_FLOOR)
+        log_ratio = torch.log((evidence.surface + EVIDENCE_FLOOR) / EVIDENCE_CENTER)
+        opacity_logits = opacity_logits.squeeze(-1) + self.opacity_gain * log_ratio
+        class_logits = class_logits + self.class_gain * torch.log(evidence.classes + CLASS_FLOOR)
         return Gaussians(
             means=self.centers + torch.tanh(offsets) * (OFFSET_REACH * self.grid.cell_size),
             quats=functional.normalize(quats, dim=-1),

@@ -9,22 +9,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from splattingocc.config import Channels, Config
+from splattingocc.models.interfaces import Neck
 
 
 class FPNConfig(Config):
     """A feature pyramid of which one level is used."""
 
+    kind: Literal["fpn"] = "fpn"
     channels: Channels = 64
     """Width of the result."""
     stride: Literal[4, 8, 16] = 8
     """Image pixels per feature pixel in the result."""
 
 
-class FPN(nn.Module):
+class FPN(Neck):
     """Add coarse levels to finer ones, down to one stride. Source: Lin et al. 2017."""
 
     def __init__(self, config: FPNConfig, in_channels: Sequence[int]) -> None:
         super().__init__()
+        self.out_channels = config.channels
         self.first_level = {4: 0, 8: 1, 16: 2}[config.stride]
         self.lateral = nn.ModuleList(nn.Conv2d(channels, config.channels, 1) for channels in in_channels[self.first_level :])
         self.smooth = nn.Sequential(

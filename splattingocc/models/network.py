@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from einops import rearrange
+from pydantic import model_validator
 from torch import nn
 
 from splattingocc.config import Config
 from splattingocc.geometry.cameras import Views
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.models.backbone import ResNet, ResNetConfig
-from splattingocc.models.gaussian_head import GaussianHead, GaussianHeadConfig
-from splattingocc.models.lift import ImageReading, SamplingLift, SamplingLiftConfig
-from splattingocc.models.neck import FPN, FPNConfig
-from splattingocc.models.volume_encoder import UNet3d, UNet3dConfig
+from splattingocc.models.backbone import ResNetConfig
+from splattingocc.models.earlier_names import rename_options, rename_parameters
+from splattingocc.models.evidence import find_evidence
+from splattingocc.models.gaussian_head import GaussianHeadConfig
+from splattingocc.models.image_reader import ImageReader, ImageReaderConfig, ImageReading
+from splattingocc.models.lift.sampling import SamplingLiftConfig
+from splattingocc.models.neck import FPNConfig
+from splattingocc.models.parts import (
+    BACKBONES,
+    HEADS,
+    LIFTS,
+    NECKS,
+    VOLUME_ENCODERS,
+    BackboneConfig,
+    HeadConfig,
+    LiftConfig,
+    NeckConfig,
+    VolumeEncoderConfig,
+)
+from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.struct import Struct
 
 
 class NetworkConfig(Config):
-    """Encoder, neck, lift, volume encoder and head."""
+    """The parts of the network."""
 
-    backbone: ResNetConfig = ResNetConfig()
-    neck: FPNConfig = FPNConfig()
-    lift: SamplingLiftConfig = SamplingLiftConfig()
-    volume_encoder: UNet3dConfig = UNet3dConfig()
-    head: GaussianHeadConfig = GaussianHeadConfig()
+    backbone: BackboneConfig = ResNetConfig()
+    neck: NeckConfig = FPNConfig()
+    image_reader: ImageReaderConfig = ImageReaderConfig()
+    lift: LiftConfig = SamplingLiftConfig()
+    volume_encoder: VolumeEncoderConfig = UNet3dConfig()
+    head: HeadConfig = GaussianHeadConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, values: Any) -> Any:
+        return rename_options(values) if isinstance(values, dict) else values
 
 
 @dataclass(frozen=True)
@@ -43,17 +66,21 @@ class OccupancyNetwork(nn.Module):
 
     def __init__(self, config: NetworkConfig, grid: VoxelGrid) -> None:
         super().__init__()
-        self.config = config
-        self.backbone = ResNet(config.backbone)
-        self.neck = FPN(config.neck, self.backbone.out_channels)
-        self.lift = SamplingLift(config.lift, config.neck.channels, config.head.num_classes, grid)
-        self.volume_encoder = UNet3d(config.volume_encoder, config.lift.channels)
-        self.head = GaussianHead(config.head, self.volume_encoder.out_channels, grid, config.lift.coarsening)
+        self.config, self.grid = config, grid
+        num_classes = config.head.num_classes
+        self.backbone = BACKBONES[type(config.backbone)](config.backbone)
+        self.neck = NECKS[type(config.neck)](config.neck, self.backbone.out_channels)
+        width = self.neck.out_channels
+        self.image_reader = ImageReader(config.image_reader, width, num_classes)
+        self.lift = LIFTS[type(config.lift)](config.lift, width, num_classes, config.image_reader.depth_bins, grid)
+        self.volume_encoder = VOLUME_ENCODERS[type(config.volume_encoder)](config.volume_encoder, self.lift.out_channels)
+        self.head = HEADS[type(config.head)](config.head, self.volume_encoder.out_channels, grid, config.lift.coarsening)
+        self.register_load_state_dict_pre_hook(rename_parameters)
 
     @property
     def image_branch(self) -> nn.ModuleList:
         """What decides the depth and class that `read_images` gives each pixel; the rest needs a volume to learn."""
-        return nn.ModuleList([self.backbone, self.neck, self.lift.standing, self.lift.depth_head, self.lift.class_head])
+        return nn.ModuleList([self.backbone, self.neck, self.image_reader])
 
     def read_images(self, views: Views) -> ImageReading:
         """Read the newest frame of `views` (batch, frame, view), each image by itself.
@@ -69,12 +96,12 @@ class OccupancyNetwork(nn.Module):
             of_taken = self.neck(self.backbone(flat[taken]))
             features = of_taken.new_zeros(len(flat), *of_taken.shape[1:]).index_put((taken.nonzero().squeeze(1),), of_taken)
         features = rearrange(features, "(batch view) c h w -> batch view c h w", batch=images.shape[0])
-        return self.lift.read(features, cameras)
+        return self.image_reader(features, cameras)
 
     def forward(self, views: Views) -> NetworkOutput:
         """Predict the Gaussians around the newest frame of `views` (batch, frame, view)."""
         reading = self.read_images(views)
         cameras = views.cameras[:, 0]
         volume = self.volume_encoder(self.lift(reading, cameras))
-        evidence = self.lift.evidence(reading, cameras, self.head.centers, self.head.grid.cell_size)
-        return NetworkOutput(self.head(volume, *evidence), reading)
+        evidence = find_evidence(reading, cameras, self.config.image_reader, self.head.centers, self.grid.cell_size)
+        return NetworkOutput(self.head(volume, evidence), reading)

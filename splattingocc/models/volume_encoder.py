@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from splattingocc.config import Channels, Config
+from splattingocc.models.interfaces import VolumeEncoder
 
 GROUP_WIDTH = 8
 """Channels normalised together. GroupNorm, because batches of volumes are too small for batch statistics."""
@@ -19,6 +20,7 @@ GROUP_WIDTH = 8
 class UNet3dConfig(Config):
     """A residual U-Net: wide where it is coarse, thin where it is fine."""
 
+    kind: Literal["unet3d"] = "unet3d"
     channels: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=8)] = (32, 64, 96)
     """Width at each resolution, finest first; each is half the one before along every axis."""
     blocks: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (1, 1, 1)
@@ -48,7 +50,7 @@ class ResidualBlock3d(nn.Module):
         return functional.relu(self.norm2(self.conv2(residual)) + self.shortcut(x))
 
 
-class UNet3d(nn.Module):
+class UNet3d(VolumeEncoder):
     """Encode a volume at its own resolution with a receptive field of the whole scene."""
 
     def __init__(self, config: UNet3dConfig, in_channels: int) -> None:

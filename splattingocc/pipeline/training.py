@@ -113,7 +113,7 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
 def _to_go_on_from(config: ExperimentConfig, path: Path) -> dict[str, Any]:
     """Return a checkpoint, or say what is in the way of going on from it."""
     checkpoint = read_checkpoint(path)
-    check_network(config.network.model_dump(mode="json"), checkpoint[CONFIG_KEY], path)
+    check_network(config.network, checkpoint[CONFIG_KEY], path)
     with decoding(path, "a checkpoint of a training of this project"):
         done = TrainingBatches.epochs_done(checkpoint)
     if done > config.trainer.max_epochs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, no_type_check
 
 import torch
@@ -49,14 +50,12 @@ def render(
         tensor.detach().flatten(0, len(batch) - 1).unbind() if batch else (tensor.detach(),)
         for tensor in (rays.origins, rays.directions, label_distances)
     ]
-    grid = gaussians.grid
-    options = ([*grid.lower], [*grid.upper], grid.cell_size, float(near), float(far), float(margin))
+    options = RenderOptions(gaussians.grid, float(near), float(far), float(margin)).numbers()
     for_backward = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in fields)
     results = []
-    for means, quats, scales, opacities, features, origins, directions, labels in zip(*per_element):
-        index = _index_op(means.detach(), quats.detach(), scales.detach(), opacities.detach(), options[0], options[1], options[2])
-        tensors = (means, quats, scales, opacities, features, origins, directions, labels)
-        results.append(_render_op(*tensors, *index, for_backward, *options)[:NUM_RESULTS])
+    for *one, origins, directions, labels in zip(*per_element):
+        index = _index_op([tensor.detach() for tensor in one[:4]], options)
+        results.append(_render_op(one, [origins, directions, labels], index, options, for_backward)[:NUM_RESULTS])
     stacked = [torch.stack(parts).unflatten(0, batch) if batch else parts[0] for parts in zip(*results)]
     return Rendering(*stacked) if labelled else Rendering(*stacked[:3])
 
@@ -103,21 +102,40 @@ def _check_values(features: Tensor, rays: Rays) -> None:
         raise ValueError("rays.directions: must have unit length")
 
 
+@dataclass(frozen=True)
+class RenderOptions:
+    """What is not a tensor; operators of torch take it as a list of numbers."""
+
+    grid: VoxelGrid
+    near: float
+    far: float
+    margin: float
+
+    def numbers(self) -> list[float]:
+        return [*self.grid.lower, *self.grid.upper, self.grid.cell_size, self.near, self.far, self.margin]
+
+    @classmethod
+    def of(cls, numbers: list[float]) -> RenderOptions:
+        low_x, low_y, low_z, high_x, high_y, high_z, cell_size, near, far, margin = numbers
+        return cls(VoxelGrid((low_x, low_y, low_z), (high_x, high_y, high_z), cell_size), near, far, margin)
+
+
+# The operators' lists of tensors: `gaussians` means, quats, scales, opacities, features · `rays` origins, directions, label distances ·
+# `index` the fields of a `SceneIndex` · `results` those of a `Rendering` · `hits` those of `RayHits`.
+
+
 @torch.library.custom_op("splattingocc::index_gaussians", mutates_args=())
 @no_type_check  # torch reads the annotations, which a checking wrapper would hide
-def _index_op(
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, lower: list[float], upper: list[float], cell_size: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    index = index_gaussians(means, quats, scales, opacities, _grid(lower, upper, cell_size))
+def _index_op(geometry: list[Tensor], options: list[float]) -> list[Tensor]:
+    index = index_gaussians(*geometry, RenderOptions.of(options).grid)
     reach = torch.tensor([index.reach], dtype=torch.float64)
-    return index.records, index.whitenings, index.opacities, index.ids, index.starts, index.leaps, reach
+    return [index.records, index.whitenings, index.opacities, index.ids, index.starts, index.leaps, reach]
 
 
 @_index_op.register_fake
-def _(means, quats, scales, opacities, lower, upper, cell_size):
-    active = torch.library.get_ctx().new_dynamic_size()
-    cells = _grid(lower, upper, cell_size).num_cells
-    return (
+def _(geometry, options):
+    means, active, cells = geometry[0], torch.library.get_ctx().new_dynamic_size(), RenderOptions.of(options).grid.num_cells
+    return [
         means.new_empty(active, 4),
         means.new_empty(active, 3, 3),
         means.new_empty(active),
@@ -125,100 +143,72 @@ def _(means, quats, scales, opacities, lower, upper, cell_size):
         means.new_empty(cells + 1, dtype=torch.int32),
         means.new_empty(cells, dtype=torch.uint8),
         torch.empty(1, dtype=torch.float64),
-    )
+    ]
 
 
 @torch.library.custom_op("splattingocc::render_gaussians", mutates_args=())
-@no_type_check  # torch reads the annotations, which a checking wrapper would hide
+@no_type_check
 def _render_op(
-    means: Tensor,
-    quats: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    features: Tensor,
-    origins: Tensor,
-    directions: Tensor,
-    label_distances: Tensor,
-    records: Tensor,
-    whitenings: Tensor,
-    packed_opacities: Tensor,
-    ids: Tensor,
-    starts: Tensor,
-    leaps: Tensor,
-    reach: Tensor,
-    for_backward: bool,
-    lower: list[float],
-    upper: list[float],
-    cell_size: float,
-    near: float,
-    far: float,
-    margin: float,
+    gaussians: list[Tensor], rays: list[Tensor], index: list[Tensor], options: list[float], for_backward: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    index = SceneIndex(records, whitenings, packed_opacities, ids, starts, leaps, float(reach))
-    rays = RayBundle(origins, directions, label_distances, near, far, margin)
-    results, hits = composite(index, features, rays, _grid(lower, upper, cell_size), for_backward=for_backward)
+    grid = RenderOptions.of(options).grid
+    results, hits = composite(_index_of(index), gaussians[4], _bundle_of(rays, options), grid, for_backward=for_backward)
     return *results, hits.counts, hits.indices
 
 
 @_render_op.register_fake
-def _(means, quats, scales, opacities, features, origins, *unused):
-    count, for_backward = origins.shape[0], unused[-7]
+def _(gaussians, rays, index, options, for_backward):
+    features, count = gaussians[4], len(rays[0])
     num_noted = count if for_backward else 0
     counts, indices = (features.new_empty(shape, dtype=torch.int32) for shape in ((num_noted,), (num_noted, HITS_PER_RAY)))
     return features.new_empty(count, features.shape[1]), *(features.new_empty(count) for _ in range(4)), counts, indices
 
 
 @torch.library.custom_op("splattingocc::render_gaussians_backward", mutates_args=())
-@no_type_check  # torch reads the annotations, which a checking wrapper would hide
+@no_type_check
 def _backward_op(
-    tensors: list[Tensor],
-    outputs: list[Tensor],
+    quats_scales_features: list[Tensor],
+    rays: list[Tensor],
+    index: list[Tensor],
+    results: list[Tensor],
     hits: list[Tensor],
-    output_gradients: list[Tensor],
-    lower: list[float],
-    upper: list[float],
-    cell_size: float,
-    near: float,
-    far: float,
-    margin: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    quats, scales, features, origins, directions, label_distances = tensors[:6]
-    records, whitenings, packed_opacities, ids, starts, leaps, reach = tensors[6:]
-    index = SceneIndex(records, whitenings, packed_opacities, ids, starts, leaps, float(reach))
-    rays = RayBundle(origins, directions, label_distances, near, far, margin)
-    grid = _grid(lower, upper, cell_size)
-    gradients = composite_backward(index, quats, scales, features, rays, grid, RayHits(*hits), tuple(outputs), tuple(output_gradients))
-    return gradients.means, gradients.quats, gradients.scales, gradients.opacities, gradients.features
+    result_gradients: list[Tensor],
+    options: list[float],
+) -> list[Tensor]:
+    grid, bundle = RenderOptions.of(options).grid, _bundle_of(rays, options)
+    gradients = composite_backward(
+        _index_of(index), *quats_scales_features, bundle, grid, RayHits(*hits), tuple(results), tuple(result_gradients)
+    )
+    return [gradients.means, gradients.quats, gradients.scales, gradients.opacities, gradients.features]
 
 
 @_backward_op.register_fake
-def _(tensors, outputs, hits, output_gradients, *unused):
-    quats, scales, features = tensors[:3]
-    return (
-        torch.empty_like(scales),
-        torch.empty_like(quats),
-        torch.empty_like(scales),
-        scales.new_empty(len(scales)),
-        torch.empty_like(features),
-    )
+def _(quats_scales_features, rays, index, results, hits, result_gradients, options):
+    quats, scales, features = quats_scales_features
+    like_means, opacities = torch.empty_like(scales), scales.new_empty(len(scales))
+    return [like_means, torch.empty_like(quats), torch.empty_like(scales), opacities, torch.empty_like(features)]
 
 
 def _save_for_backward(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-    _, quats, scales, _, *others = inputs
-    ctx.save_for_backward(quats, scales, *others[:-7], *output)
-    ctx.options = others[-6:]
+    (_, quats, scales, _, features), rays, index, ctx.options, _ = inputs
+    ctx.save_for_backward(quats, scales, features, *rays, *index, *output)
 
 
-def _backward(ctx: Any, *output_gradients: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, features, distances, alphas, in_front, at_hit, counts, indices = ctx.saved_tensors
-    outputs = [features, distances, alphas, in_front, at_hit]
-    gradients = _backward_op(tensors, outputs, [counts, indices], list(output_gradients[:NUM_RESULTS]), *ctx.options)
-    num_other_inputs = len(tensors) - 3 + 1 + len(ctx.options)
-    return *gradients, *(None,) * num_other_inputs
+def _backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+    saved = list(ctx.saved_tensors)
+    needed, rays, index, results, hits = saved[:3], saved[3:6], saved[6:13], saved[13 : 13 + NUM_RESULTS], saved[13 + NUM_RESULTS :]
+    of_gaussians = _backward_op(needed, rays, index, results, hits, list(gradients[:NUM_RESULTS]), ctx.options)
+    return of_gaussians, [None] * len(rays), [None] * len(index), None, None
 
 
 _render_op.register_autograd(_backward, setup_context=_save_for_backward)
 
 
-def _grid(lower: list[float], upper: list[float], cell_size: float) -> VoxelGrid:
-    return VoxelGrid((lower[0], lower[1], lower[2]), (upper[0], upper[1], upper[2]), cell_size)
+def _index_of(tensors: list[Tensor]) -> SceneIndex:
+    records, whitenings, opacities, ids, starts, leaps, reach = tensors
+    return SceneIndex(records, whitenings, opacities, ids, starts, leaps, float(reach))
+
+
+def _bundle_of(rays: list[Tensor], options: list[float]) -> RayBundle:
+    (origins, directions, label_distances), chosen = rays, RenderOptions.of(options)
+    return RayBundle(origins, directions, label_distances, chosen.near, chosen.far, chosen.margin)

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, FREE, NUM_CLASSES
+from splattingocc.data.nuscenes_taxonomy import CLASS_OF_LIDARSEG
 from splattingocc.geometry.cameras import NEAR_PLANE
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.transforms import transform_directions, transform_points
@@ -23,6 +23,7 @@ from splattingocc.synthetic.camera_images import pixel_rays
 from splattingocc.synthetic.lidar_sweeps import lidar_rays
 from splattingocc.synthetic.rig import EgoMotion, Sensor
 from splattingocc.synthetic.scene_mesh import SceneMesh
+from splattingocc.taxonomy import FREE, NUM_CLASSES
 
 SAMPLE_SPACING = 0.12
 """Greatest distance between neighbouring samples of a triangle, metres; a third of a cell."""

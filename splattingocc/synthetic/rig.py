@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from numpy.random import Generator
 
-from splattingocc.data.taxonomy import CAMERA_CHANNELS
+from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS
 from splattingocc.synthetic.layout import Course, Lane
 
 NATIVE_IMAGE_SIZE = (900, 1600)

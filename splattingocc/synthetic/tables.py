@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from splattingocc.data.taxonomy import CAMERA_CHANNELS, LIDARSEG_CATEGORIES
+from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS, LIDARSEG_CATEGORIES
 from splattingocc.files import write_json
 from splattingocc.synthetic.rig import LIDAR_CHANNEL, Sensor, quat_from_rotation
 

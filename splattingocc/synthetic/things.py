@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32
 from numpy import ndarray
 from numpy.random import Generator
 
-from splattingocc.data.taxonomy import LIDARSEG_CATEGORIES
+from splattingocc.data.nuscenes_taxonomy import LIDARSEG_CATEGORIES
 from splattingocc.synthetic.ground import Ground
 from splattingocc.synthetic.layout import Course, Layout, street_pose
 from splattingocc.synthetic.mesh import EMPTY, Mesh, join

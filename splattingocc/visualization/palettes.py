@@ -11,8 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from matplotlib.colors import Colormap
 from torch import Tensor
 
-from splattingocc.data.taxonomy import NUM_CLASSES
-from splattingocc.geometry.rays import IGNORE, SKY
+from splattingocc.taxonomy import IGNORE, NUM_CLASSES, SKY
 
 CLASS_COLORS: Final = (
     (45, 45, 45), (255, 120, 50), (255, 192, 203), (255, 255, 0), (0, 150, 245), (0, 255, 255), (200, 180, 0), (255, 0, 0), (255, 240, 150),

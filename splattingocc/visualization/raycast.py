@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from splattingocc.config import Config, Coordinate, ImageSize
-from splattingocc.data.taxonomy import NUM_CLASSES
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.voxel_walk import cast_first_hit
+from splattingocc.taxonomy import NUM_CLASSES
 from splattingocc.visualization.palettes import EGO_COLOR, EMPTY_COLOR, class_colors
 
 EGO = 254

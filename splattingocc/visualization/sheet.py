@@ -14,9 +14,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from splattingocc.data.taxonomy import CLASSES, NUM_CLASSES
 from splattingocc.files import write_atomically
-from splattingocc.geometry.rays import SKY
+from splattingocc.taxonomy import CLASSES, NUM_CLASSES, SKY
 from splattingocc.visualization.palettes import CLASS_COLORS, FARTHEST_METRES, NEAREST_METRES, SKY_COLOR, distance_colors
 
 MARGIN: Final = 20

@@ -9,9 +9,9 @@ from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import auxiliary_rays, draw_rays, held_out_rays, inside, labelled_rays, pad
 from splattingocc.data.nuscenes import read_index
-from splattingocc.data.taxonomy import MOVING_CLASSES
-from splattingocc.geometry.rays import IGNORE, RayLabels, Rays
+from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
+from splattingocc.taxonomy import IGNORE, MOVING_CLASSES
 
 ROAD, WALL, CAR = 11, 15, 4
 

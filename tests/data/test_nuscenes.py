@@ -11,7 +11,7 @@ import torch
 from splattingocc.data.key_frames import Index, cameras_of, inverse
 from splattingocc.data.nuscenes import only_version, read_index, versions_of
 from splattingocc.data.nuscenes_tables import TABLES
-from splattingocc.data.taxonomy import CAMERA_CHANNELS
+from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS
 from splattingocc.geometry.transforms import rotation_from_quat
 
 VERSION = tiny_nuscenes.VERSION

@@ -12,10 +12,10 @@ from splattingocc.data.labelled_rays import labelled_rays
 from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.own_data import OWN_INDEX, write_index
-from splattingocc.geometry.rays import IGNORE
 from splattingocc.labels.generate import generate_labels
 from splattingocc.losses.pixels import label_pixels
 from splattingocc.struct import stack
+from splattingocc.taxonomy import IGNORE
 
 SIZES = {"ahead": (60, 100), "behind": (40, 120)}
 SPLITS = {"train": ["a"], "val": ["b"]}

@@ -14,9 +14,9 @@ from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.vehicle_masks import VehicleMasks
-from splattingocc.labels.dense import DenseLabelConfig
+from splattingocc.labels.dense import DenseLabelConfig, DenseLabels
 from splattingocc.labels.generate import generate_labels, verify_inputs
-from splattingocc.labels.lidar import LidarLabelConfig
+from splattingocc.labels.lidar import LidarLabels
 
 HEIGHT, WIDTH = tiny_nuscenes.IMAGE_SIZE
 FRONT = 1
@@ -119,10 +119,10 @@ def road(index: Index, folder: Path) -> Path:
 
 @pytest.mark.parametrize("source", ["lidar", "dense"])
 def test_what_the_masks_cover_has_no_labels(index: Index, tiny_dataroot: Path, tmp_path: Path, folder: Path, source: str):
-    config = LidarLabelConfig() if source == "lidar" else DenseLabelConfig(semantics=road(index, tmp_path / "maps"))
+    made_from = LidarLabels() if source == "lidar" else DenseLabels(DenseLabelConfig(semantics=road(index, tmp_path / "maps")))
     stores = []
     for name, masks in (("all", None), ("fewer", folder)):
-        generate_labels(index, tiny_dataroot, tmp_path / name, config=config, vehicle_masks=masks, show_progress=False)
+        generate_labels(index, tiny_dataroot, tmp_path / name, source=made_from, vehicle_masks=masks, show_progress=False)
         stores.append(LabelStore.open(tmp_path / name))
     everything, fewer = (store.read(index.tokens[0]) for store in stores)
     columns, rows = everything.pixels.astype(int).T
@@ -132,9 +132,9 @@ def test_what_the_masks_cover_has_no_labels(index: Index, tiny_dataroot: Path, t
     for field in dataclasses.fields(expected):
         np.testing.assert_array_equal(getattr(fewer, field.name), getattr(expected, field.name))
     assert "without the own vehicle (masks of CAM_FRONT, sha256 " in stores[1].manifest.source
-    verify_inputs(stores[1], index, tiny_dataroot, config, vehicle_masks=folder)
+    verify_inputs(stores[1], index, tiny_dataroot, made_from, vehicle_masks=folder)
     with pytest.raises(ValueError, match="give the options that made it"):
-        verify_inputs(stores[1], index, tiny_dataroot, config)
+        verify_inputs(stores[1], index, tiny_dataroot, made_from)
 
 
 def test_labels_of_another_mask_do_not_mix(index: Index, tiny_dataroot: Path, tmp_path: Path, folder: Path):

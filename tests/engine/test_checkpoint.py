@@ -64,6 +64,35 @@ def test_a_checkpoint_of_another_network_is_refused_by_the_option_that_differs(s
         load_network(build(LinearConfig()), LinearConfig(deep={"layers": 2}), path)
 
 
+def write_options(path: Path, options: object) -> None:
+    save_file(build(LinearConfig()).state_dict(), path, metadata={CONFIG_KEY: json.dumps(options)})
+
+
+def test_an_option_that_there_was_not_yet_has_its_default(tmp_path):
+    path = tmp_path / "network.safetensors"
+    write_options(path, {"width": 3})
+    load_network(build(LinearConfig()), LinearConfig(), path)
+    with pytest.raises(ValueError, match=r"another network: network\.deep\.layers is 1 there and 2 in this configuration"):
+        load_network(build(LinearConfig()), LinearConfig(deep={"layers": 2}), path)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"width": 3, "depht": 1}, "another network: LinearConfig: depht is not an option of LinearConfig; did you mean deep"),
+        ({"width": "wide"}, "another network: LinearConfig.width is 'wide': input should be a valid integer"),
+        ([], "another network: LinearConfig is \\[\\]: input should be a valid dictionary"),
+        (None, "another network: LinearConfig is None"),
+    ],
+)
+def test_options_that_this_version_does_not_know_are_refused_by_name(tmp_path, options, complaint):
+    path = tmp_path / "network.safetensors"
+    write_options(path, options)
+    with pytest.raises(ValueError, match=f"^{path}: checkpoint of {complaint}") as refused:
+        load_network(build(LinearConfig()), LinearConfig(), path)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", ["network.safetensors", "last.ckpt"])
 def test_a_truncated_checkpoint_is_named(tmp_path, name):
     path = tmp_path / name

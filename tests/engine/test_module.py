@@ -8,7 +8,7 @@ from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.rays import RayLabels
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.losses.objective import Objective, ObjectiveConfig
-from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig, OccupancyNetwork
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.struct import stack
@@ -18,7 +18,7 @@ GRID = VoxelGrid((-6.4, -6.4, -0.8), (6.4, 6.4, 2.4), 0.4)
 
 def small_module() -> OccupancyModule:
     config = NetworkConfig(lift=SamplingLiftConfig(channels=8), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1)))
-    objective = Objective(ObjectiveConfig(), config.lift.depth_bins)
+    objective = Objective(ObjectiveConfig(), config.image_reader.depth_bins)
     return OccupancyModule(OccupancyNetwork(config, GRID), objective, RenderConfig(), OptimizationConfig())
 
 
@@ -41,7 +41,7 @@ def test_the_image_losses_train_the_image_branch_alone():
     torch.manual_seed(0)
     module = small_module()
     module._image_losses(one_camera_sample()).total.backward()
-    assert parts_with_gradient(module) == {"backbone", "neck", "lift"}
+    assert parts_with_gradient(module) == {"backbone", "neck", "image_reader"}
     in_branch = {id(parameter) for parameter in module.network.image_branch.parameters()}
     assert in_branch == {id(parameter) for parameter in module.network.parameters() if parameter.grad is not None}
 
@@ -52,7 +52,7 @@ def test_the_losses_train_everything():
     losses = module._losses(one_camera_sample())
     losses.total.backward()
     assert tuple(losses.parts) == tuple(module.objective.config.losses)
-    assert parts_with_gradient(module) == {"backbone", "neck", "lift", "volume_encoder", "head"}
+    assert parts_with_gradient(module) == {"backbone", "neck", "image_reader", "lift", "volume_encoder", "head"}
 
 
 def test_the_learning_rate_rises_linearly_then_falls_along_a_cosine_to_zero():

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from splattingocc.evaluation.rendering import RenderingScores
-from splattingocc.geometry.rays import IGNORE, SKY, RayLabels
+from splattingocc.geometry.rays import RayLabels
 from splattingocc.splatting.gaussians import Rendering
+from splattingocc.taxonomy import IGNORE, SKY
 
 
 def _rendering(distances, classes, **masses):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from splattingocc.data.taxonomy import FREE
 from splattingocc.evaluation.fscore import f_score
+from splattingocc.taxonomy import FREE
 
 SHAPE = (12, 14, 8)
 

@@ -9,8 +9,8 @@ import torch
 
 from splattingocc.data.key_frames import Index
 from splattingocc.data.nuscenes import read_index
-from splattingocc.data.taxonomy import FREE, NUM_CLASSES
 from splattingocc.evaluation.ray_iou import CastGrid, RayCounts, cast_grid, count_rays, ray_iou, ray_origins, ray_pattern
+from splattingocc.taxonomy import FREE, NUM_CLASSES
 
 LOWER, CELL, SHAPE = (-40.0, -40.0, -1.0), 0.4, (200, 200, 16)
 

@@ -5,7 +5,6 @@ import math
 
 from rich.console import Console
 
-from splattingocc.data.taxonomy import CLASSES
 from splattingocc.evaluation.miou import OccupancyScores
 from splattingocc.evaluation.predictions import Provenance
 from splattingocc.evaluation.ray_iou import RayIoUScores
@@ -20,6 +19,7 @@ from splattingocc.evaluation.report import (
     write_metrics,
 )
 from splattingocc.evaluation.scoring import ScoredOccupancy
+from splattingocc.taxonomy import CLASSES
 
 CAMERA = OccupancyScores(12.344, 13.0, 40.0, (*map(float, range(16)), math.nan))
 UNMASKED = OccupancyScores(8.5, 9.0, 30.0, (1.0,) * 17)

@@ -9,10 +9,10 @@ from PIL import Image
 from splattingocc.data.key_frames import KeyFrame
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.nuscenes import read_index
-from splattingocc.geometry.rays import IGNORE, SKY
-from splattingocc.labels.dense import DenseLabelConfig, find_map, label_densely, read_class_table, read_map
+from splattingocc.labels.dense import DenseLabelConfig, DenseLabels, find_map, label_densely, read_class_table, read_map
 from splattingocc.labels.generate import generate_labels
 from splattingocc.labels.lidar import project_lidar
+from splattingocc.taxonomy import IGNORE, SKY
 
 ROAD, WALL = 11, 15
 
@@ -112,7 +112,7 @@ def test_a_store_made_from_maps_gives_them_back(tiny_dataroot: Path, tmp_path: P
     for position in range(len(index)):
         write_maps(tmp_path / "classes", index[position], road_under_sky, ".png")
     config = DenseLabelConfig(semantics=tmp_path / "classes")
-    generate_labels(index, tiny_dataroot, tmp_path / "store", config=config, show_progress=False)
+    generate_labels(index, tiny_dataroot, tmp_path / "store", source=DenseLabels(config), show_progress=False)
     store = LabelStore.open(tmp_path / "store")
     store.verify(index)
     table, expected = store.read(index.tokens[0]), label_densely(index[0], tiny_dataroot, config)

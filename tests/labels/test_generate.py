@@ -12,9 +12,9 @@ import tiny_nuscenes
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
 from splattingocc.data.nuscenes import read_index
-from splattingocc.labels import generate
+from splattingocc.labels import generate, lidar
 from splattingocc.labels.generate import generate_labels
-from splattingocc.labels.lidar import LidarLabelConfig
+from splattingocc.labels.lidar import LidarLabelConfig, LidarLabels
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,13 @@ def test_scenes_added_in_another_order_make_the_same_store(index: Index, tiny_da
 
 
 def _generate_slowly(index: Index, dataroot: Path, out: Path) -> None:
-    project = generate.project_lidar
+    project = lidar.project_lidar
 
     def project_slowly(*arguments, **options):
         time.sleep(0.05)
         return project(*arguments, **options)
 
-    generate.project_lidar = project_slowly
+    lidar.project_lidar = project_slowly
     generate_labels(index, dataroot, out, show_progress=False)
 
 
@@ -122,7 +122,7 @@ def test_labels_made_from_other_poses_are_found_and_made_again(index: Index, tin
 def test_a_store_of_other_options_is_not_mixed(index: Index, tiny_dataroot: Path, undisturbed: Path):
     before = contents(undisturbed)
     with pytest.raises(ValueError, match=r"manifest\.json: the store holds labels .*120.*asked for are labels .*50"):
-        generate_labels(index, tiny_dataroot, undisturbed, config=LidarLabelConfig(max_distance=50.0), show_progress=False)
+        generate_labels(index, tiny_dataroot, undisturbed, source=LidarLabels(LidarLabelConfig(max_distance=50.0)), show_progress=False)
     assert contents(undisturbed) == before
 
 
@@ -153,19 +153,19 @@ def test_changed_contents_under_the_same_names_are_found(tiny_dataroot: Path, tm
     index = read_index(tmp_path, tiny_nuscenes.VERSION)
     generate_labels(index, tmp_path, tmp_path / "labels", show_progress=False)
     store = LabelStore.open(tmp_path / "labels")
-    generate.verify_inputs(store, index, tmp_path, LidarLabelConfig())
+    generate.verify_inputs(store, index, tmp_path, LidarLabels())
     assert index[4].lidar is not None
     path = tmp_path / index[4].lidar.filename
     path.write_bytes(path.read_bytes()[:-20] + bytes(20))
     store.verify(index)
     with pytest.raises(ValueError, match=r"the labels of scene-0002 were made from other sweeps, classes or maps than are there now"):
-        generate.verify_inputs(store, index, tmp_path, LidarLabelConfig())
+        generate.verify_inputs(store, index, tmp_path, LidarLabels())
     with pytest.raises(ValueError, match=r"the store holds lidar points, .*; give the options that made it"):
-        generate.verify_inputs(store, index, tmp_path, LidarLabelConfig(sweeps=(-1,)))
+        generate.verify_inputs(store, index, tmp_path, LidarLabels(LidarLabelConfig(other_key_frames=(-1,))))
 
 
 def test_neighbouring_sweeps_end_with_the_scene(index: Index, tiny_dataroot: Path, undisturbed: Path, tmp_path: Path):
-    generate_labels(index, tiny_dataroot, tmp_path, config=LidarLabelConfig(sweeps=(-1,)), show_progress=False)
+    generate_labels(index, tiny_dataroot, tmp_path, source=LidarLabels(LidarLabelConfig(other_key_frames=(-1,))), show_progress=False)
     alone, more = LabelStore.open(undisturbed), LabelStore.open(tmp_path)
     assert "sweeps of key frames -1" in more.manifest.source
     counts = [(len(alone.read(index.tokens[position])), len(more.read(index.tokens[position]))) for position in range(3)]
@@ -197,7 +197,7 @@ def test_key_frames_of_which_a_file_is_missing_are_left_out_where_asked(own_data
     assert manifest.skipped == {"scene-0002-1": str(own_data / name)}
     assert manifest.scenes["scene-0002"].tokens == ("scene-0002-0", "scene-0002-2")
     LabelStore.open(tmp_path / "store").verify(index)
-    generate.verify_inputs(LabelStore.open(tmp_path / "store"), index, own_data, LidarLabelConfig())
+    generate.verify_inputs(LabelStore.open(tmp_path / "store"), index, own_data, LidarLabels())
     if "CAM" not in name:
         with pytest.raises(ValueError, match=r"scene-0002-1-LIDAR_TOP.*no such file \(scene-0002, key frame scene-0002-1\)"):
             generate_labels(index, own_data, tmp_path / "store", show_progress=False)
@@ -246,6 +246,6 @@ def test_two_runs_in_one_folder_at_once_are_refused(index: Index, tiny_dataroot:
         time.sleep(0.005)
     time.sleep(0.05)
     with pytest.raises(ValueError, match=f"{tmp_path}: being written by process {process.pid}"):
-        generate_labels(index, tiny_dataroot, tmp_path, config=LidarLabelConfig(max_distance=50.0), show_progress=False)
+        generate_labels(index, tiny_dataroot, tmp_path, source=LidarLabels(LidarLabelConfig(max_distance=50.0)), show_progress=False)
     process.join()
     assert contents(tmp_path) == contents(undisturbed)

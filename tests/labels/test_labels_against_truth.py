@@ -9,9 +9,9 @@ from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import LabelledRays, auxiliary_rays, inside, labelled_rays
 from splattingocc.data.nuscenes import read_index
-from splattingocc.data.taxonomy import FREE
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels
+from splattingocc.taxonomy import FREE
 
 INTO_THE_SURFACE = 0.02
 """Metres past a label, so that a point on the face between two cells is looked up behind it."""

@@ -9,9 +9,9 @@ import torch
 
 from splattingocc.data.key_frames import KeyFrame, cameras_of
 from splattingocc.data.nuscenes import read_index
-from splattingocc.data.taxonomy import CAMERA_CHANNELS, MOVING_CLASSES
-from splattingocc.geometry.rays import IGNORE
+from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS
 from splattingocc.labels.lidar import LidarLabelConfig, find_pixels, project_lidar, read_point_classes, read_points, to_world
+from splattingocc.taxonomy import IGNORE, MOVING_CLASSES
 
 
 @pytest.fixture
@@ -203,5 +203,8 @@ def test_points_without_classes_make_labels_of_distances_alone(tiny_dataroot: Pa
     assert len(table) > 500
     assert (table.semantics == IGNORE).all()
     assert np.isfinite(table.distances).all()
-    with pytest.raises(ValueError, match=r"--lidar\.sweeps: without classes"):
-        project_lidar(key_frame, tiny_dataroot, LidarLabelConfig(with_classes=False, sweeps=(1,)), neighbours=[key_frame])
+
+
+def test_points_of_other_key_frames_need_classes_to_leave_out_what_moves():
+    with pytest.raises(ValueError, match=r"lidar\.other_key_frames is \(1,\), but without classes"):
+        LidarLabelConfig(with_classes=False, other_key_frames=(1,))

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from splattingocc.geometry.cameras import Cameras
-from splattingocc.geometry.rays import IGNORE, SKY, RayLabels, Rays
+from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.losses.inputs import LossInputs
 from splattingocc.models.depth import DepthBins
-from splattingocc.models.lift import ImageReading
+from splattingocc.models.image_reader import ImageReading
 from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.taxonomy import IGNORE, SKY
 
 BINS = DepthBins(count=16)
 GRID = VoxelGrid((0.0, -10.0, -5.0), (20.0, 10.0, 5.0), 2.5)

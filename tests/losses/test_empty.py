@@ -4,8 +4,8 @@ import math
 import torch
 from labelled_scene import loss_inputs, meets_nothing
 
-from splattingocc.geometry.rays import SKY
 from splattingocc.losses.empty import EPSILON, EmptyLoss, empty_ray_cost
+from splattingocc.taxonomy import SKY
 
 
 def test_passing_costs_nothing_much_and_the_gradient_of_a_stopped_ray_is_bounded():

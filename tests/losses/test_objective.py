@@ -9,12 +9,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from splattingocc.config import describe_validation
-from splattingocc.geometry.rays import IGNORE, SKY, RayLabels, Rays
+from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.losses.distance import DistanceConfig
 from splattingocc.losses.inputs import ImageInputs
 from splattingocc.losses.loss import Loss, LossConfig, Shared
 from splattingocc.losses.objective import Objective, ObjectiveConfig, about_missing_labels
 from splattingocc.losses.semantic import SemanticConfig
+from splattingocc.taxonomy import IGNORE, SKY
 
 OF_IMAGES = ("depth_bins", "pixel_classes")
 

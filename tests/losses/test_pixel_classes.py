@@ -4,8 +4,8 @@ import math
 import torch
 from labelled_scene import loss_inputs
 
-from splattingocc.geometry.rays import IGNORE
 from splattingocc.losses.pixel_classes import PixelClassesLoss
+from splattingocc.taxonomy import IGNORE
 
 
 def test_a_map_of_the_labelled_class_costs_nothing_and_one_that_knows_nothing_the_logarithm_of_the_classes():

@@ -2,8 +2,8 @@ import math
 
 import torch
 
-from splattingocc.geometry.rays import IGNORE
 from splattingocc.losses.pixels import PixelLabels, pixel_nll
+from splattingocc.taxonomy import IGNORE
 
 
 def test_targets_are_read_at_the_pixel_that_holds_the_point():

@@ -4,9 +4,10 @@ import math
 import torch
 from labelled_scene import BINS, NUM_RAYS, loss_inputs
 
-from splattingocc.geometry.rays import IGNORE, Rays
+from splattingocc.geometry.rays import Rays
 from splattingocc.losses.objective import Objective, ObjectiveConfig
 from splattingocc.losses.query import QueryConfig, QueryLoss, free_cost, free_points, hit_cost
+from splattingocc.taxonomy import IGNORE
 
 
 def test_free_points_lie_on_their_ray_before_the_margin_and_spread_evenly():

@@ -2,8 +2,8 @@ import math
 
 import torch
 
-from splattingocc.geometry.rays import IGNORE, SKY
 from splattingocc.losses.semantic import EPSILON, class_nll
+from splattingocc.taxonomy import IGNORE, SKY
 
 
 def test_the_loss_is_the_weighted_negative_log_of_the_composited_probability():

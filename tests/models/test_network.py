@@ -4,11 +4,13 @@ from rigs import surround_cameras
 
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.models.evidence import Evidence
 from splattingocc.models.gaussian_head import EVIDENCE_CENTER, EVIDENCE_FLOOR, MAX_OPACITY, GaussianHead, GaussianHeadConfig
-from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig, OccupancyNetwork
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.struct import stack
+from splattingocc.taxonomy import NUM_CLASSES
 
 GRID = VoxelGrid((-6.4, -6.4, -0.8), (6.4, 6.4, 2.4), 0.4)
 
@@ -27,7 +29,7 @@ def surround_views(batch: int) -> Views:
 def test_every_gaussian_stays_in_its_own_cell_and_bounds():
     head = GaussianHead(GaussianHeadConfig(), 4, GRID, coarsening=2)
     torch.nn.init.normal_(head.geometry.weight, std=3.0)
-    gaussians = head(torch.randn(2, 4, 16, 16, 4), *no_evidence(2))
+    gaussians = head(torch.randn(2, 4, 16, 16, 4), no_evidence(2))
     cells, inside = GRID.cells_of(gaussians.means[0])
     assert inside.all()
     assert len(torch.unique(cells, dim=0)) == GRID.num_cells
@@ -39,15 +41,15 @@ def test_every_gaussian_stays_in_its_own_cell_and_bounds():
     assert torch.allclose(gaussians.features.sum(dim=-1), torch.ones(()), atol=1e-5)
 
 
-def no_evidence(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.zeros(batch, GRID.num_cells), torch.zeros(batch, GRID.num_cells, 17)
+def no_evidence(batch: int) -> Evidence:
+    return Evidence(torch.zeros(batch, GRID.num_cells), torch.zeros(batch, GRID.num_cells, NUM_CLASSES))
 
 
 def test_a_fresh_head_believes_the_image_branch():
     head = GaussianHead(GaussianHeadConfig(), 4, GRID, coarsening=2)
-    hazards, classes = no_evidence(1)
-    hazards[0, 7], classes[0, 7, 4] = 0.5, 1.0
-    gaussians = head(torch.zeros(1, 4, 16, 16, 4), hazards, classes)
+    evidence = no_evidence(1)
+    evidence.surface[0, 7], evidence.classes[0, 7, 4] = 0.5, 1.0
+    gaussians = head(torch.zeros(1, 4, 16, 16, 4), evidence)
     assert gaussians.opacities[0, 7] > 0.4
     assert gaussians.opacities[0, 8] < 0.01
     assert gaussians.features[0, 7].argmax() == 4
@@ -56,8 +58,8 @@ def test_a_fresh_head_believes_the_image_branch():
 def test_a_fresh_head_starts_as_configured():
     config = GaussianHeadConfig(initial_opacity=0.05, initial_scale=0.1)
     head = GaussianHead(config, 4, GRID, coarsening=2)
-    hazards, classes = no_evidence(1)
-    gaussians = head(torch.zeros(1, 4, 16, 16, 4), hazards + EVIDENCE_CENTER - EVIDENCE_FLOOR, classes)
+    evidence = no_evidence(1).map(lambda values: values + EVIDENCE_CENTER - EVIDENCE_FLOOR)
+    gaussians = head(torch.zeros(1, 4, 16, 16, 4), evidence)
     assert torch.allclose(gaussians.opacities, torch.tensor(0.05), atol=1e-5)
     assert torch.allclose(gaussians.scales, torch.tensor(0.1), atol=1e-5)
     assert torch.allclose(gaussians.means[0], gaussians.means[0].detach())
@@ -105,7 +107,7 @@ def test_views_that_no_camera_took_change_nothing_and_learn_nothing(training: bo
         network = small_network().train(training)
         output = network(seen)
         torch.manual_seed(1)
-        (output.gaussians.opacities.sum() + (output.gaussians.features * torch.rand(17)).sum()).backward()
+        (output.gaussians.opacities.sum() + (output.gaussians.features * torch.rand(NUM_CLASSES)).sum()).backward()
         gradients = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
         outcomes.append((output, gradients, dict(network.named_buffers())))
     (alone, gradients, buffers), (beside, gradients_beside, buffers_beside) = outcomes

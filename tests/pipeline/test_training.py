@@ -28,9 +28,9 @@ from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.scoring import score_split
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig, build_index
 from splattingocc.labels.generate import generate_labels
-from splattingocc.labels.lidar import LidarLabelConfig
+from splattingocc.labels.lidar import LidarLabelConfig, LidarLabels
 from splattingocc.losses.objective import Losses
-from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.pipeline.prediction import open_network, predict
@@ -314,7 +314,7 @@ def test_two_trainings_in_one_folder_at_once_are_refused(dataroot: Path, tmp_pat
 
 def test_labels_of_distances_alone_train_geometry(dataroot: Path, tmp_path: Path, capsys):
     index = read_index(dataroot, "v1.0-mini")
-    generate_labels(index, dataroot, tmp_path / "labels", config=LidarLabelConfig(with_classes=False), show_progress=False)
+    generate_labels(index, dataroot, tmp_path / "labels", source=LidarLabels(LidarLabelConfig(with_classes=False)), show_progress=False)
     config = small_experiment(dataroot)
     config = with_epochs(config.model_copy(update={"data": config.data.model_copy(update={"labels": tmp_path / "labels"})}), 1)
     metrics = train(config, tmp_path / "run", show_progress=False)

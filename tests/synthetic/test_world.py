@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from splattingocc.data.taxonomy import CLASS_OF_LIDARSEG, MOVING_CLASSES, NUM_CLASSES
-from splattingocc.geometry.rays import IGNORE
+from splattingocc.data.nuscenes_taxonomy import CLASS_OF_LIDARSEG
 from splattingocc.synthetic.layout import HALF_WIDTH, MIN_CURVE_RADIUS
 from splattingocc.synthetic.rig import quat_from_rotation, rotation_from_euler
 from splattingocc.synthetic.things import MovingThings
 from splattingocc.synthetic.world import World, draw_world
+from splattingocc.taxonomy import IGNORE, MOVING_CLASSES, NUM_CLASSES
 
 DURATION = 4.0
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from splattingocc.data.taxonomy import CAMERA_CHANNELS, CLASS_OF_LIDARSEG, FREE
-from splattingocc.geometry.rays import IGNORE
+from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS, CLASS_OF_LIDARSEG
 from splattingocc.geometry.transforms import invert_rigid, rigid, rotation_from_quat, transform_points
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.synthetic.tables import TABLES
 from splattingocc.synthetic.writer import SynthConfig, is_complete, write_dataset
+from splattingocc.taxonomy import FREE, IGNORE
 
 TINY = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, image_size=(32, 48))
 CLASS_OF_CATEGORY = np.array(CLASS_OF_LIDARSEG)

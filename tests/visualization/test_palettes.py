@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from splattingocc.data.taxonomy import CLASSES, FREE
-from splattingocc.geometry.rays import IGNORE, SKY
+from splattingocc.taxonomy import CLASSES, FREE, IGNORE, SKY
 from splattingocc.visualization.palettes import CLASS_COLORS, FARTHEST_METRES, IGNORE_COLOR, SKY_COLOR, class_colors, distance_colors
 
 

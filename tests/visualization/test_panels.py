@@ -4,9 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
-from splattingocc.data.taxonomy import CAMERA_CHANNELS, FREE
-from splattingocc.geometry.rays import SKY
+from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS
 from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.taxonomy import FREE, SKY
 from splattingocc.visualization.palettes import CLASS_COLORS, class_colors, distance_colors
 from splattingocc.visualization.panels import (
     CAMERA_WIDTH,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from splattingocc.data.taxonomy import FREE
 from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.taxonomy import FREE
 from splattingocc.visualization.palettes import CLASS_COLORS, EGO_COLOR, EMPTY_COLOR
 from splattingocc.visualization.raycast import PictureConfig, picture_from_above, picture_in_perspective
 

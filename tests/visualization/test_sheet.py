@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from splattingocc.geometry.rays import IGNORE, SKY
+from splattingocc.taxonomy import IGNORE, SKY
 from splattingocc.visualization.palettes import CLASS_COLORS, SKY_COLOR
 from splattingocc.visualization.sheet import DISTANCE_BAR_HEIGHT, LEGEND_ROW_HEIGHT, Sheet, class_entries, legend_height
 

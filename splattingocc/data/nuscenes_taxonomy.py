@@ -1,24 +1,11 @@
-"""Classes of Occ3D-nuScenes and how nuScenes' own categories map to them.
+"""nuScenes' own names: how its lidarseg categories map to the classes of the label space, and the cameras of its rig.
 
-Source: the published Occ3D-nuScenes and nuScenes-lidarseg class lists.
+Source: the published nuScenes-lidarseg category list.
 """
 
 from typing import Final
 
-from splattingocc.geometry.rays import IGNORE
-
-CLASSES: Final = (
-    "others", "barrier", "bicycle", "bus", "car", "construction_vehicle", "motorcycle", "pedestrian", "traffic_cone", "trailer", "truck",
-    "driveable_surface", "other_flat", "sidewalk", "terrain", "manmade", "vegetation",
-)  # fmt: skip
-"""The 17 semantic classes, by index."""
-NUM_CLASSES: Final = len(CLASSES)
-FREE: Final = 17
-"""The index of empty space in an occupancy grid."""
-CLASSES_OUTSIDE_M15: Final = (0, 12)
-"""others and other_flat: what the 15-class protocol of self-supervised papers leaves out."""
-MOVING_CLASSES: Final = (2, 3, 4, 5, 6, 7, 9, 10)
-"""Classes whose labels hold at their own key frame only."""
+from splattingocc.taxonomy import IGNORE
 
 LIDARSEG_CATEGORIES: Final = (
     ("noise", IGNORE),

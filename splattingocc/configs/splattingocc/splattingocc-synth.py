@@ -6,7 +6,7 @@ from splattingocc.data.augment import AugmentConfig
 from splattingocc.data.loaders import LoaderConfig
 from splattingocc.engine.module import OptimizationConfig
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
-from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.neck import FPNConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig

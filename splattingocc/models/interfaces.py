@@ -1,0 +1,75 @@
+"""What the parts of a network promise each other. Which part is which is said in `models/parts.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from splattingocc.geometry.cameras import Cameras
+from splattingocc.models.evidence import Evidence
+from splattingocc.models.image_reader import ImageReading
+from splattingocc.splatting.gaussians import Gaussians
+
+
+class Backbone(nn.Module):
+    """Encode images. Built from its configuration alone."""
+
+    out_channels: Sequence[int]
+    """Widths of the results."""
+
+    def forward(self, images: Float[Tensor, "image 3 height width"]) -> list[Tensor]:
+        """Encode RGB images in [0, 1]; the results are features at 1/4, 1/8, 1/16 and 1/32 of their size, in this order."""
+        raise NotImplementedError
+
+
+class Neck(nn.Module):
+    """Bring a backbone's results together. Built from its configuration and their widths."""
+
+    out_channels: int
+    """Width of the result."""
+
+    def forward(self, levels: Sequence[Tensor]) -> Float[Tensor, "image channel height width"]:
+        """Return one map of features for each image."""
+        raise NotImplementedError
+
+
+class Lift(nn.Module):
+    """Turn what was read off the images into a volume. Built from its configuration, the width of the image features, the number of
+    classes, the bins of the depth distributions and the grid of the Gaussians.
+
+    The configuration has a field `coarsening`: how many cells of that grid a cell of the volume is long.
+    """
+
+    out_channels: int
+    """Width of the volume."""
+
+    def forward(self, reading: ImageReading, cameras: Cameras) -> Float[Tensor, "batch channel x y z"]:
+        """Return the volume around the cameras (batch, view). No cell lies before a camera that is nowhere."""
+        raise NotImplementedError
+
+
+class VolumeEncoder(nn.Module):
+    """Think in 3D. Built from its configuration and the width of the volume."""
+
+    out_channels: int
+    """Width of the result."""
+
+    def forward(self, volume: Float[Tensor, "batch channel x y z"]) -> Float[Tensor, "batch out_channel x y z"]:
+        """Return a volume of the same resolution."""
+        raise NotImplementedError
+
+
+class Head(nn.Module):
+    """Turn a volume into Gaussians. Built from its configuration, the width of the volume, the grid and how much coarser the volume is.
+
+    The configuration has a field `num_classes`.
+    """
+
+    centers: Tensor
+    """(cell, 3): where the evidence is asked for, metres in the ego frame."""
+
+    def forward(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence) -> Gaussians:
+        """Predict the Gaussians of a volume, starting from what the images alone say of each cell."""
+        raise NotImplementedError

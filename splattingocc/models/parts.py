@@ -1,0 +1,31 @@
+"""Which parts a network can have: for each place the configuration classes to choose from, and which module each of them configures.
+
+The `kind` of a configuration decides. Networks written before there was a choice have the first of each.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from splattingocc.config import ByKind, Config
+from splattingocc.models.backbone import ResNet, ResNetConfig
+from splattingocc.models.gaussian_head import GaussianHead, GaussianHeadConfig
+from splattingocc.models.interfaces import Backbone, Head, Lift, Neck, VolumeEncoder
+from splattingocc.models.lift.sampling import SamplingLift, SamplingLiftConfig
+from splattingocc.models.neck import FPN, FPNConfig
+from splattingocc.models.volume_encoder import UNet3d, UNet3dConfig
+
+BackboneConfig = Annotated[ResNetConfig, ByKind()]
+BACKBONES: dict[type[Config], type[Backbone]] = {ResNetConfig: ResNet}
+
+NeckConfig = Annotated[FPNConfig, ByKind()]
+NECKS: dict[type[Config], type[Neck]] = {FPNConfig: FPN}
+
+LiftConfig = Annotated[SamplingLiftConfig, ByKind()]
+LIFTS: dict[type[Config], type[Lift]] = {SamplingLiftConfig: SamplingLift}
+
+VolumeEncoderConfig = Annotated[UNet3dConfig, ByKind()]
+VOLUME_ENCODERS: dict[type[Config], type[VolumeEncoder]] = {UNet3dConfig: UNet3d}
+
+HeadConfig = Annotated[GaussianHeadConfig, ByKind()]
+HEADS: dict[type[Config], type[Head]] = {GaussianHeadConfig: GaussianHead}

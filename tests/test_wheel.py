@@ -1,0 +1,124 @@
+"""The package as others get it: a wheel, in a folder of its own, with no checkout in reach."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from importlib.metadata import PathDistribution
+from pathlib import Path
+
+import pytest
+
+import splattingocc
+
+pytest.importorskip("pip", reason="pip, which builds and installs the wheel, is not installed")
+PACKAGE = Path(splattingocc.__file__).parent
+ROOT = Path(__file__).parents[1]
+MODULES = {"pillow": "PIL", "warp-lang": "warp"}
+"""What is imported of the packages whose names are others."""
+SMALL = ["--data.dataroot", "data", "--data.loader.image-size", "32", "64", "--data.loader.num-rays", "500", "--data.num-workers", "0"]
+SMALL += ["--data.loader.auxiliary-offsets", "1", "--network.lift.coarsening", "4", "--network.lift.channels", "8"]
+SMALL += ["--network.volume-encoder.channels", "8", "16", "--network.volume-encoder.blocks", "1", "1"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this source, built in a copy, where no earlier build can leave anything in it."""
+    source = tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT / "splattingocc", source / "splattingocc", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip(["wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(source / "wheels"), str(source)])
+    (found,) = (source / "wheels").iterdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("installed")
+    pip(["install", "--no-deps", "--no-index", "--target", str(target), str(wheel)])
+    return target
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("empty")
+
+
+def pip(words: list[str]) -> None:
+    call = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *words]
+    finished = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+def run(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the wheel and what it depends on; without `site`, nothing leads from there to a checkout that is installed too."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(installed), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    return subprocess.run([sys.executable, "-S", *words], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def command(installed: Path, folder: Path, *words: str) -> str:
+    finished = run(installed, folder, "-m", "splattingocc.cli", *words)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert found == {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert "splattingocc/configs/splattingocc/splattingocc-synth.py" in found
+
+
+def imported() -> set[str]:
+    """Return the modules of others that the package imports."""
+    found: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"splattingocc"}
+
+
+def test_the_wheel_asks_for_what_the_package_imports_and_for_nothing_else(installed: Path):
+    (metadata,) = installed.glob("splattingocc-*.dist-info")
+    asked: dict[bool, set[str]] = {True: set(), False: set()}
+    for line in PathDistribution(metadata).requires or []:
+        name = re.split(r"[^\w-]", line)[0]
+        asked["extra ==" in line].add(MODULES.get(name, name))
+    assert asked[False] <= imported()
+    assert imported() <= asked[False] | asked[True]
+
+
+def test_what_runs_is_the_wheel(installed: Path, folder: Path):
+    found = run(installed, folder, "-c", "import splattingocc, sys; print(splattingocc.__file__, *sys.path)").stdout.split()
+    assert Path(found[0]).is_relative_to(installed)
+    assert str(ROOT) not in found
+
+
+def test_a_wheel_says_its_version_and_knows_its_configurations(installed: Path, folder: Path):
+    assert command(installed, folder, "--version") == f"splattingocc {splattingocc.__version__}\n"
+    assert "--data.dataroot" in command(installed, folder, "train", "splattingocc-synth", "--help")
+
+
+def test_the_demo_of_a_wheel_finds_what_it_trains(installed: Path, folder: Path):
+    finished = run(installed, folder, "-m", "splattingocc.cli", "demo", "--out", "demo", "--seed", "-1")
+    assert "ExperimentConfig.seed is -1" in finished.stderr
+
+
+@pytest.mark.slow
+def test_a_wheel_makes_streets_labels_a_network_and_scores(installed: Path, folder: Path):
+    command(installed, folder, "synth", "--out", "data", "--scenes", "2", "--val-scenes", "1", "--frames", "2", "--image-size", "90", "160")
+    assert "labelled rays in 4 key frames" in command(installed, folder, "prepare", "--dataroot", "data", "--workers", "2")
+    epoch = ["--trainer.max-epochs", "1", "--trainer.accelerator", "cpu", "--optimization.image-steps", "0"]
+    command(installed, folder, "train", "splattingocc-synth", *SMALL, *epoch, "--work-dir", "run")
+    scores = command(installed, folder, "test", "splattingocc-synth", "run/network.safetensors", *SMALL, "--eval", "segm")
+    assert "mIoU" in scores
+    assert (folder / "run" / "metrics_val.json").is_file()
