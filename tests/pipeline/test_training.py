@@ -324,9 +324,8 @@ def test_labels_of_distances_alone_train_geometry(dataroot: Path, tmp_path: Path
 
 
 def test_labels_that_no_loss_can_learn_from_are_refused_before_the_first_step(dataroot: Path, tmp_path: Path):
-    generate_labels(
-        read_index(dataroot, "v1.0-mini"), dataroot, tmp_path / "labels", config=LidarLabelConfig(with_classes=False), show_progress=False
-    )
+    index, source = read_index(dataroot, "v1.0-mini"), LidarLabels(LidarLabelConfig(with_classes=False))
+    generate_labels(index, dataroot, tmp_path / "labels", source=source, show_progress=False)
     geometry = ("distance", "line-of-sight", "empty", "query", "depth-bins")
     options = [word for name in geometry for word in (f"--objective.{name}.weight", "0")]
     message = run_and_fail(*train_command(dataroot, tmp_path / "run", "--data.labels", tmp_path / "labels", *options))
