@@ -104,6 +104,10 @@ class ByKind:
             kind = value.get("kind", first) if isinstance(value, dict) else getattr(value, "kind", first)
             if kind not in tuple(kinds):
                 raise ValueError(f"kind is {_shortened(kind)}, {expected_one_of(kind, kinds)}")
+            if isinstance(value, Config) and type(value) is not kinds[kind]:
+                raise ValueError(
+                    f"a {type(value).__name__}, expected a {kinds[kind].__name__}: what a kind computes is known of that class"
+                )
             return value
 
         def tag(value: Any) -> str:

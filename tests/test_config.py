@@ -43,6 +43,10 @@ class Stove(Config):
     wood: Annotated[float, Field(ge=0)] = 2.5
 
 
+class WideHob(Hob):
+    plates: Annotated[int, Field(ge=1)] = 6
+
+
 class Cabin(Config):
     cooker: Annotated[Hob | Stove, ByKind()] = Hob()
     only: Annotated[Hob, ByKind()] = Hob()
@@ -70,6 +74,7 @@ def test_options_of_any_kind_come_back_from_json(cabin: Cabin):
         ({"cooker": {"kind": None}}, "Cabin.cooker: kind is None, expected one of hob, stove"),
         ({"cooker": {"kind": "stove", "plates": 2}}, "Cabin.cooker: plates is not an option of Stove; it has kind, wood"),
         ({"cooker": {"kind": "stove", "wood": -1}}, "Cabin.cooker.wood is -1: input should be greater than or equal to 0"),
+        ({"cooker": WideHob()}, "Cabin.cooker: a WideHob, expected a Hob: what a kind computes is known of that class"),
         ({"cooker": 3}, "Cabin.cooker is 3: input should be a valid dictionary or instance of Hob"),
         ({"cooker": None}, "Cabin.cooker is None: input should be a valid dictionary or instance of Hob"),
     ],

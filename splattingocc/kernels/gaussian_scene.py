@@ -162,7 +162,7 @@ def dilate(mask: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _leaps(lateral: UInt8[Tensor, "x y z"]) -> UInt8[Tensor, "x y z"]:
-    """Turn the lateral reach of each cell's Gaussians into the number of slabs that a ray can leap from each cell."""
+    """Turn the lateral reach of each cell's Gaussians into the number of empty slabs that a ray can skip from each cell."""
     largest = int(lateral.max())
     occupied = torch.zeros_like(lateral, dtype=torch.bool)
     for plane in ((1, 2), (0, 2), (0, 1)):

@@ -362,7 +362,7 @@ def leave_slab(path: Path, cursor: Cursor, keys: wp.array(dtype=float), indices:
 @wp.func
 @no_type_check
 def enter_slab(scene: Scene, path: Path, cursor: Cursor, keys: wp.array(dtype=float), indices: wp.array(dtype=int)) -> Cursor:
-    """Leap over empty slabs and gather the next; behind the last, everything that waits can be met."""
+    """Skip empty slabs and gather the next; behind the last, everything that waits can be met."""
     cursor.limit = _FAR_AWAY
     skip = int(1)
     while skip > 0 and cursor.slab < path.count:

@@ -112,9 +112,9 @@ def test_a_thing_on_the_sidewalk_stands_farther_away_than_its_lowest_row_says():
     classes[:, 0, :24] = 1
     classes[:, 1, 24:, :24] = 1
     classes[:, 2, 24:, 24:] = 1
-    belief = standing(classes, cameras).softmax(dim=1)
-    found = torch.einsum("b,vbhw->vhw", (bins.edges()[:-1] * bins.edges()[1:]).sqrt(), belief * (belief > 0.05))
-    found = found / (belief * (belief > 0.05)).sum(dim=1)
+    distribution = standing(classes, cameras).softmax(dim=1)
+    found = torch.einsum("b,vbhw->vhw", (bins.edges()[:-1] * bins.edges()[1:]).sqrt(), distribution * (distribution > 0.05))
+    found = found / (distribution * (distribution > 0.05)).sum(dim=1)
     # Row 24, centre 24.5: 8.5 pixels under the horizon at focal length 20, from a height of 1.5 m
     assert abs(found[0, 10, 5].item() - 1.5 * 20 / 8.5) < 0.15
     assert abs(found[0, 10, 40].item() - 1.35 * 20 / 8.5) < 0.15

@@ -45,7 +45,7 @@ def no_evidence(batch: int) -> Evidence:
     return Evidence(torch.zeros(batch, GRID.num_cells), torch.zeros(batch, GRID.num_cells, NUM_CLASSES))
 
 
-def test_a_fresh_head_believes_the_image_branch():
+def test_a_fresh_head_follows_the_evidence():
     head = GaussianHead(GaussianHeadConfig(), 4, GRID, coarsening=2)
     evidence = no_evidence(1)
     evidence.surface[0, 7], evidence.classes[0, 7, 4] = 0.5, 1.0
