@@ -18,6 +18,8 @@ from splattingocc.cli.ending import ending_well
 
 MEMORY = 16 * 2**30
 """Bytes of addresses that a child may have; torch takes several of them."""
+POLL = 1.0
+"""Seconds between two looks at a child."""
 OUTPUT, ERRORS, RESULT = "stdout.txt", "stderr.txt", "result.json"
 
 
@@ -76,11 +78,15 @@ def _do(work: Callable[[], Any], logs: Path) -> int:
 
 
 def wait(child: int, logs: Path, *, timeout: float, began: float | None = None) -> Ended:
-    """Wait for a child; kill it and what it started after a time."""
+    """Wait for a child; kill it and what it started once it has worked, or waited without any work, for so many seconds."""
     began = time.monotonic() if began is None else began
-    handle = os.pidfd_open(child)
+    handle, worked, rested = os.pidfd_open(child), 0.0, 0
     try:
-        is_over = bool(select.select([handle], [], [], max(0.0, timeout - (time.monotonic() - began)))[0])
+        while not (is_over := bool(select.select([handle], [], [], POLL)[0])):
+            before, worked = worked, _seconds_of_work(child)
+            rested = rested + 1 if worked == before else 0
+            if worked > timeout or rested * POLL > timeout:
+                break
     finally:
         os.close(handle)
     if not is_over:
@@ -94,6 +100,12 @@ def wait(child: int, logs: Path, *, timeout: float, began: float | None = None) 
         stderr=(logs / ERRORS).read_text(errors="replace") if (logs / ERRORS).exists() else "",
         result=json.loads(path.read_text())["result"] if path.exists() and is_over and status == 0 else None,
     )
+
+
+def _seconds_of_work(process: int) -> float:
+    """Return a process's own time: a busy machine takes more of the clock's for the same work."""
+    numbers = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def run(work: Callable[[], Any], folder: Path, logs: Path, *, timeout: float) -> Ended:

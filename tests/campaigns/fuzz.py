@@ -30,7 +30,7 @@ import world  # noqa: E402
 from readers import READERS, Reader, digest  # noqa: E402
 
 HANG = 30.0
-"""Seconds after which a child counts as hanging."""
+"""Seconds of work, or of none at all, after which a child counts as hanging."""
 MOST_MEMORY = 4096
 """MiB that reading a damaged file of this small world may take."""
 RIGHT = ("refused", "same", "healed", "changed, explained")

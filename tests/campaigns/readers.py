@@ -27,6 +27,7 @@ from splattingocc.data.nuscenes_tables import TABLES
 from splattingocc.data.occ3d import read_truth
 from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.engine.checkpoint import newest_checkpoint
+from splattingocc.engine.ledger import read_ledger
 from splattingocc.engine.loggers import MetricsTable
 from splattingocc.experiment import load_config
 from splattingocc.models.backbone import ResNet, ResNetConfig
@@ -36,6 +37,7 @@ TEXT = "text without a digest: another number or name within its bounds"
 PIXELS = "an image without a digest: other pixels"
 POINTS = "raw numbers without a digest: a point moved within its bounds, or got another class"
 ARRAY = "an array without a digest: other values within their bounds"
+LINES = "lines that cannot be read are left out and counted"
 ONE_BEFORE = "the checkpoint before it is taken"
 OTHER = "a whole file of the right kind that holds something else"
 
@@ -243,8 +245,11 @@ def _network(path: Path) -> Any:
 
 
 def initial_weights() -> Any:
-    (path,) = Path("weights").iterdir()
-    return ResNet(ResNetConfig(weights=path)).state_dict()
+    return ResNet(ResNetConfig(weights=Path("weights/resnet18.safetensors"))).state_dict()
+
+
+def initial_weights_of_torch() -> Any:
+    return ResNet(ResNetConfig(weights=Path("weights/resnet18.pth"))).state_dict()
 
 
 # Predictions and truth
@@ -286,6 +291,7 @@ def visualize() -> Any:
 def log() -> Any:
     main(["log", "--path", "runs/log.txt"])
     main(["log", "--path", "runs/log.txt", "--json"])
+    return read_ledger(Path("runs/log.txt")).runs
 
 
 def go_on_in_metrics() -> Any:
@@ -331,11 +337,10 @@ def demo_conclusion() -> Any:
 
 SYNTH = ("synth",)
 TRAINED = ("synth", "config.json", "runs")
-OPTIONAL_TABLES = TABLES[6:]
 OWN = ("own", "config.json")
 READERS: tuple[Reader, ...] = (
     *(
-        Reader(f"table {name}.json", f"synth/{VERSION}/{name}.json", SYNTH, index_of_tables, 5, TEXT, TEXT, optional=name in OPTIONAL_TABLES)
+        Reader(f"table {name}.json", f"synth/{VERSION}/{name}.json", SYNTH, index_of_tables, 5, TEXT, TEXT, optional=name in TABLES[6:])
         for name in TABLES
     ),
     Reader("any table, prepare", f"synth/{VERSION}/*.json", SYNTH, prepare, 4, TEXT, TEXT, optional=True),
@@ -369,7 +374,7 @@ READERS: tuple[Reader, ...] = (
     Reader("network, finished training", "runs/small/network.safetensors", TRAINED, train_again, 1, heals=True, optional=True),
     Reader("metrics.json", "runs/small/metrics.json", TRAINED, train_again, 2, TEXT, TEXT, heals=True, optional=True),
     Reader("weights, .safetensors", "weights/resnet18.safetensors", ("weights/resnet18.safetensors",), initial_weights, 4, ARRAY, ARRAY),
-    Reader("weights, .pth", "weights/resnet18.pth", ("weights/resnet18.pth",), initial_weights, 4, ARRAY, ARRAY),
+    Reader("weights, .pth", "weights/resnet18.pth", ("weights/resnet18.pth",), initial_weights_of_torch, 4),
     Reader("prediction, scored", "runs/small/output/*/*.npz", TRAINED, score_cache, 6),
     Reader("prediction, predicted again", "runs/small/output/*/*.npz", TRAINED, test_again, 2, heals=True, optional=True),
     Reader("manifest of predictions", "runs/small/output/manifest.json", TRAINED, score_cache, 5),
@@ -380,8 +385,8 @@ READERS: tuple[Reader, ...] = (
     Reader("truth, drawn", "synth/gts/scene-9003/*/*", TRAINED, visualize, 1, optional=True),
     Reader("configuration in JSON", "config.json", ("config.json",), config_in_json, 6, TEXT, TEXT),
     Reader("configuration in Python", "config.py", ("config.json", "config.py"), config_in_python, 4, TEXT, TEXT),
-    Reader("ledger", "runs/log.txt", ("runs/log.txt",), log, 6, TEXT, TEXT),
-    Reader("metrics.csv", "runs/small/logs/metrics.csv", ("runs/small/logs",), go_on_in_metrics, 6, TEXT, TEXT, optional=True),
+    Reader("ledger", "runs/log.txt", ("runs/log.txt",), log, 6, LINES, LINES),
+    Reader("metrics.csv", "runs/small/logs/metrics.csv", ("runs/small/logs",), go_on_in_metrics, 6, LINES, LINES, optional=True),
     Reader("synthetic.json", "synth/synthetic.json", SYNTH, synth_again, 2, TEXT, TEXT),
     Reader("synthetic.json, --fresh", "synth/synthetic.json", SYNTH, synth_fresh, 4, TEXT, TEXT),
     Reader("stages of the demo", "demo/stages.json", ("demo",), demo_stages, 4, heals=True, optional=True),

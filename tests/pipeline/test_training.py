@@ -302,6 +302,52 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_one_line(trained: Path, dat
     assert "no such checkpoint" in run_and_fail(*command, "--resume-from", tmp_path / "nowhere.ckpt")
 
 
+def forge(checkpoint: dict, part: str, value: object) -> dict:
+    *places, last = part.split("/")
+    inner = checkpoint
+    for place in places:
+        inner = inner[int(place) if place.isdecimal() else place]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return checkpoint
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("TrainingBatches", None, "not a checkpoint to go on from: without TrainingBatches"),
+        ("TrainingBatches/batches", None, "not a checkpoint to go on from: "),
+        ("TrainingBatches/batches_per_epoch", 0, "not a checkpoint to go on from: "),
+        ("TrainingBatches/batches", "x", "not a checkpoint to go on from: "),
+        ("TrainingBatches/batches", -4, "not a checkpoint to go on from: "),
+        ("state_dict/network.head.geometry.weight", torch.zeros(3), "written by another version of the network"),
+        ("state_dict", [], "not a checkpoint to go on from: its weights are a list"),
+        ("current_model_state", {"x": torch.zeros(1)}, "cannot be gone on from: "),
+        ("optimizer_states", [], "cannot be gone on from: "),
+        ("optimizer_states/0/param_groups", [], "cannot be gone on from: "),
+        (
+            "optimizer_states/0/state/0",
+            {"step": torch.tensor(4.0), "exp_avg": torch.zeros(3)},
+            "its optimizer state is not of this network",
+        ),
+        ("lr_schedulers", [3], "cannot be gone on from: "),
+        ("loops", {"fit_loop": 3}, "cannot be gone on from: "),
+        ("callbacks/StepMeter", {"first_step": "x"}, "cannot be gone on from: "),
+        ("splattingocc_network", "{", "not a checkpoint of this project"),
+    ],
+)
+def test_a_whole_checkpoint_that_holds_something_else_is_named(
+    trained: Path, dataroot: Path, tmp_path: Path, part: str, value: object, message: str
+):
+    checkpoint = torch.load(trained / "checkpoints" / "step_00000004.ckpt", weights_only=True)
+    path = tmp_path / "forged.ckpt"
+    torch.save(forge(checkpoint, part, value), path)
+    with pytest.raises(ValueError, match=f"^{path}: {message}"):
+        train(small_experiment(dataroot), tmp_path / "run", resume_from=path, show_progress=False)
+
+
 def test_two_trainings_in_one_folder_at_once_are_refused(dataroot: Path, tmp_path: Path):
     script = "import sys, time; from pathlib import Path; from splattingocc.files import sole_writer\n"
     script += "with sole_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
