@@ -115,6 +115,8 @@ class GoOnCleanly(Callback):
         if trainer.ckpt_path is None:
             return
         for optimizer in trainer.optimizers:
+            if trainer.global_step and not optimizer.state:
+                raise BadFile(Path(trainer.ckpt_path), "cannot be gone on from: it holds no state of the optimizer")
             for parameter, state in optimizer.state.items():
                 if not all(isinstance(value, Tensor) and value.shape in (parameter.shape, ()) for value in state.values()):
                     raise BadFile(Path(trainer.ckpt_path), "its optimizer state is not of this network")
