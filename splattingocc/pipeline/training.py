@@ -30,7 +30,7 @@ from splattingocc.engine.checkpoint import (
 )
 from splattingocc.engine.console import in_one_line
 from splattingocc.engine.inference import predict_gaussians
-from splattingocc.engine.interruption import InterruptedTraining, stop_requested
+from splattingocc.engine.interruption import InterruptedTraining, handlers_restored, stop_requested
 from splattingocc.engine.ledger import differences
 from splattingocc.engine.memory import keep_freed_memory
 from splattingocc.engine.meter import StepMeter
@@ -183,7 +183,7 @@ def _fit(
     resume_from: Path | None,
 ) -> None:
     try:
-        with dead_workers_named():
+        with dead_workers_named(), handlers_restored():
             trainer.fit(module, datamodule=batches, ckpt_path=resume_from, weights_only=True)
     except NonFiniteLoss as error:
         saved = work_dir / f"non_finite_step_{error.step:08d}_process_{trainer.global_rank}.safetensors"

@@ -83,7 +83,7 @@ def wait(child: int, logs: Path, *, timeout: float, began: float | None = None) 
     handle, worked, rested = os.pidfd_open(child), 0.0, 0
     try:
         while not (is_over := bool(select.select([handle], [], [], POLL)[0])):
-            before, worked = worked, _seconds_of_work(child)
+            before, worked = worked, seconds_of_work(child)
             rested = rested + 1 if worked == before else 0
             if worked > timeout or rested * POLL > timeout:
                 break
@@ -102,9 +102,12 @@ def wait(child: int, logs: Path, *, timeout: float, began: float | None = None) 
     )
 
 
-def _seconds_of_work(process: int) -> float:
+def seconds_of_work(process: int) -> float:
     """Return a process's own time: a busy machine takes more of the clock's for the same work."""
-    numbers = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    try:
+        numbers = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0  # it has ended
     return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
 

@@ -41,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first input, to look at one again")
     parser.add_argument("--out", type=Path, required=True, help="folder of results, a JSON line for each input")
     parser.add_argument("--only", default="", help="readers whose names hold this")
     parser.add_argument("--scratch", type=Path, help="where copies of the world go; a temporary folder by default")
@@ -52,7 +53,10 @@ def main() -> None:
         root = world_in(scratch)
         readers = [reader for reader in READERS if options.only in reader.name]
         with (out / "inputs.jsonl").open("w") as file:
-            outcomes = [write(file, outcome) for outcome in campaign(root, readers, options.inputs, options.seed, scratch)]
+            outcomes = [
+                write(file, outcome)
+                for outcome in campaign(root, readers, range(options.first, options.first + options.inputs), options.seed, scratch)
+            ]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     print_table(outcomes, readers)
@@ -81,13 +85,13 @@ def children_must_work(ended: children.Ended) -> children.Ended:
     return ended
 
 
-def campaign(root: Path, readers: list[Reader], count: int, seed: int, scratch: Path) -> Iterator[dict[str, Any]]:
+def campaign(root: Path, readers: list[Reader], numbers: range, seed: int, scratch: Path) -> Iterator[dict[str, Any]]:
     """Yield what came of each input; readers take turns by their weight."""
     before = fingerprint(root)
     expected: dict[str, str] = {}
     turns = [reader for reader in readers for _ in range(reader.weight)]
     random.Random(seed).shuffle(turns)
-    for number in range(count):
+    for number in numbers:
         reader = turns[number % len(turns)]
         if reader.name not in expected:
             expected[reader.name] = undisturbed(root, reader, scratch)

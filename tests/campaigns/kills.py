@@ -33,7 +33,7 @@ if __name__ == "__main__":  # a worker that `prepare` spawns imports this file a
     from splattingocc.cli import main as command
 
 ORPHANS_END = 10.0
-"""Seconds within which the processes of a killed command end by themselves."""
+"""Seconds without any work after which the processes of a killed command count as left over."""
 LONGEST = 120.0
 """Seconds that a command may take in all."""
 OF_THE_MOMENT = ("console.log", "log.txt", "environment.json", "metrics.json", "metrics.csv")
@@ -185,9 +185,12 @@ class Campaign:
 
     def _orphans(self) -> list[str]:
         """Wait for the processes that a killed one has started, which work in its folder; name those that do not end by themselves."""
-        began = time.monotonic()
+        worked, rested = 0.0, time.monotonic()
         while left := _processes_in(self.folder):
-            if time.monotonic() - began > ORPHANS_END:
+            before, worked = worked, sum(map(children.seconds_of_work, left))
+            if worked != before:
+                rested = time.monotonic()  # one that still imports comes to look at its parent later
+            if time.monotonic() - rested > ORPHANS_END:
                 for process in left:
                     os.kill(process, signal.SIGKILL)
                 return [f"{len(left)} processes outlive their killed parent"]

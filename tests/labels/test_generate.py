@@ -59,11 +59,10 @@ def test_workers_write_the_same_bytes(index: Index, tiny_dataroot: Path, undistu
 def test_workers_end_with_the_process_that_started_them(tiny_dataroot: Path, tmp_path: Path):
     """A pool's own workers would wait for their next job for ever."""
     script = "import sys; from pathlib import Path; from splattingocc.data.nuscenes import read_index\n"
-    script += "from splattingocc.labels.generate import generate_labels\nif __name__ == '__main__':\n"
-    script += f"  root = Path(sys.argv[1]); index = read_index(root, {tiny_nuscenes.VERSION!r}, cache_dir=Path('cache'))\n"
-    script += "  generate_labels(index, root, Path('store'), num_workers=2, show_progress=False)"
-    (tmp_path / "prepare.py").write_text(script)
-    with subprocess.Popen([sys.executable, "prepare.py", tiny_dataroot], cwd=tmp_path) as parent:
+    script += "from splattingocc.labels.generate import generate_labels\nroot, out = map(Path, sys.argv[1:])\n"
+    script += f"index = read_index(root, {tiny_nuscenes.VERSION!r}, cache_dir=out)\n"
+    script += "generate_labels(index, root, out / 'store', num_workers=2, show_progress=False)"
+    with subprocess.Popen([sys.executable, "-c", script, tiny_dataroot, tmp_path]) as parent:
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
         started = wait_for(lambda: [int(number) for number in children.read_text().split()][2:] and children.read_text().split(), 60)
         parent.kill()

@@ -22,7 +22,7 @@ from splattingocc.data.label_store import RayTable, write_manifest, write_scene
 from splattingocc.data.loaders import LoaderConfig, TrainingSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.checkpoint import newest_checkpoint, read_metadata
-from splattingocc.engine.interruption import InterruptedTraining
+from splattingocc.engine.interruption import HEEDED, InterruptedTraining
 from splattingocc.engine.module import OccupancyModule, OptimizationConfig
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.scoring import score_split
@@ -110,8 +110,10 @@ def test_a_training_leaves_its_configuration_environment_and_metrics(trained: Pa
 
 
 def test_the_same_seed_gives_the_same_losses_to_the_last_digit(trained: Path, dataroot: Path, tmp_path: Path):
+    handlers = [signal.getsignal(number) for number in HEEDED]
     train(small_experiment(dataroot), tmp_path, show_progress=False)
     assert logged_losses(tmp_path) == logged_losses(trained)
+    assert [signal.getsignal(number) for number in HEEDED] == handlers, "SIGTERM would not end what comes after a training"
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(trained: Path, dataroot: Path, tmp_path: Path):
