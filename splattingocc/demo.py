@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from splattingocc.config import Config
 from splattingocc.config_files import CONFIGS
@@ -25,7 +27,7 @@ from splattingocc.evaluation.prior import better_of
 from splattingocc.evaluation.rendering import RenderingScores
 from splattingocc.evaluation.report import metrics_of, write_metrics
 from splattingocc.experiment import ExperimentConfig, build_index, load_config
-from splattingocc.files import BadFile, read_json, read_sealed_json, sole_writer, write_sealed_json
+from splattingocc.files import BadFile, decoding, read_json, read_sealed_json, sole_writer, write_sealed_json
 from splattingocc.files.lock import LOCK_NAME
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels
@@ -44,6 +46,15 @@ NUM_PICTURES = 2
 """Key frames of the val split that are drawn."""
 
 
+class Stage(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """What is remembered of a stage."""
+
+    fingerprint: str
+    """Of what it was begun with."""
+    seconds: float | None = None
+    """Where it was finished."""
+
+
 class Stages:
     """Remembers which stages were begun and finished, with what and in how many seconds.
 
@@ -57,7 +68,7 @@ class Stages:
         self.known: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
             try:
-                self.known = read_sealed_json(self.path, what="the list of the demo's stages")
+                self.known = _stages_in(self.path)
             except BadFile as error:
                 console.print(f"{error}; every stage is done again", markup=False)
         self.fingerprint = ""
@@ -86,6 +97,12 @@ class Stages:
     @property
     def seconds(self) -> dict[str, float]:
         return {name: stage["seconds"] for name, stage in self.known.items() if "seconds" in stage}
+
+
+def _stages_in(path: Path) -> dict[str, dict[str, Any]]:
+    what = "the list of the demo's stages"
+    with decoding(path, what):
+        return msgspec.to_builtins(msgspec.convert(read_sealed_json(path, what=what), dict[str, Stage]))
 
 
 @dataclass(frozen=True)
@@ -166,17 +183,19 @@ class Demo:
 
     def _conclude(self, stages: Stages, console: Console) -> None:
         """Write metrics.json and print the small table."""
-        scores = read_json(self.folder / "scores.json", what="the scores of the demo")
+        path, what = self.folder / "scores.json", "the scores of the demo"
+        scores = read_json(path, dict[str, dict[str, Any]], what=what)
         provenance = environment() | {"seed": self.experiment.seed, "seconds": stages.seconds}
         write_metrics(self.folder / "metrics.json", provenance | {"methods": scores})
         table = Table(title="Val scenes; voxels inside mask_camera, RayIoU without a mask; rays against 2D labels never trained on")
         for column in ("", "mIoU m17", "mIoU m15", "IoU", "RayIoU", "median distance error", "ray class accuracy"):
             table.add_column(column, justify="right" if column else "left")
-        for name, method in scores.items():
-            camera, rays = method["camera_mask"], method["rendering"]
-            percents = [camera["miou_17"], camera["miou_15"], camera["geometric_iou"], method["ray_iou"]["mean"]]
-            shares = [100 * rays["median_relative_error"], 100 * rays["class_accuracy"]]
-            table.add_row(name, *(f"{value:.2f}" for value in percents), *(f"{value:.1f} %" for value in shares))
+        with decoding(path, what):
+            for name, method in scores.items():
+                camera, rays = method["camera_mask"], method["rendering"]
+                percents = [camera["miou_17"], camera["miou_15"], camera["geometric_iou"], method["ray_iou"]["mean"]]
+                shares = [100 * rays["median_relative_error"], 100 * rays["class_accuracy"]]
+                table.add_row(Text(name), *(f"{value:.2f}" for value in percents), *(f"{value:.1f} %" for value in shares))
         console.print(table)
         places = f"numbers in {self.folder / 'metrics.json'}, pictures in {self.folder / 'pictures'}"
         console.print(f"{sum(stages.seconds.values()):.0f} s; {places}", markup=False)

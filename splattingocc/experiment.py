@@ -27,7 +27,7 @@ from splattingocc.data.nuscenes import read_index
 from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.engine.batches import TrainingBatches, prediction_loader
 from splattingocc.engine.callbacks import StepProgress
-from splattingocc.engine.checkpoint import AtomicCheckpointIO, RememberExperiment
+from splattingocc.engine.checkpoint import AtomicCheckpointIO, GoOnCleanly, RememberExperiment
 from splattingocc.engine.interruption import EndEarly
 from splattingocc.engine.loggers import MetricsTable, Tracker, build_tracker
 from splattingocc.engine.meter import StepMeter
@@ -304,6 +304,7 @@ def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bo
             RememberExperiment(config.network, config),
             meter,
             EndEarly(work_dir),
+            GoOnCleanly(work_dir, trainer.keep_checkpoints),
             *bar,
         ],
         enable_progress_bar=show_progress,

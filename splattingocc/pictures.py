@@ -78,7 +78,7 @@ def _draw(
 ) -> list[Path]:
     cameras = _camera_maps(config, gaussians, key_frame)
     grids = [draw_grid("predicted occupancy", predicted, OCC3D_GRID)]
-    if truth_path(config.data.truth_folder, key_frame.scene, key_frame.token).is_file():
+    if truth_path(config.data.truth_folder, key_frame.scene, key_frame.token).exists():
         truth = read_truth(config.data.truth_folder, key_frame.scene, key_frame.token)
         grids.append(draw_grid("true occupancy", truth.semantics, OCC3D_GRID))
     stem = f"{key_frame.scene}_{key_frame.index_in_scene:03d}"

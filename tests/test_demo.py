@@ -5,7 +5,9 @@ from rich.console import Console
 
 from splattingocc import demo as demo_module
 from splattingocc.config import Config
-from splattingocc.demo import Stages
+from splattingocc.demo import WORLD, Demo, Stages
+from splattingocc.experiment import ExperimentConfig
+from splattingocc.files import write_sealed_json
 
 
 class Nothing(Config):
@@ -50,3 +52,21 @@ def test_a_finished_stage_is_skipped_until_a_stage_before_it_changes(tmp_path: P
     for seed in (0, 0, 1):
         assert set(run(seed)) == {"world", "labels"}
     assert ran == ["world 0", "labels of 0", "world 1", "labels of 1"]
+
+
+@pytest.mark.parametrize("known", [{"world": 3}, {"world": {"seconds": 1.0}}, {"world": {"fingerprint": "x", "seconds": "long"}}])
+def test_a_list_of_stages_that_is_none_means_that_all_are_done_again(tmp_path: Path, known: dict):
+    write_sealed_json(tmp_path / "stages.json", known)
+    ran = []
+    stages = Stages(tmp_path, Console())
+    stages.run("world", "World", Nothing(), lambda: ran.append("world"))
+    assert ran == ["world"]
+    assert set(stages.seconds) == {"world"}
+
+
+@pytest.mark.parametrize("scores", ['{"model": {}}', '{"model": 3}', "3", '{"model": {"camera_mask": {"miou_17": "x"}, "rendering": 1}}'])
+def test_scores_that_are_none_are_one_line(tmp_path: Path, scores: str):
+    (tmp_path / "scores.json").write_text(scores)
+    demo = Demo(tmp_path, WORLD, ExperimentConfig(name="demo"))
+    with pytest.raises(ValueError, match=r"scores\.json: not the scores of the demo: "):
+        demo._conclude(Stages(tmp_path, Console()), Console())

@@ -61,7 +61,10 @@ class TrainingBatches(LightningDataModule):
     def epochs_done(cls, checkpoint: Mapping[str, Any]) -> float:
         """Return how many epochs are behind a checkpoint, with the part of the one that it is from the middle of."""
         place = checkpoint[cls.__qualname__]
-        return place["batches"] / place["batches_per_epoch"]
+        done, of = place["batches"], place["batches_per_epoch"]
+        if not (isinstance(done, int) and isinstance(of, int) and done >= 0 and of > 0):
+            raise ValueError(f"it has {done!r} batches behind it, of {of!r} in an epoch")
+        return done / of
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None

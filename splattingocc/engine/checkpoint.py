@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from splattingocc.config import Config, describe_validation
-from splattingocc.files import BadFile, decoding, open_regular, write_atomically
+from splattingocc.files import BadFile, decoding, has_all_records, only_plain_values, open_regular, write_atomically
+from splattingocc.models.earlier_names import rename_parameters
 
 CHECKPOINT_PATTERN = re.compile(r"step_(\d+)\.ckpt")
 """Names of the checkpoints that a training can go on from."""
@@ -28,9 +28,7 @@ CONFIG_KEY = "splattingocc_network"
 EXPERIMENT_KEY = "experiment"
 """Where it keeps the whole experiment's."""
 DIGEST_KEY = "sha256"
-NEEDED_TO_GO_ON = ("state_dict", "epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "callbacks")
-ENCRYPTED = 1
-"""Bit of a zip entry's flags."""
+NEEDED_TO_GO_ON = ("state_dict", "epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "callbacks", "TrainingBatches")
 
 
 def checkpoint_path(work_dir: Path, step: int) -> Path:
@@ -40,8 +38,7 @@ def checkpoint_path(work_dir: Path, step: int) -> Path:
 
 def newest_checkpoint(work_dir: Path) -> Path | None:
     """Return the newest usable checkpoint that training in this folder can go on from, if there is one; damaged ones are warned of."""
-    steps = {path: match for path in (work_dir / "checkpoints").glob("*.ckpt") if (match := CHECKPOINT_PATTERN.fullmatch(path.name))}
-    for path in sorted(steps, key=lambda path: int(steps[path][1]), reverse=True):
+    for path in _by_step(work_dir / "checkpoints"):
         try:
             _load(path)
         except BadFile as error:
@@ -49,6 +46,12 @@ def newest_checkpoint(work_dir: Path) -> Path | None:
         else:
             return path
     return None
+
+
+def _by_step(folder: Path) -> dict[Path, int]:
+    """Return the steps of the checkpoints in a folder, newest first."""
+    steps = {path: int(match[1]) for path in folder.glob("*.ckpt") if (match := CHECKPOINT_PATTERN.fullmatch(path.name))}
+    return dict(sorted(steps.items(), key=lambda item: item[1], reverse=True))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -67,13 +70,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        is_damaged = not _has_all_records(path)
-    except BadFile as error:
-        raise BadFile(path, f"damaged or not a checkpoint: {str(error).removeprefix(f'{path}: ')}") from error
-    if is_damaged:
-        raise BadFile(path, "damaged or not a checkpoint: a checksum is wrong")
-    with decoding(path, "a checkpoint that can be loaded"):
+    if not has_all_records(path):
+        raise BadFile(path, "damaged or not a checkpoint")
+    with decoding(path, "a checkpoint that can be loaded"), only_plain_values():
         found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     if not isinstance(found, dict):
         raise BadFile(path, f"damaged or not a checkpoint: holds a {type(found).__name__}")
@@ -87,13 +86,6 @@ def is_whole(path: Path) -> bool:
     except BadFile:
         return False
     return True
-
-
-def _has_all_records(path: Path) -> bool:
-    with open_regular(path) as file, decoding(path, "a checkpoint"), zipfile.ZipFile(file) as archive:
-        # torch stores its records as they are: anything else is damage, or an archive that could grow without end
-        plain = all(entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & ENCRYPTED for entry in archive.infolist())
-        return plain and archive.testzip() is None
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -117,6 +109,61 @@ class RememberExperiment(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint.update({key: json.dumps(content) for key, content in self._contents.items()})
+
+
+class GoOnCleanly(Callback):
+    """See to it that a training goes on from the whole of a checkpoint, and that it removes what the one before it did not come to remove.
+
+    A training that is killed between writing a checkpoint and removing an older one, or after a checkpoint that it does not go on from,
+    leaves files that Lightning has forgotten.
+    """
+
+    def __init__(self, work_dir: Path, keep: int) -> None:
+        self._folder = work_dir / "checkpoints"
+        self._keep = keep
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.ckpt_path is None:
+            return
+        for optimizer in trainer.optimizers:
+            if trainer.global_step and not optimizer.state:
+                raise BadFile(Path(trainer.ckpt_path), "cannot be gone on from: it holds no state of the optimizer")
+            for parameter, state in optimizer.state.items():
+                if not all(isinstance(value, Tensor) and value.shape in (parameter.shape, ()) for value in state.values()):
+                    raise BadFile(Path(trainer.ckpt_path), "its optimizer state is not of this network")
+        if trainer.is_global_zero:
+            self._remove_forgotten(trainer)
+
+    def _remove_forgotten(self, trainer: Trainer) -> None:
+        """Remove older checkpoints than the one at hand that nothing will remove, but for as many as are kept in any case."""
+        known = {Path(path).name for writer in trainer.checkpoint_callbacks for path in getattr(writer, "best_k_models", {})}
+        older = [path for path, step in _by_step(self._folder).items() if step < trainer.global_step]
+        for path in older[self._keep - 1 :]:
+            if path.name not in known:
+                path.unlink(missing_ok=True)
+
+
+def check_weights(module: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
+    """Raise a `ValueError` naming the first weight of a checkpoint that is none of the module's, or of another shape."""
+    expected = module.state_dict()
+    found = checkpoint["state_dict"]
+    if not isinstance(found, dict):
+        raise BadFile(path, f"not a checkpoint to go on from: its weights are a {type(found).__name__}")
+    found = dict(found)
+    rename_parameters(module.get_submodule("network"), found, "network.")
+    for name in [*expected, *found]:
+        of_checkpoint, own = found.get(name), expected.get(name)
+        if not isinstance(of_checkpoint, Tensor) or own is None:
+            raise BadFile(path, f"written by another version of the network (weight {str(name)[:100]})")
+        if of_checkpoint.shape != own.shape:
+            shapes = f"{tuple(of_checkpoint.shape)} there and {tuple(own.shape)} here"
+            raise BadFile(path, f"written by another version of the network (weight {name} is {shapes})")
+        _check_finite(name, of_checkpoint, path)
+
+
+def _check_finite(name: str, weight: Tensor, path: Path) -> None:
+    if not weight.isfinite().all():
+        raise BadFile(path, f"weight {name} holds numbers that are not finite")
 
 
 def check_network(expected: Config, found_json: str | None, path: Path) -> None:
@@ -222,4 +269,6 @@ def load_network(network: nn.Module, config: Config, path: Path) -> dict[str, st
         network.load_state_dict(state)
     except RuntimeError as error:
         raise BadFile(path, f"written by another version of the network ({str(error).splitlines()[-1].strip()})") from error
+    for name, weight in state.items():
+        _check_finite(name, weight, path)
     return metadata

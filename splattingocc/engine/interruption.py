@@ -110,6 +110,18 @@ class EndEarly(Callback):
 
 
 @contextmanager
+def handlers_restored() -> Iterator[None]:
+    """Leave what signals do as it was: after a training Lightning's own handlers stay behind, and swallow SIGTERM for ever."""
+    before = {number: signal.getsignal(number) for number in HEEDED}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
 def early_warnings_ignored() -> Iterator[None]:
     """Let a SIGUSR1 that comes before the training has its own handler do nothing: by default it would kill the process."""
     handler = signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -96,6 +96,11 @@ class StepMeter(Callback):
         """The first steps of the training, which train the image branch alone and cost less."""
         self.device = torch.device("cpu")
 
+    @property
+    def has_begun(self) -> bool:
+        """Say whether the first step of this process is due or done."""
+        return self._began is not None
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not at the start of training, which a training that is done already does not reach
         self.device = pl_module.device

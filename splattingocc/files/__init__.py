@@ -4,6 +4,7 @@ Whatever a file claims of itself (its size, its shape, its kind) is checked befo
 decoder raises on damaged bytes becomes one line that names the file.
 """
 
+from splattingocc.files.archives import has_all_records, only_plain_values
 from splattingocc.files.arrays import read_array, read_arrays, read_only_array
 from splattingocc.files.images import open_image
 from splattingocc.files.lock import sole_writer
@@ -28,7 +29,9 @@ __all__ = [
     "child",
     "decoding",
     "first_line",
+    "has_all_records",
     "naming_the_file",
+    "only_plain_values",
     "open_image",
     "open_regular",
     "read_array",

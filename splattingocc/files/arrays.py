@@ -50,7 +50,7 @@ def read_only_array(path: Path, *, limit: int = LARGEST_ARRAY) -> np.ndarray:
 def names_of_arrays(path: Path) -> list[str]:
     """Return the names of the arrays in an `.npz` archive."""
     with open_regular(path) as file, decoding(path, "an .npz archive"), zipfile.ZipFile(file) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
 def _read_member(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:

@@ -81,7 +81,8 @@ def open_regular(path: Path, *, limit: int = LARGEST_FILE) -> BufferedReader:
 def read_bytes(path: Path, *, limit: int = LARGEST_FILE) -> bytes:
     """Return the content of a regular file of at most `limit` bytes."""
     with open_regular(path, limit=limit) as file, decoding(path, "a file"):
-        return file.read(limit + 1)
+        # As many bytes as there are: reading up to a limit would reserve memory for all of it
+        return file.read(os.fstat(file.fileno()).st_size)
 
 
 def read_json(path: Path, content_type: type[T] | Any = Any, *, what: str = "a JSON file") -> T:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 
 import msgspec
@@ -165,7 +168,7 @@ def _run(jobs: Sequence[SceneJob], num_workers: int) -> Iterator[tuple[str, Scen
         return
     # Spawned, not forked: the parent may hold threads or a GPU.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context)
+    pool = ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context, initializer=end_with_parent)
     try:
         # Workers inherit what is blocked: Ctrl-C is for this process, which ends them
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -183,6 +186,18 @@ def _run(jobs: Sequence[SceneJob], num_workers: int) -> Iterator[tuple[str, Scen
         raise ValueError("a label worker was killed, most likely for want of memory; finished scenes are kept, use fewer workers") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it is gone: a pool's workers would wait for its next job for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_leave_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _leave_after(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
 
 
 def label_scene(job: SceneJob) -> SceneRecord:

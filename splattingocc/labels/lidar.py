@@ -147,8 +147,8 @@ def _read_columns(path: Path, columns: int) -> Float32[np.ndarray, "point column
     return table
 
 
-def read_point_classes(path: Path, num_points: int) -> UInt8[np.ndarray, " point"]:
-    """Read the class of each point; IGNORE for what is not trained.
+def read_point_classes(path: Path, num_points: int, *, sweep: Path | None = None) -> UInt8[np.ndarray, " point"]:
+    """Read the class of each point; IGNORE for what is not trained. Errors name the sweep, whose fault a wrong number of them may be.
 
     A `.npy` (point,) of uint8 holds Occ3D's class indices, or IGNORE. Anything else is a lidarseg file, one byte per point: nuScenes'
     categories, of which noise and the ego vehicle are not trained.
@@ -157,7 +157,8 @@ def read_point_classes(path: Path, num_points: int) -> UInt8[np.ndarray, " point
     categories = read_array(path) if is_own else np.frombuffer(read_bytes(path, limit=LARGEST_SWEEP), dtype=np.uint8)
     if categories.shape != (num_points,) or categories.dtype != np.uint8:
         found = f"{len(categories)} categories" if categories.dtype == np.uint8 else f"{categories.dtype} {categories.shape}"
-        raise BadFile(path, f"{found} for a sweep of {num_points} points, expected one byte per point")
+        of = "" if sweep is None else f" ({sweep})"
+        raise BadFile(path, f"{found} for a sweep of {num_points} points{of}, expected one byte per point")
     if is_own:
         unknown = np.flatnonzero((categories >= NUM_CLASSES) & (categories != IGNORE))
         if len(unknown):
@@ -237,8 +238,9 @@ def read_labelled_points(
             f"LiDAR frame {key_frame.lidar.token}: no classes of its points (in nuScenes, no row in lidarseg.json, which the lidarseg "
             "release brings; panoptic.json is not read); --lidar.with-classes False makes labels of distances alone"
         )
-    points_lidar = read_points(dataroot / key_frame.lidar.filename, config.point_columns)
-    classes = read_point_classes(dataroot / key_frame.point_classes, len(points_lidar))
+    sweep = dataroot / key_frame.lidar.filename
+    points_lidar = read_points(sweep, config.point_columns)
+    classes = read_point_classes(dataroot / key_frame.point_classes, len(points_lidar), sweep=sweep)
     # Points that are not trained are left out before the projection, which costs more than reading them.
     trained = np.flatnonzero(classes != IGNORE)
     return to_world(points_lidar[trained], key_frame.lidar), classes[trained]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from splattingocc.config import Config
+from splattingocc.files import decoding, has_all_records, only_plain_values, open_regular
 from splattingocc.models.interfaces import Backbone
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LARGEST_WEIGHTS = 2**32
+"""Bytes of a file of weights."""
 
 
 class ResNetConfig(Config):
@@ -115,13 +119,14 @@ class ResNet(Backbone):
 
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load weights by their key names. torchvision's classifier (`fc.*`) is left out; any other difference is a `ValueError`."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such weights file")
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be read as weights ({error})") from error
-    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    with open_regular(path, limit=LARGEST_WEIGHTS), decoding(path, "a file of weights"), only_plain_values():
+        # Older versions of torch wrote files that are no archives and have no checksums
+        if zipfile.is_zipfile(path) and not has_all_records(path):
+            raise ValueError("damaged")
+        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(found, dict) or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()):
+            raise ValueError("expected tensors by name and nothing else")
+    state = {key: value for key, value in found.items() if not key.startswith("fc.")}
     own = module.state_dict()
     for key in own.keys() | state.keys():
         if key not in state:
@@ -130,4 +135,6 @@ def load_weights(module: nn.Module, path: Path) -> None:
             raise ValueError(f"{path}: key {key} does not belong to this network")
         if own[key].shape != state[key].shape:
             raise ValueError(f"{path}: key {key} has shape {tuple(state[key].shape)}, the network needs {tuple(own[key].shape)}")
+        if not state[key].isfinite().all():
+            raise ValueError(f"{path}: key {key} holds numbers that are not finite")
     module.load_state_dict(state)

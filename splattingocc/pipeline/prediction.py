@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import torch
 from rich.markup import escape
 from rich.progress import track
@@ -27,7 +28,7 @@ from splattingocc.experiment import (
     build_prediction_loader,
     open_masks,
 )
-from splattingocc.files import sha256_of, sole_writer
+from splattingocc.files import decoding, sha256_of, sole_writer
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.training import calibrate
@@ -38,21 +39,50 @@ SEEN_BY_THE_NETWORK = ("image_size", "vertical_position", "previous_frames")
 """Options of the loader that decide what a network sees at test time."""
 
 
+class TrainedData(msgspec.Struct):
+    """What testing wants to know of the data that a network was trained on."""
+
+    dataroot: str
+    version: str
+    loader: dict[str, Any]
+    labels: str | None = None
+
+
+class TrainedWith(msgspec.Struct):
+    """What testing wants to know of the experiment that trained a network."""
+
+    seed: int
+    data: TrainedData
+
+
+def trained_with(checkpoint: Path) -> TrainedWith | None:
+    """Return what a network's file says of its training, where it says anything."""
+    metadata = read_metadata(checkpoint)
+    if EXPERIMENT_KEY not in metadata:
+        return None
+    with decoding(checkpoint, "a network with its experiment"):
+        return msgspec.json.decode(metadata[EXPERIMENT_KEY], type=TrainedWith)
+
+
 def open_network(config: ExperimentConfig, checkpoint: Path) -> tuple[OccupancyNetwork, float | None]:
     """Return a trained network and its occupancy threshold; a checkpoint of an unfinished training has none yet."""
     keep_freed_memory()
     network = build_network(config)
     metadata = load_network(network, config.network, checkpoint)
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return network, float(metadata["threshold"]) if "threshold" in metadata else None
+    with decoding(checkpoint, "a network of this project"):
+        threshold = float(metadata["threshold"]) if "threshold" in metadata else None
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold {threshold}, expected 0 to 1")
+    return network, threshold
 
 
 def unlike_training(config: ExperimentConfig, checkpoint: Path) -> list[str]:
     """Say in which ways a network would see other images than it was trained on."""
-    metadata = read_metadata(checkpoint)
-    if EXPERIMENT_KEY not in metadata:
+    found = trained_with(checkpoint)
+    if found is None:
         return []
-    then, now = json.loads(metadata[EXPERIMENT_KEY])["data"]["loader"], config.data.loader.model_dump(mode="json")
+    then, now = found.data.loader, config.data.loader.model_dump(mode="json")
     return [
         f"{checkpoint}: trained with data.loader.{name} {then[name]}, here it is {now[name]}: the network sees images unlike those that "
         "it learned from"
@@ -63,19 +93,19 @@ def unlike_training(config: ExperimentConfig, checkpoint: Path) -> list[str]:
 
 def with_remembered_labels(config: ExperimentConfig, checkpoint: Path) -> ExperimentConfig:
     """Return the experiment with the label store that the network was trained from, where none is given and the data are the same."""
-    metadata = read_metadata(checkpoint)
-    if EXPERIMENT_KEY not in metadata or config.data.labels is not None:
+    found, now = trained_with(checkpoint), config.data
+    if found is None or found.data.labels is None or now.labels is not None:
         return config
-    then, now = json.loads(metadata[EXPERIMENT_KEY])["data"], config.data
-    if then["labels"] is None or (Path(then["dataroot"]).resolve(), then["version"]) != (now.dataroot.resolve(), now.version):
-        return config
-    return config.model_copy(update={"data": now.model_copy(update={"labels": Path(then["labels"])})})
+    with decoding(checkpoint, "a network with its experiment"):
+        if (Path(found.data.dataroot).resolve(), found.data.version) != (now.dataroot.resolve(), now.version):
+            return config
+    return config.model_copy(update={"data": now.model_copy(update={"labels": Path(found.data.labels)})})
 
 
 def training_seed(checkpoint: Path) -> int | None:
     """Return the seed that a network was trained with, where its file says so."""
-    metadata = read_metadata(checkpoint)
-    return json.loads(metadata[EXPERIMENT_KEY])["seed"] if EXPERIMENT_KEY in metadata else None
+    found = trained_with(checkpoint)
+    return None if found is None else found.seed
 
 
 def positions_to_test(config: ExperimentConfig, index: Index, split: str) -> list[int]:

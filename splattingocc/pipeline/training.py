@@ -21,14 +21,16 @@ from splattingocc.engine.checkpoint import (
     CONFIG_KEY,
     EXPERIMENT_KEY,
     check_network,
+    check_weights,
     load_network,
     newest_checkpoint,
     read_checkpoint,
     read_metadata,
     save_network,
 )
+from splattingocc.engine.console import in_one_line
 from splattingocc.engine.inference import predict_gaussians
-from splattingocc.engine.interruption import InterruptedTraining, stop_requested
+from splattingocc.engine.interruption import InterruptedTraining, handlers_restored, stop_requested
 from splattingocc.engine.ledger import differences
 from splattingocc.engine.memory import keep_freed_memory
 from splattingocc.engine.meter import StepMeter
@@ -80,6 +82,8 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     index, store = build_index(config.data, work_dir), LabelStore.open(config.data.label_folder)
     whole, index = index, store.labelled_part(index)
     module = build_module(config)
+    if checkpoint is not None and resume_from is not None:
+        check_weights(module, checkpoint, resume_from)
     batches = build_training_batches(config, index)
     (meter,) = (callback for callback in trainer.callbacks if isinstance(callback, StepMeter))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
@@ -88,10 +92,11 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     if trained is not None and resume_from is not None:
         # Lightning would neither train nor give the averaged weights, which are those of the checkpoint
         load_network(module.network, config.network, resume_from)
-        if meter.state_key in trained["callbacks"]:  # it was not always kept
-            meter.load_state_dict(trained["callbacks"][meter.state_key])
+        with decoding(resume_from, "a checkpoint to go on from"):
+            if meter.state_key in trained["callbacks"]:  # it was not always kept
+                meter.load_state_dict(trained["callbacks"][meter.state_key])
     else:
-        _fit(config, work_dir, trainer, module, batches, resume_from)
+        _fit(config, work_dir, trainer, module, batches, meter, resume_from)
     if not trainer.is_global_zero:
         return {}
     metrics = meter.results()
@@ -114,7 +119,7 @@ def _to_go_on_from(config: ExperimentConfig, path: Path) -> dict[str, Any]:
     """Return a checkpoint, or say what is in the way of going on from it."""
     checkpoint = read_checkpoint(path)
     check_network(config.network, checkpoint[CONFIG_KEY], path)
-    with decoding(path, "a checkpoint of a training of this project"):
+    with decoding(path, "a checkpoint to go on from"):
         done = TrainingBatches.epochs_done(checkpoint)
     if done > config.trainer.max_epochs:
         raise ValueError(f"trainer.max_epochs: {config.trainer.max_epochs}, but {path} has {done:g} epochs behind it")
@@ -126,13 +131,14 @@ def finished_metrics(config: ExperimentConfig, work_dir: Path, step: int) -> dic
     try:
         metadata = read_metadata(work_dir / NETWORK_FILE)
         metrics = read_json(work_dir / METRICS_FILE, dict[str, Any], what="the metrics of a training")
+        with decoding(work_dir / NETWORK_FILE, "a network with its experiment"):
+            then = json.loads(metadata[EXPERIMENT_KEY])
     except BadFile:
         return None
     if metadata.get("step") != str(step) or metrics.get("last_step") != step:
         return None
     print(f"{work_dir}: this training was finished before, at step {step}; nothing is changed")
-    then, now = json.loads(metadata[EXPERIMENT_KEY]), config.model_dump(mode="json")
-    if changed := differences(now, then):
+    if changed := differences(config.model_dump(mode="json"), then):
         print(f"not applied, because it was trained without: {', '.join(f'{name}={value}' for name, value in changed.items())}")
     return metrics
 
@@ -174,10 +180,16 @@ def about_labels(store: LabelStore, dataset: TrainingSet, whole: Index, objectiv
 
 
 def _fit(
-    config: ExperimentConfig, work_dir: Path, trainer: Trainer, module: OccupancyModule, batches: TrainingBatches, resume_from: Path | None
+    config: ExperimentConfig,
+    work_dir: Path,
+    trainer: Trainer,
+    module: OccupancyModule,
+    batches: TrainingBatches,
+    meter: StepMeter,
+    resume_from: Path | None,
 ) -> None:
     try:
-        with dead_workers_named():
+        with dead_workers_named(), handlers_restored():
             trainer.fit(module, datamodule=batches, ckpt_path=resume_from, weights_only=True)
     except NonFiniteLoss as error:
         saved = work_dir / f"non_finite_step_{error.step:08d}_process_{trainer.global_rank}.safetensors"
@@ -187,6 +199,11 @@ def _fit(
         if (received := stop_requested()) is not None:
             raise InterruptedTraining(received, newest_checkpoint(work_dir)) from error
         raise
+    except Exception as error:
+        # Until then all that happens is that parts of the checkpoint are handed out, which raise errors of any kind
+        if resume_from is None or meter.has_begun or isinstance(error, OSError):
+            raise
+        raise BadFile(resume_from, f"cannot be gone on from: {in_one_line(error)}") from error
 
 
 def calibrate(config: ExperimentConfig, network: OccupancyNetwork, index: Index) -> Calibration:

@@ -127,7 +127,8 @@ def _clear(config: SynthConfig, out: Path, *, fresh: bool) -> None:
     if not fresh and {**manifest, "finished": False} != _manifest_of(config, finished=False):
         raise ValueError(f"{out}: holds another synthetic data set ({_differences(config, manifest)}); choose another folder, or --fresh")
     # The version is a name in a file that anybody may have written
-    version = (manifest.get("config") or {}).get("version", config.version)
+    described = manifest.get("config")
+    version = described.get("version", config.version) if isinstance(described, dict) else config.version
     folders = [child(out, name) for name in (*CONTENTS, check_name(str(version), f"{out / MANIFEST}: version"))]
     (out / MANIFEST).unlink()
     for folder in folders:

@@ -2,10 +2,14 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 from torch import nn
 
@@ -13,6 +17,8 @@ from splattingocc.config import Config
 from splattingocc.engine.checkpoint import (
     CONFIG_KEY,
     AtomicCheckpointIO,
+    GoOnCleanly,
+    check_weights,
     checkpoint_path,
     is_whole,
     load_network,
@@ -121,7 +127,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
 
     path = tmp_path / "evil.ckpt"
     torch.save({"state_dict": {}, "payload": Evil(), CONFIG_KEY: json.dumps({})}, path)
-    with pytest.raises(ValueError, match=r"evil\.ckpt: not a checkpoint that can be loaded: Weights only load failed"):
+    with pytest.raises(ValueError, match=r"evil\.ckpt: not a checkpoint that can be loaded: damaged, or holds other things than tensors"):
         load_network(build(LinearConfig()), LinearConfig(), path)
 
 
@@ -270,3 +276,73 @@ def test_a_full_disk_leaves_the_checkpoints_that_were_there_and_no_half_one(tmp_
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000005.ckpt"]
     assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 5)
+
+
+def checkpoint_of(module: nn.Module) -> dict:
+    return {"state_dict": dict(module.state_dict())}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("weight", torch.zeros(1), r"weight weight is \(1,\) there and \(2, 3\) here"),
+        ("weight", 3, r"weight weight\)"),
+        ("more", torch.zeros(1), r"weight more\)"),
+    ],
+)
+def test_a_weight_that_does_not_fit_is_named_before_training_goes_on(tmp_path, name, value, message):
+    module = build(LinearConfig())
+    check_weights(module, checkpoint_of(module), tmp_path)
+    checkpoint = checkpoint_of(module)
+    checkpoint["state_dict"][name] = value
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: written by another version of the network \({message}"):
+        check_weights(module, checkpoint, tmp_path)
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    module = build(LinearConfig())
+    module.bias.data[0] = torch.inf
+    path = tmp_path / "network.safetensors"
+    with pytest.raises(ValueError, match=f"^{path}: weight bias holds numbers that are not finite"):
+        check_weights(module, checkpoint_of(module), path)
+    save_network(module, LinearConfig(), path, {})
+    with pytest.raises(ValueError, match=f"^{path}: weight bias holds numbers that are not finite"):
+        load_network(build(LinearConfig()), LinearConfig(), path)
+
+
+def trainer_at(step: int, path: Path | None, *, known: tuple[str, ...] = (), optimizer: torch.optim.Optimizer | None = None) -> Any:
+    """What `GoOnCleanly` looks at of a trainer."""
+    trainer = create_autospec(Trainer, instance=True)
+    writer = create_autospec(ModelCheckpoint, instance=True)
+    writer.best_k_models = {f"/elsewhere/{name}": torch.tensor(1.0) for name in known}
+    trainer.ckpt_path, trainer.global_step, trainer.is_global_zero = path, step, True
+    trainer.checkpoint_callbacks, trainer.optimizers = [writer], [] if optimizer is None else [optimizer]
+    return trainer
+
+
+def test_what_a_killed_training_did_not_come_to_remove_is_removed(tmp_path):
+    write_checkpoints(tmp_path, 1, 2, 3, 4, 5, 9)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    best.touch()
+    trainer = trainer_at(5, checkpoint_path(tmp_path, 5), known=("step_00000001.ckpt",))
+    GoOnCleanly(tmp_path, keep=2).on_train_start(trainer, LightningModule())
+    left = {path.name for path in best.parent.iterdir()}
+    assert left == {"best.ckpt", *(checkpoint_path(tmp_path, step).name for step in (1, 4, 5, 9))}
+
+
+def test_a_training_that_begins_removes_no_checkpoint(tmp_path):
+    write_checkpoints(tmp_path, 1, 2, 3)
+    GoOnCleanly(tmp_path, keep=1).on_train_start(trainer_at(3, None), LightningModule())
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 3
+
+
+def test_an_optimizer_state_of_another_network_is_refused(tmp_path):
+    module = build(LinearConfig())
+    optimizer = torch.optim.AdamW(module.parameters())
+    module(torch.zeros(1, 3)).sum().backward()
+    optimizer.step()
+    clean, trainer = GoOnCleanly(tmp_path, keep=1), trainer_at(1, tmp_path / "a.ckpt", optimizer=optimizer)
+    clean.on_train_start(trainer, LightningModule())
+    optimizer.state[module.weight]["exp_avg"] = torch.zeros(7)
+    with pytest.raises(ValueError, match=r"a\.ckpt: its optimizer state is not of this network"):
+        clean.on_train_start(trainer, LightningModule())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from splattingocc.files import BadFile, read_array, read_arrays, read_only_array
+from splattingocc.files.arrays import names_of_arrays
 
 
 def test_arrays_come_back_as_they_were(tmp_path):
@@ -91,3 +92,10 @@ def test_a_bomb_is_not_blown_up(tmp_path):
     with pytest.raises(BadFile, match="or more"):
         read_arrays(path, ["x"])
     assert os.times().user - before < 5
+
+
+def test_a_member_that_is_no_array_has_no_name_as_one(tmp_path):
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("pred", b"not an array")
+    assert names_of_arrays(path) == []

@@ -1,4 +1,5 @@
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,17 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path):
         file.truncate(2**40)  # sparse: it takes no space
     with pytest.raises(BadFile, match="expected at most 1,000"):
         open_regular(path, limit=1000)
+
+
+def test_reading_takes_the_memory_of_the_file_not_of_the_limit(tmp_path):
+    (tmp_path / "small").write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    try:
+        assert read_bytes(tmp_path / "small") == b"x" * 1000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff\xfe", b'{"a": "\xff"}', b"nul\x00"])

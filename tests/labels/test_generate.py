@@ -3,8 +3,12 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_nuscenes
@@ -50,6 +54,36 @@ def test_verify_finds_a_scene_that_was_never_labelled(index: Index, tiny_dataroo
 def test_workers_write_the_same_bytes(index: Index, tiny_dataroot: Path, undisturbed: Path, tmp_path: Path):
     generate_labels(index, tiny_dataroot, tmp_path, num_workers=2, show_progress=False)
     assert contents(tmp_path) == contents(undisturbed)
+
+
+def test_workers_end_with_the_process_that_started_them(tiny_dataroot: Path, tmp_path: Path):
+    """A pool's own workers would wait for their next job for ever."""
+    script = "import sys; from pathlib import Path; from splattingocc.data.nuscenes import read_index\n"
+    script += "from splattingocc.labels.generate import generate_labels\nroot, out = map(Path, sys.argv[1:])\n"
+    script += f"index = read_index(root, {tiny_nuscenes.VERSION!r}, cache_dir=out)\n"
+    script += "generate_labels(index, root, out / 'store', num_workers=2, show_progress=False)"
+    with subprocess.Popen([sys.executable, "-c", script, tiny_dataroot, tmp_path]) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        started = wait_for(lambda: [int(number) for number in children.read_text().split()][2:] and children.read_text().split(), 60)
+        parent.kill()
+    assert started, "there was no time to kill it"
+    # The two workers, and the process that looks after their semaphores
+    assert wait_for(lambda: not any(map(is_alive, started)), 30)
+
+
+def is_alive(process: str) -> bool:
+    """Return whether a process still runs; whoever inherits it may never ask how it ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return found
 
 
 def test_a_second_run_does_nothing(index: Index, tiny_dataroot: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch):

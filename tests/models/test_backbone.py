@@ -55,5 +55,36 @@ def test_weights_that_do_not_fit_are_refused_by_key(tmp_path, change, message):
 def test_a_damaged_weights_file_is_named(tmp_path):
     path = tmp_path / "weights.pth"
     path.write_bytes(b"not weights")
-    with pytest.raises(ValueError, match=r"weights\.pth: cannot be read as weights"):
+    with pytest.raises(ValueError, match=r"weights\.pth: not a file of weights: damaged, or holds other things than tensors"):
+        ResNet(ResNetConfig(weights=path))
+
+
+@pytest.mark.parametrize("content", [[1], torch.zeros(3), {"conv1.weight": 3}, {3: torch.zeros(3)}])
+def test_a_file_that_holds_no_tensors_by_name_is_named(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"weights\.pth: not a file of weights: expected tensors by name and nothing else"):
+        ResNet(ResNetConfig(weights=path))
+
+
+def test_a_changed_byte_of_saved_weights_is_noticed(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(ResNet(ResNetConfig()).state_dict(), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights\.pth: not a file of weights: damaged"):
+        ResNet(ResNetConfig(weights=path))
+
+
+def test_weights_that_are_not_finite_and_files_that_never_end_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    state = ResNet(ResNetConfig()).state_dict()
+    state["bn1.bias"][3] = torch.nan
+    save_file(state, path)
+    with pytest.raises(ValueError, match=r"weights\.safetensors: key bn1\.bias holds numbers that are not finite"):
+        ResNet(ResNetConfig(weights=path))
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"weights\.safetensors: is a device or a pipe"):
         ResNet(ResNetConfig(weights=path))

@@ -22,7 +22,7 @@ from splattingocc.data.label_store import RayTable, write_manifest, write_scene
 from splattingocc.data.loaders import LoaderConfig, TrainingSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.checkpoint import newest_checkpoint, read_metadata
-from splattingocc.engine.interruption import InterruptedTraining
+from splattingocc.engine.interruption import HEEDED, InterruptedTraining
 from splattingocc.engine.module import OccupancyModule, OptimizationConfig
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.scoring import score_split
@@ -110,8 +110,10 @@ def test_a_training_leaves_its_configuration_environment_and_metrics(trained: Pa
 
 
 def test_the_same_seed_gives_the_same_losses_to_the_last_digit(trained: Path, dataroot: Path, tmp_path: Path):
+    handlers = [signal.getsignal(number) for number in HEEDED]
     train(small_experiment(dataroot), tmp_path, show_progress=False)
     assert logged_losses(tmp_path) == logged_losses(trained)
+    assert [signal.getsignal(number) for number in HEEDED] == handlers, "SIGTERM would not end what comes after a training"
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(trained: Path, dataroot: Path, tmp_path: Path):
@@ -300,6 +302,52 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_one_line(trained: Path, dat
     message = run_and_fail(*command, "--resume-from", checkpoint)
     assert f"{checkpoint}: checkpoint of another network: network." in message
     assert "no such checkpoint" in run_and_fail(*command, "--resume-from", tmp_path / "nowhere.ckpt")
+
+
+def forge(checkpoint: dict, part: str, value: object) -> dict:
+    *places, last = part.split("/")
+    inner = checkpoint
+    for place in places:
+        inner = inner[int(place) if place.isdecimal() else place]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return checkpoint
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("TrainingBatches", None, "not a checkpoint to go on from: without TrainingBatches"),
+        ("TrainingBatches/batches", None, "not a checkpoint to go on from: "),
+        ("TrainingBatches/batches_per_epoch", 0, "not a checkpoint to go on from: "),
+        ("TrainingBatches/batches", "x", "not a checkpoint to go on from: "),
+        ("TrainingBatches/batches", -4, "not a checkpoint to go on from: "),
+        ("state_dict/network.head.geometry.weight", torch.zeros(3), "written by another version of the network"),
+        ("state_dict", [], "not a checkpoint to go on from: its weights are a list"),
+        ("current_model_state", {"x": torch.zeros(1)}, "cannot be gone on from: "),
+        ("optimizer_states", [], "cannot be gone on from: "),
+        ("optimizer_states/0/param_groups", [], "cannot be gone on from: "),
+        (
+            "optimizer_states/0/state/0",
+            {"step": torch.tensor(4.0), "exp_avg": torch.zeros(3)},
+            "its optimizer state is not of this network",
+        ),
+        ("lr_schedulers", [3], "cannot be gone on from: "),
+        ("loops", {"fit_loop": 3}, "cannot be gone on from: "),
+        ("callbacks/StepMeter", {"first_step": "x"}, "cannot be gone on from: "),
+        ("splattingocc_network", "{", "not a checkpoint of this project"),
+    ],
+)
+def test_a_whole_checkpoint_that_holds_something_else_is_named(
+    trained: Path, dataroot: Path, tmp_path: Path, part: str, value: object, message: str
+):
+    checkpoint = torch.load(trained / "checkpoints" / "step_00000004.ckpt", weights_only=True)
+    path = tmp_path / "forged.ckpt"
+    torch.save(forge(checkpoint, part, value), path)
+    with pytest.raises(ValueError, match=f"^{path}: {message}"):
+        train(small_experiment(dataroot), tmp_path / "run", resume_from=path, show_progress=False)
 
 
 def test_two_trainings_in_one_folder_at_once_are_refused(dataroot: Path, tmp_path: Path):

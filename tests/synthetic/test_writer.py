@@ -243,6 +243,16 @@ def test_a_fresh_start_removes_nothing_outside_of_its_folder(tmp_path, version):
     assert sorted(path.name for path in out.iterdir()) == ["synthetic.json"]
 
 
+@pytest.mark.parametrize("described", [3, [], "x", None, {}])
+def test_a_description_of_no_options_does_not_keep_from_a_fresh_start(tmp_path, described):
+    (tmp_path / "synthetic.json").write_text(json.dumps({"generator_version": 1, "config": described, "finished": True}))
+    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, image_size=(16, 16))
+    with pytest.raises(ValueError, match="another synthetic data set"):
+        write_dataset(config, tmp_path, progress=False)
+    write_dataset(config, tmp_path, progress=False, fresh=True)
+    assert is_complete(tmp_path, config)
+
+
 def test_a_folder_of_other_options_is_refused_with_what_differs(tmp_path):
     (tmp_path / "synthetic.json").write_text(json.dumps({"generator_version": 1, "config": {"seed": 5}, "finished": True}))
     with pytest.raises(ValueError, match=r"num_scenes None instead of 10.*seed 5 instead of 0,.*\); choose another folder, or --fresh"):
