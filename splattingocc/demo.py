@@ -42,6 +42,7 @@ CONFIG = CONFIGS / "splattingocc" / "splattingocc-synth.py"
 """What the demo trains."""
 WORLD = SynthConfig(num_scenes=30, num_val_scenes=6, frames_per_scene=2, image_size=(180, 320))
 """What it trains on: many streets with few frames each, because neighbouring frames teach little."""
+STAGES_NAME = "stages.json"
 NUM_PICTURES = 2
 """Key frames of the val split that are drawn."""
 
@@ -63,7 +64,7 @@ class Stages:
     """
 
     def __init__(self, folder: Path, console: Console) -> None:
-        self.path = folder / "stages.json"
+        self.path = folder / STAGES_NAME
         self.console = console
         self.known: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
@@ -120,6 +121,8 @@ class Demo:
     def run(self, *, fresh: bool) -> None:
         """Run every stage that is not finished yet, and end with a small table."""
         console = Console()
+        if fresh and self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / STAGES_NAME).is_file():
+            raise ValueError(f"{self.folder}: --fresh empties a folder of the demo, and this is none ({STAGES_NAME} is missing)")
         with sole_writer(self.folder):
             for path in list(self.folder.iterdir()) if fresh else ():
                 if path.is_dir() and not path.is_symlink():

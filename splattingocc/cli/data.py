@@ -82,7 +82,7 @@ class Prepare:
         if not any(scene.num_classified for scene in records):
             print("no label has a class: they train geometry only")
         if left := len(index.scenes) - len(records):
-            print(f"{left} more scenes of {self.version} have no labels")
+            print(f"{left} more scenes of {index.version} have no labels")
         reasons = {**{token: reason for token, (_, reason) in index.incomplete.items()}, **manifest.skipped}
         if reasons:
             of_files = {name for name, scene in manifest.scenes.items() if scene.skipped}

@@ -64,7 +64,7 @@ class Train:
 
     def run(self) -> None:
         from splattingocc.engine.checkpoint import newest_checkpoint
-        from splattingocc.engine.distributed import gather, process_number, started_by
+        from splattingocc.engine.distributed import gather, process_number, processes, started_by
         from splattingocc.engine.interruption import early_warnings_ignored
         from splattingocc.pipeline.training import NETWORK_FILE, train
 
@@ -86,7 +86,8 @@ class Train:
                 if is_first:
                     print(f"trained network: {work_dir / NETWORK_FILE}")
         if self.validate:
-            gather(None)  # the first process writes the network's file, all of them read it
+            with processes(self.launcher):
+                gather(None)  # the first process writes the network's file, all of them read it
             Test(self.config, self.experiment, work_dir / NETWORK_FILE, launcher=self.launcher, fresh=True).run()
 
 

@@ -124,7 +124,9 @@ def blacken(
 
 def calibration_scenes(index: Index, config: LoaderConfig, split: str = "train") -> tuple[str, ...]:
     """Return the scenes of a split that are kept back from training, evenly spread over it."""
-    names = index.splits[split]
+    # Of a scene all key frames may be incomplete
+    empty = {scene.name for scene in index.scenes if not scene.count}
+    names = [name for name in index.splits.get(split, ()) if name not in empty]
     count = min(config.calibration_scenes, len(names) // 8)
     return tuple(names[(2 * i + 1) * len(names) // (2 * count)] for i in range(count))
 

@@ -215,7 +215,7 @@ class PoseReader:
             # Forked: a fresh interpreter would first import for as long as the decoding takes. It only decodes and exits.
             context = multiprocessing.get_context("fork")
             self._pipe, theirs = context.Pipe()
-            context.Process(target=_serve_poses, args=(path, theirs), daemon=True).start()
+            context.Process(target=_serve_poses, args=(path, theirs, self._pipe), daemon=True).start()
             theirs.close()
 
     def read(self, wanted: set[str]) -> dict[str, tables.EgoPoseRow]:
@@ -237,8 +237,9 @@ def _read_poses(path: Path, wanted: set[str]) -> dict[str, tables.EgoPoseRow]:
     return tables.by_token((row for row in tables.read_table(path, tables.EgoPoseRow) if row.token in wanted), path)
 
 
-def _serve_poses(path: Path, pipe: Connection) -> None:
+def _serve_poses(path: Path, pipe: Connection, of_parent: Connection) -> None:
     """Decode the table, then answer with the wanted rows, or with what is wrong with it."""
+    of_parent.close()  # inherited; with it open, the death of the parent would go unnoticed
     try:
         rows = tables.read_table(path, tables.EgoPoseRow)
         wanted = set(msgspec.msgpack.decode(pipe.recv_bytes(), type=list[str]))

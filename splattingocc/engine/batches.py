@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,30 +57,31 @@ class TrainingBatches(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self._resumed: dict[str, int] | None = None
+        self._begun = {"epochs": 0, "batches": 0, "total": 0}
 
     @classmethod
     def epochs_done(cls, checkpoint: Mapping[str, Any]) -> float:
         """Return how many epochs are behind a checkpoint, with the part of the one that it is from the middle of."""
-        place = checkpoint[cls.__qualname__]
-        done, of = place["batches"], place["batches_per_epoch"]
-        if not (isinstance(done, int) and isinstance(of, int) and done >= 0 and of > 0):
-            raise ValueError(f"it has {done!r} batches behind it, of {of!r} in an epoch")
-        return done / of
+        place = _place(checkpoint[cls.__qualname__])
+        return place["epochs"] + place["batches"] / place["batches_per_epoch"]
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
-        return {"batches": done, "batches_per_epoch": int(self.trainer.num_training_batches)}
+        total = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+        per_epoch = int(self.trainer.num_training_batches)
+        # An epoch before the one that was gone on from may have had another length
+        epochs, batches = divmod(self._begun["batches"] + total - self._begun["total"], per_epoch)
+        return {"epochs": self._begun["epochs"] + epochs, "batches": batches, "batches_per_epoch": per_epoch, "total": total}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resumed = state_dict
+        self._resumed = self._begun = _place(state_dict)
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         sampler = EpochSampler(len(self.dataset), seed=self.dataset.seed, rank=rank, world_size=world_size)
         if self._resumed is not None:
-            epoch, batches = divmod(self._resumed["batches"], self._resumed["batches_per_epoch"])
+            epoch, batches = self._resumed["epochs"], self._resumed["batches"]
             expected = math.ceil(len(sampler) / self.batch_size)
             if batches and expected != self._resumed["batches_per_epoch"]:
                 raise ValueError(
@@ -101,6 +103,14 @@ class TrainingBatches(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: TrainingSample, device: torch.device, dataloader_idx: int) -> TrainingSample:
         return batch.to(device, non_blocking=True)
+
+
+def _place(state: dict[str, int]) -> dict[str, int]:
+    """Return where a training stood, also from a checkpoint that counts the batches of all epochs together, as they once did."""
+    if "epochs" in state:
+        return state
+    epochs, batches = divmod(state["batches"], state["batches_per_epoch"])
+    return {**state, "epochs": epochs, "batches": batches, "total": state["batches"]}
 
 
 def prediction_loader(dataset: Dataset, *, num_workers: int, worker_timeout: float) -> DataLoader:
@@ -154,6 +164,7 @@ class WatchfulLoader(DataLoader):
             try:
                 return next(batches)
             except (ConnectionError, EOFError) as error:
+                _forget_children()
                 raise LoaderFailed(f"a process that loads samples ended while it handed over a batch. {REMEDIES}") from error
             except (RuntimeError, OSError) as error:
                 if any(words in str(error) for words in LOST_HANDLES):
@@ -177,11 +188,18 @@ def dead_workers_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):  # not what a worker itself raises, which torch says otherwise
             raise
+        _forget_children()
         by_signal = re.search(r"by signal: ([^.]*)", str(error))
         how = f"by the signal {by_signal[1].strip()}" if by_signal else "unexpectedly"
         raise LoaderFailed(f"a process that loads samples ended {how}. {REMEDIES}") from error
+
+
+def _forget_children() -> None:
+    """Let torch tell of a dead worker once: it would do so again whenever any process that this one started ends."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def stack_to_hand_over(samples: Sequence[Struct]) -> Struct:

@@ -37,18 +37,24 @@ def checkpoint_path(work_dir: Path, step: int) -> Path:
 
 
 def newest_checkpoint(work_dir: Path) -> Path | None:
-    """Return the newest usable checkpoint that training in this folder can go on from, if there is one; damaged ones are warned of."""
-    for path in _by_step(work_dir / "checkpoints"):
+    """Return the newest checkpoint that training in this folder can go on from, if there is one; others are warned of.
+
+    Where there is none, it may still be one that loads: then that is named by whoever goes on from it.
+    """
+    loadable: Path | None = None
+    for path in checkpoints_by_step(work_dir / "checkpoints"):
         try:
             _load(path)
+            loadable = loadable or path
+            read_checkpoint(path)
         except BadFile as error:
             logging.getLogger(__name__).warning("%s; going on from the one before it", error)
         else:
             return path
-    return None
+    return loadable
 
 
-def _by_step(folder: Path) -> dict[Path, int]:
+def checkpoints_by_step(folder: Path) -> dict[Path, int]:
     """Return the steps of the checkpoints in a folder, newest first."""
     steps = {path: int(match[1]) for path in folder.glob("*.ckpt") if (match := CHECKPOINT_PATTERN.fullmatch(path.name))}
     return dict(sorted(steps.items(), key=lambda item: item[1], reverse=True))
@@ -129,7 +135,10 @@ class GoOnCleanly(Callback):
             if trainer.global_step and not optimizer.state:
                 raise BadFile(Path(trainer.ckpt_path), "cannot be gone on from: it holds no state of the optimizer")
             for parameter, state in optimizer.state.items():
-                if not all(isinstance(value, Tensor) and value.shape in (parameter.shape, ()) for value in state.values()):
+                of_network = isinstance(parameter, Tensor) and isinstance(state, dict)
+                if not of_network or not all(
+                    isinstance(value, Tensor) and value.shape in (parameter.shape, ()) for value in state.values()
+                ):
                     raise BadFile(Path(trainer.ckpt_path), "its optimizer state is not of this network")
         if trainer.is_global_zero:
             self._remove_forgotten(trainer)
@@ -137,7 +146,7 @@ class GoOnCleanly(Callback):
     def _remove_forgotten(self, trainer: Trainer) -> None:
         """Remove older checkpoints than the one at hand that nothing will remove, but for as many as are kept in any case."""
         known = {Path(path).name for writer in trainer.checkpoint_callbacks for path in getattr(writer, "best_k_models", {})}
-        older = [path for path, step in _by_step(self._folder).items() if step < trainer.global_step]
+        older = [path for path, step in checkpoints_by_step(self._folder).items() if step < trainer.global_step]
         for path in older[self._keep - 1 :]:
             if path.name not in known:
                 path.unlink(missing_ok=True)
@@ -150,7 +159,8 @@ def check_weights(module: nn.Module, checkpoint: dict[str, Any], path: Path) -> 
     if not isinstance(found, dict):
         raise BadFile(path, f"not a checkpoint to go on from: its weights are a {type(found).__name__}")
     found = dict(found)
-    rename_parameters(module.get_submodule("network"), found, "network.")
+    if isinstance(network := getattr(module, "network", None), nn.Module):
+        rename_parameters(network, found, "network.")
     for name in [*expected, *found]:
         of_checkpoint, own = found.get(name), expected.get(name)
         if not isinstance(of_checkpoint, Tensor) or own is None:

@@ -92,5 +92,8 @@ def gather(value: T) -> list[T]:
     if not dist.is_initialized():
         return [value]
     values: list[T | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    try:
+        dist.all_gather_object(values, value)
+    except RuntimeError as error:
+        raise ValueError("another process of this job has ended; its own message says why") from error
     return values  # type: ignore[return-value]

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK_NAME = ".lock"
@@ -48,7 +48,10 @@ def _lock(path: Path) -> int:
             raise ValueError(f"{path.parent}: being written by {holder}; wait for it to end, or choose another folder") from None
         except OSError:
             return handle  # a file system without locks
-        if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
+        is_in_place = False
+        with suppress(FileNotFoundError):  # its holder has removed it meanwhile
+            is_in_place = path.stat().st_ino == os.fstat(handle).st_ino
+        if is_in_place:
             os.truncate(handle, 0)
             words = shlex.join(Path(word).name if number == 0 else word for number, word in enumerate(sys.argv))
             os.write(handle, f"process {os.getpid()} since {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} ({words[:300]})".encode())

@@ -25,10 +25,13 @@ SEAL = "sha256"
 
 
 class BadFile(ValueError):
-    """A file that cannot be used; the message begins with its path."""
+    """A file that cannot be used; the message begins with its path.
 
-    def __init__(self, path: Path, reason: str):
-        super().__init__(f"{path}: {reason}")
+    Made of the whole message alone where it comes from another process.
+    """
+
+    def __init__(self, path: Path | str, reason: str | None = None):
+        super().__init__(str(path) if reason is None else f"{path}: {reason}")
 
 
 def first_line(error: BaseException) -> str:

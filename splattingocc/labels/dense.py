@@ -15,7 +15,7 @@ from splattingocc.config import Config, Probability
 from splattingocc.data.camera_images import check_upright, stored_as
 from splattingocc.data.key_frames import KeyFrame, SensorFrame
 from splattingocc.data.label_store import MAX_DISTANCE, RayTable
-from splattingocc.files import BadFile, open_image, read_json, read_only_array
+from splattingocc.files import BadFile, open_image, read_json, read_only_array, sha256_of
 from splattingocc.geometry.cameras import NEAR_PLANE
 from splattingocc.labels.lidar import LidarLabelConfig, find_shown_pixels, read_points, to_world
 from splattingocc.labels.source import MissingInput
@@ -83,10 +83,12 @@ class DenseLabels:
         config = self.config
         distances = "lidar"
         if config.depth is not None:
-            distances = f"depth maps {config.depth.name} ({config.depth_scale} per metre, along the {config.depth_along})"
-        sure = "" if config.confidence is None else f", confidence at least {config.min_confidence}"
-        classes = f"class maps {config.semantics and config.semantics.name} ({config.class_map})"
-        return f"{classes}, distances from {distances}, stride {config.stride}, max_distance {config.max_distance} m{sure}"
+            distances = f"depth maps {config.depth.resolve()} ({config.depth_scale} per metre, along the {config.depth_along})"
+        more = "" if config.confidence is None else f", confidence {config.confidence.resolve()} at least {config.min_confidence}"
+        more += f", {config.point_columns} columns" if config.point_columns != 5 else ""
+        names = config.class_map if isinstance(config.class_map, str) else f"{config.class_map}, sha256 {sha256_of(config.class_map)[:12]}"
+        classes = f"class maps {config.semantics and config.semantics.resolve()} ({names})"
+        return f"{classes}, distances from {distances}, stride {config.stride}, max_distance {config.max_distance} m{more}"
 
     def label(self, key_frame: KeyFrame, dataroot: Path, *, others: Mapping[int, KeyFrame]) -> RayTable:
         """Return the labelled pixels of a key frame, from its own maps alone."""

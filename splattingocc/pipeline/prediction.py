@@ -137,7 +137,9 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
     network, threshold = open_network(config, checkpoint)
     frames = frames_of(config, index, split)
     if threshold is None:
-        threshold = calibrate(config, network, index).threshold
+        # Of one process: others may round the last digit otherwise
+        threshold = gather(calibrate(config, network, index).threshold if rank() == 0 else None)[0]
+        assert threshold is not None
     provenance = Provenance(
         config=config.name,
         checkpoint_hash=sha256_of(checkpoint),
@@ -180,6 +182,7 @@ def what_decides(config: ExperimentConfig, checkpoint: Path, threshold: float, s
         "data.vehicle_masks": "none" if (masks := open_masks(data, index)) is None else masks.describe(index),
         "network": config.network.model_dump_json(exclude={"backbone": {"weights"}}),
         "threshold": repr(threshold),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
         "tables": scene_fingerprint(key_frames, index.version),
         "code": source_hash(),
     }

@@ -22,10 +22,11 @@ from splattingocc.engine.checkpoint import (
     EXPERIMENT_KEY,
     check_network,
     check_weights,
+    checkpoints_by_step,
     load_network,
     newest_checkpoint,
     read_checkpoint,
-    read_metadata,
+    read_network,
     save_network,
 )
 from splattingocc.engine.console import in_one_line
@@ -73,8 +74,7 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
         return metrics
     trainer = build_trainer(config, work_dir, show_progress=show_progress)
     if trainer.is_global_zero:
-        if checkpoint is None:
-            set_aside(work_dir)
+        set_aside(work_dir, resume_from)
         write_json(work_dir / "config.json", config.model_dump(mode="json"))
         write_json(work_dir / "environment.json", environment() | circumstances())
     keep_freed_memory()
@@ -129,7 +129,7 @@ def _to_go_on_from(config: ExperimentConfig, path: Path) -> dict[str, Any]:
 def finished_metrics(config: ExperimentConfig, work_dir: Path, step: int) -> dict[str, Any] | None:
     """Return what a training of so many steps in this folder measured, where it is wholly finished; says so."""
     try:
-        metadata = read_metadata(work_dir / NETWORK_FILE)
+        _, metadata = read_network(work_dir / NETWORK_FILE)
         metrics = read_json(work_dir / METRICS_FILE, dict[str, Any], what="the metrics of a training")
         with decoding(work_dir / NETWORK_FILE, "a network with its experiment"):
             then = json.loads(metadata[EXPERIMENT_KEY])
@@ -143,14 +143,29 @@ def finished_metrics(config: ExperimentConfig, work_dir: Path, step: int) -> dic
     return metrics
 
 
-def set_aside(work_dir: Path) -> None:
-    """Keep the checkpoints of an earlier training out of the way of one that begins at step 0: it must never go on from them."""
+def set_aside(work_dir: Path, resume_from: Path | None) -> None:
+    """Keep what another training left out of the way of this one, which must never go on from it.
+
+    That is all of it, where this one begins at step 0 or goes on from another folder's checkpoint, and what came after, where it goes on
+    from an older checkpoint of this folder.
+    """
     folder = work_dir / "checkpoints"
-    if not folder.is_dir() or not any(folder.iterdir()):
+    is_own = resume_from is not None and resume_from.resolve().parent == folder.resolve()
+    found = checkpoints_by_step(folder)
+    others = [path for path in found if not is_own or found[path] > found.get(folder / resume_from.name, 0)]  # type: ignore[union-attr]
+    if not is_own and (folder / "best.ckpt").exists():
+        others.append(folder / "best.ckpt")
+    if not others:
         return
     number = 1 + sum(1 for _ in work_dir.glob("checkpoints_before_*"))
-    folder.rename(work_dir / f"checkpoints_before_{number}")
-    print(f"{work_dir}: holds another training; its checkpoints are kept in checkpoints_before_{number} (--auto-resume goes on instead)")
+    aside = work_dir / f"checkpoints_before_{number}"
+    aside.mkdir()
+    for path in others:
+        path.rename(aside / path.name)
+    table = work_dir / "logs" / "metrics.csv"
+    if resume_from is not None and not is_own and table.exists():
+        table.rename(table.with_name(f"metrics_before_{1 + sum(1 for _ in table.parent.glob('metrics_before_*.csv'))}.csv"))
+    print(f"{work_dir}: holds another training; its checkpoints are kept in {aside.name} (--auto-resume goes on from the newest instead)")
 
 
 def about_batch(config: ExperimentConfig, world_size: int) -> str:

@@ -1,4 +1,5 @@
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -6,13 +7,16 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from splattingocc.engine.batches import LoaderFailed, dead_workers_named, prediction_loader
+from splattingocc.data.loaders import TrainingSet
+from splattingocc.engine.batches import LoaderFailed, TrainingBatches, dead_workers_named, prediction_loader
+from splattingocc.files import BadFile
 from splattingocc.struct import Struct
 
 
@@ -87,3 +91,59 @@ def test_a_small_dev_shm_is_named_at_once():
     last = run(script, "unshare", "-m", "bash", "-c", f'{mount} && exec "$0" "$@"')
     assert "cannot hand over a batch: unable to allocate shared memory" in last
     assert "--shm-size" in last
+
+
+class DamagedFile(Numbers):
+    def __getitem__(self, i: int) -> Number:
+        raise BadFile(Path("labels/scene-0001.safetensors"), "damaged: sha256 is 12…, the manifest says 34…")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_damaged_file_is_named_whoever_reads_it(num_workers):
+    with pytest.raises(BadFile, match=r"labels/scene-0001\.safetensors: damaged: sha256 is"):
+        values(DamagedFile(), num_workers=num_workers)
+
+
+def test_a_file_that_cannot_be_used_is_named_in_any_process():
+    error = pickle.loads(pickle.dumps(BadFile(Path("a/b.png"), "no such file")))
+    assert (type(error), str(error)) == (BadFile, "a/b.png: no such file")
+
+
+class Progress:
+    """Stands for a trainer as far as the place in an epoch goes."""
+
+    def __init__(self, per_epoch: int) -> None:
+        self.num_training_batches = per_epoch
+        self.total = SimpleNamespace(processed=0)
+        self.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=self.total)))
+
+
+def place_after(steps: int, *, per_epoch: int, resumed: dict | None = None) -> dict:
+    """Take steps in a run, which may go on from another one's place."""
+    batches = TrainingBatches(TrainingSet.__new__(TrainingSet), batch_size=1, num_workers=0)
+    batches.trainer = Progress(per_epoch)  # type: ignore[assignment]
+    if resumed is not None:
+        batches.load_state_dict(resumed)
+    batches.trainer.total.processed = steps + (resumed or {"total": 0})["total"]  # type: ignore[union-attr]
+    return batches.state_dict()
+
+
+def epochs_done(place: dict) -> float:
+    return TrainingBatches.epochs_done({"TrainingBatches": place})
+
+
+def test_epochs_are_counted_right_where_their_length_changes():
+    """Another batch size, number of processes or of labelled scenes makes the epochs after a resume longer or shorter."""
+    place = place_after(8, per_epoch=4)
+    assert epochs_done(place) == 2
+    place = place_after(2, per_epoch=2, resumed=place)
+    assert epochs_done(place) == 3
+    place = place_after(7, per_epoch=7, resumed=place)
+    assert (epochs_done(place), place["batches"]) == (4, 0)
+    middle = place_after(3, per_epoch=7, resumed=place)
+    assert (middle["epochs"], middle["batches"]) == (4, 3)
+    assert epochs_done(place_after(4, per_epoch=7, resumed=middle)) == 5
+
+
+def test_a_place_as_it_was_once_written_is_understood():
+    assert epochs_done({"batches": 6, "batches_per_epoch": 4}) == 1.5

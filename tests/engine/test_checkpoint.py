@@ -16,6 +16,7 @@ from torch import nn
 from splattingocc.config import Config
 from splattingocc.engine.checkpoint import (
     CONFIG_KEY,
+    NEEDED_TO_GO_ON,
     AtomicCheckpointIO,
     GoOnCleanly,
     check_weights,
@@ -132,8 +133,9 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
 
 
 def write_checkpoints(work_dir: Path, *steps: int) -> None:
+    rest = dict.fromkeys(NEEDED_TO_GO_ON, 0) | {CONFIG_KEY: "{}"}
     for step in steps:
-        AtomicCheckpointIO().save_checkpoint({"state_dict": {"a": torch.ones(1000)}}, checkpoint_path(work_dir, step))
+        AtomicCheckpointIO().save_checkpoint({**rest, "state_dict": {"a": torch.ones(1000)}}, checkpoint_path(work_dir, step))
 
 
 def test_the_newest_whole_checkpoint_is_gone_on_from(tmp_path, caplog):
@@ -147,6 +149,12 @@ def test_the_newest_whole_checkpoint_is_gone_on_from(tmp_path, caplog):
     second.write_bytes(bytes(damaged))
     assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 5)
     assert [str(record.args[0]).split(":")[0] for record in caplog.records] == [str(newest), str(second)]
+
+
+def test_somebody_elses_checkpoint_is_not_gone_on_from_while_there_is_an_own_one(tmp_path):
+    write_checkpoints(tmp_path, 1)
+    torch.save({"state_dict": {}}, checkpoint_path(tmp_path, 9))
+    assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 1)
 
 
 def test_no_flipped_bit_ends_the_search_for_a_checkpoint(tmp_path):

@@ -1,0 +1,3 @@
+from splattingocc.cli import main
+
+main()
