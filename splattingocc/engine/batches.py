@@ -107,6 +107,9 @@ class TrainingBatches(LightningDataModule):
 
 def _place(state: dict[str, int]) -> dict[str, int]:
     """Return where a training stood, also from a checkpoint that counts the batches of all epochs together, as they once did."""
+    for name, value in state.items():
+        if not isinstance(value, int) or value < (name == "batches_per_epoch"):
+            raise ValueError(f"{name} is {value}, expected a whole number of epochs or batches")
     if "epochs" in state:
         return state
     epochs, batches = divmod(state["batches"], state["batches_per_epoch"])
