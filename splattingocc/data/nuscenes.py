@@ -6,6 +6,7 @@ Tables are cut to key frames and to the sensors used here, and cached as columns
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,26 @@ def read_index(dataroot: Path, version: str, *, cache_dir: Path | None = None) -
     cache = (cache_dir or dataroot / ".splattingocc") / f"index-{version}.msgpack"
     key = _tables_key(folder)
     columns = load_columns(cache, key)
-    if columns is None:
-        columns = build_columns(folder)
-        try:
-            save_columns(cache, key, columns)
-        except OSError as error:
-            if cache_dir is not None:
-                raise ValueError(f"{cache}: the index cannot be cached there: {error.strerror}") from None
-    scenes = tuple(Scene(*scene) for scene in columns.pop("scenes"))
+    if columns is not None:
+        with suppress(ValueError):  # of names that tables would not be allowed either: somebody else wrote this cache
+            return _index_of(folder, version, columns)
+    columns = build_columns(folder)
+    try:
+        save_columns(cache, key, columns)
+    except OSError as error:
+        if cache_dir is not None:
+            raise ValueError(f"{cache}: the index cannot be cached there: {error.strerror}") from None
+    return _index_of(folder, version, columns)
+
+
+def _index_of(folder: Path, version: str, columns: dict[str, Any]) -> Index:
+    scenes = tuple(Scene(*scene) for scene in columns["scenes"])
     splits = read_splits(folder, version, [scene.name for scene in scenes])
-    return Index(version=version, scenes=scenes, splits=splits, **columns)
+    rest = {name: column for name, column in columns.items() if name != "scenes"}
+    try:
+        return Index(version=version, scenes=scenes, splits=splits, **rest)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {str(error).removeprefix(f'{version}: ')}") from None
 
 
 def _tables_key(folder: Path) -> str:

@@ -118,10 +118,9 @@ class RememberExperiment(Callback):
 
 
 class GoOnCleanly(Callback):
-    """See to it that a training goes on from the whole of a checkpoint, and that it removes what the one before it did not come to remove.
+    """See to it that a training goes on from the whole of a checkpoint, and that checkpoints which nothing keeps do not stay for ever.
 
-    A training that is killed between writing a checkpoint and removing an older one, or after a checkpoint that it does not go on from,
-    leaves files that Lightning has forgotten.
+    Lightning never removes the one that a training went on from, nor what a training was killed before it removed, nor what a signal left.
     """
 
     def __init__(self, work_dir: Path, keep: int) -> None:
@@ -140,14 +139,20 @@ class GoOnCleanly(Callback):
                     isinstance(value, Tensor) and value.shape in (parameter.shape, ()) for value in state.values()
                 ):
                     raise BadFile(Path(trainer.ckpt_path), "its optimizer state is not of this network")
-        if trainer.is_global_zero:
-            self._remove_forgotten(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._remove_forgotten(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._remove_forgotten(trainer)
 
     def _remove_forgotten(self, trainer: Trainer) -> None:
-        """Remove older checkpoints than the one at hand that nothing will remove, but for as many as are kept in any case."""
+        """Remove checkpoints up to the step at hand that no writer keeps, but for the newest, which a training may have to go on from."""
+        if not trainer.is_global_zero or trainer.ckpt_path is None:
+            return
         known = {Path(path).name for writer in trainer.checkpoint_callbacks for path in getattr(writer, "best_k_models", {})}
-        older = [path for path, step in checkpoints_by_step(self._folder).items() if step < trainer.global_step]
-        for path in older[self._keep - 1 :]:
+        reached = [path for path, step in checkpoints_by_step(self._folder).items() if step <= trainer.global_step]
+        for path in reached[self._keep :]:
             if path.name not in known:
                 path.unlink(missing_ok=True)
 

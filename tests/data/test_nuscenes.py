@@ -1,8 +1,10 @@
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import tiny_nuscenes
@@ -277,6 +279,26 @@ def test_a_table_that_is_no_file_is_one_line(own_dataroot: Path):
     path.unlink()
     path.mkdir()
     assert "scene.json: is a folder" in one_line_error(own_dataroot)
+
+
+def test_a_cache_with_names_that_lead_elsewhere_is_not_believed(own_dataroot: Path):
+    expected = read_index(own_dataroot, VERSION)
+    (cache,) = (own_dataroot / ".splattingocc").iterdir()
+    whole = cache.read_bytes()
+    content = msgspec.msgpack.decode(whole[32:])
+    content["plain"]["filenames"][0] = "../../elsewhere"
+    packed = msgspec.msgpack.encode(content)
+    cache.write_bytes(hashlib.sha256(packed).digest() + packed)
+    assert same_index(read_index(own_dataroot, VERSION), expected)
+    assert cache.read_bytes() == whole
+
+
+def test_names_in_tables_that_lead_elsewhere_are_refused_with_the_folder_of_the_tables(own_dataroot: Path):
+    for name in ("scene.json", "splits.json"):
+        path = own_dataroot / VERSION / name
+        path.write_text(path.read_text().replace('"scene-0001"', '"../../model"'))
+    with pytest.raises(ValueError, match=rf"^{own_dataroot / VERSION}: (scene|split) '../../model' cannot name a file"):
+        read_index(own_dataroot, VERSION)
 
 
 def test_any_changed_byte_of_the_cache_means_that_the_tables_are_read_again(own_dataroot: Path):

@@ -328,19 +328,22 @@ def trainer_at(step: int, path: Path | None, *, known: tuple[str, ...] = (), opt
     return trainer
 
 
-def test_what_a_killed_training_did_not_come_to_remove_is_removed(tmp_path):
+def test_checkpoints_that_nothing_keeps_are_removed_as_training_goes_on(tmp_path):
+    """That a training went on from, that it was killed before it removed, that a signal left."""
     write_checkpoints(tmp_path, 1, 2, 3, 4, 5, 9)
     best = tmp_path / "checkpoints" / "best.ckpt"
     best.touch()
-    trainer = trainer_at(5, checkpoint_path(tmp_path, 5), known=("step_00000001.ckpt",))
-    GoOnCleanly(tmp_path, keep=2).on_train_start(trainer, LightningModule())
-    left = {path.name for path in best.parent.iterdir()}
-    assert left == {"best.ckpt", *(checkpoint_path(tmp_path, step).name for step in (1, 4, 5, 9))}
+    trainer = trainer_at(5, checkpoint_path(tmp_path, 3), known=("step_00000001.ckpt", "step_00000005.ckpt"))
+    for happens in (GoOnCleanly(tmp_path, keep=2).on_train_epoch_start, GoOnCleanly(tmp_path, keep=1).on_train_end):
+        happens(trainer, LightningModule())
+        left = {path.name for path in best.parent.iterdir()}
+        kept = (1, 4, 5, 9) if happens.__name__ == "on_train_epoch_start" else (1, 5, 9)
+        assert left == {"best.ckpt", *(checkpoint_path(tmp_path, step).name for step in kept)}
 
 
 def test_a_training_that_begins_removes_no_checkpoint(tmp_path):
     write_checkpoints(tmp_path, 1, 2, 3)
-    GoOnCleanly(tmp_path, keep=1).on_train_start(trainer_at(3, None), LightningModule())
+    GoOnCleanly(tmp_path, keep=1).on_train_end(trainer_at(3, None), LightningModule())
     assert len(list((tmp_path / "checkpoints").iterdir())) == 3
 
 
@@ -351,6 +354,9 @@ def test_an_optimizer_state_of_another_network_is_refused(tmp_path):
     optimizer.step()
     clean, trainer = GoOnCleanly(tmp_path, keep=1), trainer_at(1, tmp_path / "a.ckpt", optimizer=optimizer)
     clean.on_train_start(trainer, LightningModule())
+    fresh = trainer_at(1, tmp_path / "a.ckpt", optimizer=torch.optim.AdamW(module.parameters()))
+    with pytest.raises(ValueError, match=r"a\.ckpt: cannot be gone on from: it holds no state of the optimizer"):
+        clean.on_train_start(fresh, LightningModule())
     optimizer.state[module.weight]["exp_avg"] = torch.zeros(7)
     with pytest.raises(ValueError, match=r"a\.ckpt: its optimizer state is not of this network"):
         clean.on_train_start(trainer, LightningModule())
