@@ -35,7 +35,7 @@ from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.pipeline.prediction import open_network, predict
 from splattingocc.pipeline.scoring import prior_predictions, score_rendering
-from splattingocc.pipeline.training import replay, train
+from splattingocc.pipeline.training import replay, set_aside, train
 
 CONFIG = Path(__file__).parents[2] / "configs" / "splattingocc" / "splattingocc-synth.py"
 
@@ -287,6 +287,40 @@ def test_a_training_from_the_start_never_goes_on_from_what_was_there(trained: Pa
     assert newest is not None
     assert newest.name == "step_00000004.ckpt"
     assert (work_dir / "checkpoints_before_1" / "step_00000008.ckpt").exists()
+
+
+def test_going_on_from_another_folder_leaves_nothing_to_go_on_from_by_mistake(trained: Path, tmp_path: Path):
+    work_dir, other = tmp_path / "run", tmp_path / "other" / "checkpoints" / "step_00000004.ckpt"
+    shutil.copytree(trained, work_dir)
+    other.parent.mkdir(parents=True)
+    shutil.copy(trained / "checkpoints" / other.name, other)
+    set_aside(work_dir, other)
+    assert newest_checkpoint(work_dir) is None
+    assert {path.name for path in (work_dir / "checkpoints_before_1").iterdir()} == {"step_00000004.ckpt", "step_00000008.ckpt"}
+    assert not (work_dir / "logs" / "metrics.csv").exists()
+    assert (work_dir / "logs" / "metrics_before_1.csv").exists()
+
+
+def test_going_on_from_an_older_checkpoint_sets_aside_what_came_after_it(trained: Path, tmp_path: Path):
+    work_dir = tmp_path / "run"
+    shutil.copytree(trained, work_dir)
+    older, newest = (work_dir / "checkpoints" / f"step_0000000{step}.ckpt" for step in (4, 8))
+    set_aside(work_dir, newest)
+    assert newest.exists()
+    set_aside(work_dir, older)
+    assert newest_checkpoint(work_dir) == older
+    assert [path.name for path in (work_dir / "checkpoints_before_1").iterdir()] == ["step_00000008.ckpt"]
+    assert (work_dir / "logs" / "metrics.csv").exists()
+
+
+def test_a_finished_run_whose_network_is_damaged_is_finished_again(trained: Path, dataroot: Path, tmp_path: Path):
+    work_dir = tmp_path / "run"
+    shutil.copytree(trained, work_dir)
+    content = bytearray((work_dir / "network.safetensors").read_bytes())
+    content[-9] ^= 16
+    (work_dir / "network.safetensors").write_bytes(content)
+    train(small_experiment(dataroot), work_dir, resume_from=newest_checkpoint(work_dir), show_progress=False)
+    assert_same_network(small_experiment(dataroot), work_dir, trained)
 
 
 def test_a_checkpoint_that_cannot_be_gone_on_from_is_one_line(trained: Path, dataroot: Path, tmp_path: Path):
