@@ -183,13 +183,26 @@ def test_the_manifest_keeps_every_option_that_changes_labels():
         ),
         (
             DenseLabels(DenseLabelConfig(semantics=maps / "classes")),
-            "class maps classes (occ3d), distances from lidar, stride 8, max_distance 120.0 m",
+            "class maps /data/maps/classes (occ3d), distances from lidar, stride 8, max_distance 120.0 m",
         ),
         (
             DenseLabels(DenseLabelConfig(semantics=maps / "c", class_map="cityscapes", depth=maps / "d", confidence=maps, stride=4)),
-            "class maps c (cityscapes), distances from depth maps d (1.0 per metre, along the axis), stride 4, max_distance 120.0 m, "
-            "confidence at least 0.5",
+            "class maps /data/maps/c (cityscapes), distances from depth maps /data/maps/d (1.0 per metre, along the axis), stride 4, "
+            "max_distance 120.0 m, confidence /data/maps at least 0.5",
+        ),
+        (
+            DenseLabels(DenseLabelConfig(semantics=maps / "c", point_columns=4)),
+            "class maps /data/maps/c (occ3d), distances from lidar, stride 8, max_distance 120.0 m, 4 columns",
         ),
     ):
         assert isinstance(source, LabelSource)
         assert source.describe() == line
+
+
+def test_another_table_of_classes_makes_other_labels(tmp_path: Path):
+    table = tmp_path / "classes.json"
+    lines = set()
+    for content in ('{"1": "car"}', '{"1": "bus"}'):
+        table.write_text(content)
+        lines.add(DenseLabels(DenseLabelConfig(semantics=tmp_path, class_map=table)).describe())
+    assert len(lines) == 2
