@@ -27,7 +27,7 @@ from splattingocc.data.nuscenes import read_index
 from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.engine.batches import TrainingBatches, prediction_loader
 from splattingocc.engine.callbacks import StepProgress
-from splattingocc.engine.checkpoint import AtomicCheckpointIO, GoOnCleanly, RememberExperiment
+from splattingocc.engine.checkpoint import AtomicCheckpointIO, GoOnCleanly, RememberExperiment, WithinEpochs
 from splattingocc.engine.interruption import EndEarly
 from splattingocc.engine.loggers import MetricsTable, Tracker, build_tracker
 from splattingocc.engine.meter import StepMeter
@@ -241,19 +241,19 @@ def build_prediction_loader(config: ExperimentConfig, index: Index, positions: S
 
 def build_checkpoints(config: TrainerConfig, work_dir: Path) -> list[ModelCheckpoint]:
     """Return what writes the newest checkpoints, and the best one where there is a measurement to choose it by."""
-    newest = partial(
-        ModelCheckpoint,
-        work_dir / "checkpoints",
-        filename="step_{step:08d}",
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-        monitor="step",
-        mode="max",
-        save_top_k=config.keep_checkpoints,
-    )
-    checkpoints = [newest(every_n_epochs=config.checkpoint_epochs, save_on_train_epoch_end=True)]
+    options: dict[str, Any] = {
+        "dirpath": work_dir / "checkpoints",
+        "filename": "step_{step:08d}",
+        "auto_insert_metric_name": False,
+        "enable_version_counter": False,
+        "monitor": "step",
+        "mode": "max",
+        "save_top_k": config.keep_checkpoints,
+    }
+    checkpoints = [ModelCheckpoint(**options, every_n_epochs=config.checkpoint_epochs, save_on_train_epoch_end=True)]
     if config.checkpoint_steps:
-        checkpoints.append(newest(every_n_train_steps=config.checkpoint_steps))
+        within = WithinEpochs(**options, every_n_train_steps=config.checkpoint_steps, checkpoint_epochs=config.checkpoint_epochs)
+        checkpoints.append(within)
     if config.validate_epochs:
         best = ModelCheckpoint(work_dir / "checkpoints", filename="best", enable_version_counter=False, monitor=config.best_by)
         checkpoints.append(best)

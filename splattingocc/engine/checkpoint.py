@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
 from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import save
@@ -107,6 +108,18 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, file)
 
 
+class WithinEpochs(ModelCheckpoint):
+    """Write checkpoints every so many steps, but for those that the ends of epochs have anyway: two writers would remove each other's."""
+
+    def __init__(self, *arguments: Any, checkpoint_epochs: int, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._checkpoint_epochs = checkpoint_epochs
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not (trainer.is_last_batch and (trainer.current_epoch + 1) % self._checkpoint_epochs == 0):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
 class RememberExperiment(Callback):
     """Keep in every checkpoint the configurations of its network and of the experiment, as plain values."""
 
@@ -133,12 +146,8 @@ class GoOnCleanly(Callback):
         for optimizer in trainer.optimizers:
             if trainer.global_step and not optimizer.state:
                 raise BadFile(Path(trainer.ckpt_path), "cannot be gone on from: it holds no state of the optimizer")
-            for parameter, state in optimizer.state.items():
-                of_network = isinstance(parameter, Tensor) and isinstance(state, dict)
-                if not of_network or not all(
-                    isinstance(value, Tensor) and value.shape in (parameter.shape, ()) for value in state.values()
-                ):
-                    raise BadFile(Path(trainer.ckpt_path), "its optimizer state is not of this network")
+            if not all(_is_state_of(parameter, state) for parameter, state in optimizer.state.items()):
+                raise BadFile(Path(trainer.ckpt_path), "its optimizer state is not of this network")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._remove_forgotten(trainer)
@@ -155,6 +164,13 @@ class GoOnCleanly(Callback):
         for path in reached[self._keep :]:
             if path.name not in known:
                 path.unlink(missing_ok=True)
+
+
+def _is_state_of(parameter: Any, state: Any) -> bool:
+    """Return whether an optimizer remembers something of a parameter, in its shape or in single numbers."""
+    if not isinstance(parameter, Tensor) or not isinstance(state, dict):
+        return False
+    return all(isinstance(value, Tensor) and value.shape in (parameter.shape, ()) for value in state.values())
 
 
 def check_weights(module: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:

@@ -165,6 +165,38 @@ def test_a_run_told_to_end_in_the_middle_of_an_epoch_goes_on_as_if_it_had_not_be
     assert_same_network(config, tmp_path, trained)
 
 
+def test_a_run_that_was_killed_leaves_the_checkpoints_of_one_that_was_not(dataroot: Path, tmp_path: Path):
+    """The newest two of the ends of epochs and the newest two within epochs; not that which it went on from."""
+    config = small_experiment(dataroot)
+    config = config.model_copy(update={"trainer": config.trainer.model_copy(update={"checkpoint_steps": 1})})
+    original = OccupancyModule.training_step
+
+    class Killed(BaseException):
+        pass
+
+    def die_in_second_epoch(module, sample, batch_index):
+        if module.global_step == 6 and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            raise Killed
+        return original(module, sample, batch_index)
+
+    names = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("whole", "killed"):
+            work_dir = tmp_path / name
+            if name == "killed":
+                patch.setattr(OccupancyModule, "training_step", die_in_second_epoch)
+                with pytest.raises(Killed):
+                    train(config, work_dir, show_progress=False)
+                # As if it had been killed before the older ones were removed
+                shutil.copy(work_dir / "checkpoints/step_00000005.ckpt", work_dir / "checkpoints/step_00000001.ckpt")
+                (work_dir / "checkpoints/step_00000006.ckpt").unlink()
+            train(config, work_dir, resume_from=newest_checkpoint(work_dir), show_progress=False)
+            names[name] = sorted(path.name for path in (work_dir / "checkpoints").iterdir())
+    assert names["whole"] == [f"step_{step:08d}.ckpt" for step in (4, 6, 7, 8)]
+    assert names["killed"] == names["whole"]
+
+
 def test_a_signal_is_heeded_where_every_batch_is_the_last_of_its_epoch(dataroot: Path, tmp_path: Path):
     config = small_experiment(dataroot)
     data = config.data.model_copy(update={"loader": config.data.loader.model_copy(update={"load_interval": 4})})
@@ -339,10 +371,10 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_one_line(trained: Path, dat
 
 
 def forge(checkpoint: dict, part: str, value: object) -> dict:
-    *places, last = part.split("/")
+    *places, last = (int(place) if place.isdecimal() else place for place in part.split("/"))
     inner = checkpoint
     for place in places:
-        inner = inner[int(place) if place.isdecimal() else place]
+        inner = inner[place]
     if value is None:
         del inner[last]
     else:
@@ -368,6 +400,8 @@ def forge(checkpoint: dict, part: str, value: object) -> dict:
             {"step": torch.tensor(4.0), "exp_avg": torch.zeros(3)},
             "its optimizer state is not of this network",
         ),
+        ("optimizer_states/0/state", {"x": {"step": torch.tensor(4.0)}}, "its optimizer state is not of this network"),
+        ("optimizer_states/0/state/0", 3, "(cannot be gone on from|its optimizer state is not)"),
         ("lr_schedulers", [3], "cannot be gone on from: "),
         ("loops", {"fit_loop": 3}, "cannot be gone on from: "),
         ("callbacks/StepMeter", {"first_step": "x"}, "cannot be gone on from: "),
