@@ -73,10 +73,6 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     if trained is not None and (metrics := finished_metrics(config, work_dir, trained["global_step"])) is not None:
         return metrics
     trainer = build_trainer(config, work_dir, show_progress=show_progress)
-    if trainer.is_global_zero:
-        set_aside(work_dir, resume_from)
-        write_json(work_dir / "config.json", config.model_dump(mode="json"))
-        write_json(work_dir / "environment.json", environment() | circumstances())
     keep_freed_memory()
     seed_everything(config.seed, workers=True, verbose=False)
     index, store = build_index(config.data, work_dir), LabelStore.open(config.data.label_folder)
@@ -89,6 +85,10 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     if trainer.is_global_zero:
         for line in (*about_labels(store, batches.dataset, whole, config.objective), about_batch(config, trainer.world_size)):
             print(line)
+        # Not before all that may be wrong with data and labels has been found: a mistyped folder must cost an earlier training nothing
+        set_aside(work_dir, resume_from)
+        write_json(work_dir / "config.json", config.model_dump(mode="json"))
+        write_json(work_dir / "environment.json", environment() | circumstances())
     if trained is not None and resume_from is not None:
         # Lightning would neither train nor give the averaged weights, which are those of the checkpoint
         load_network(module.network, config.network, resume_from)

@@ -321,6 +321,22 @@ def test_a_training_from_the_start_never_goes_on_from_what_was_there(trained: Pa
     assert (work_dir / "checkpoints_before_1" / "step_00000008.ckpt").exists()
 
 
+@pytest.mark.parametrize("wrong", [("--data.labels", "nowhere"), ("--data.version", "v1.0-none"), ("--data.dataroot", "nowhere")])
+def test_a_training_that_cannot_begin_leaves_an_earlier_one_as_it_was(
+    trained: Path, dataroot: Path, tmp_path: Path, wrong: tuple[str, str]
+):
+    work_dir = tmp_path / "run"
+    shutil.copytree(trained, work_dir)
+    before = contents(work_dir)
+    run_and_fail(*train_command(dataroot, work_dir, "--data.version", "v1.0-mini", *wrong))
+    after = contents(work_dir)
+    assert {name: after[name] for name in before} == before
+    newest = newest_checkpoint(work_dir)
+    assert newest is not None
+    assert newest.name == "step_00000008.ckpt"
+    assert not list(work_dir.glob("checkpoints_before_*"))
+
+
 def test_going_on_from_another_folder_leaves_nothing_to_go_on_from_by_mistake(trained: Path, tmp_path: Path):
     work_dir, other = tmp_path / "run", tmp_path / "other" / "checkpoints" / "step_00000004.ckpt"
     shutil.copytree(trained, work_dir)
