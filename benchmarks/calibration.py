@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from splattingocc.data.occ3d import read_truth
-from splattingocc.engine.inference import predict_gaussians
+from splattingocc.engine.inference import predict_fields
 from splattingocc.evaluation.miou import NUM_LABELS, confusion, scores
 from splattingocc.experiment import build_index, build_prediction_loader, load_config
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
@@ -41,7 +41,7 @@ def main() -> None:
     thresholds = [*torch.arange(STEP, 0.95, STEP).tolist(), chosen]
     counts = torch.zeros(len(thresholds), NUM_LABELS, NUM_LABELS, dtype=torch.int64)
     positions = index.of_split("val")
-    samples = predict_gaussians(network, build_prediction_loader(config, index, positions))
+    samples = predict_fields(network, build_prediction_loader(config, index, positions))
     for (_, gaussians), position in zip(samples, positions):
         truth = read_truth(data.truth_folder, index[position].scene, index[position].token)
         everywhere = read_out(gaussians, OCC3D_GRID, threshold=1e-6)

@@ -28,7 +28,8 @@ from splattingocc.labels.generate import generate_labels
 from splattingocc.losses.distance import log_distance_error, silog
 from splattingocc.losses.line_of_sight import line_of_sight
 from splattingocc.losses.semantic import class_nll
-from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.splatting.field import Rendering
+from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.render import render
 from splattingocc.taxonomy import NUM_CLASSES
 

@@ -34,10 +34,12 @@ from splattingocc.engine.meter import StepMeter
 from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig
 from splattingocc.evaluation.calibrate import CalibrationConfig
 from splattingocc.files import check_name, first_line, read_bytes, read_json
-from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.geometry.voxel_grid import GridConfig
 from splattingocc.kernels.gaussian_scene import MAX_REACH_CELLS
 from splattingocc.losses.objective import Objective, ObjectiveConfig
-from splattingocc.models.gaussian_head import MAX_OPACITY
+from splattingocc.models.cell_head import MAX_OPACITY
+from splattingocc.models.density_head import DensityHeadConfig
+from splattingocc.models.gaussian_head import GaussianHeadConfig
 from splattingocc.models.network import NetworkConfig, OccupancyNetwork
 from splattingocc.taxonomy import NUM_CLASSES
 
@@ -119,6 +121,8 @@ class ExperimentConfig(Config):
     seed: Seed = 0
     """Seeds initial weights, sampling and augmentation."""
     data: DataConfig = DataConfig()
+    grid: GridConfig = GridConfig()
+    """What is predicted: range and cells. Truth of Occ3D can only score Occ3D's own."""
     network: NetworkConfig = NetworkConfig()
     render: RenderConfig = RenderConfig()
     objective: SerializeAsAny[ObjectiveConfig] = ObjectiveConfig()
@@ -132,15 +136,22 @@ class ExperimentConfig(Config):
         head, objective = self.network.head, self.objective
         if head.num_classes != NUM_CLASSES:
             raise ValueError(f"network.head.num_classes is {head.num_classes}, labels have {NUM_CLASSES} classes")
-        coarsening = self.network.lift.coarsening
-        if any(count % coarsening for count in OCC3D_GRID.shape):
+        coarsening, voxels = self.network.lift.coarsening, self.grid.voxels
+        if any(count % coarsening for count in voxels.shape):
             raise ValueError(
-                f"network.lift.coarsening is {coarsening}, expected a divisor of the grid's {' × '.join(map(str, OCC3D_GRID.shape))}"
+                f"network.lift.coarsening is {coarsening}, expected a divisor of the grid's {' × '.join(map(str, voxels.shape))}"
             )
-        largest = MAX_REACH_CELLS * OCC3D_GRID.cell_size / REACH_OF_A_SCALE
-        if head.max_scale > largest:
+        largest = MAX_REACH_CELLS * voxels.cell_size / REACH_OF_A_SCALE
+        if isinstance(head, GaussianHeadConfig) and head.largest_scale > largest:
+            name = "max_scale" if head.learn_scales else "initial_scale"
             raise ValueError(
-                f"network.head.max_scale is {head.max_scale} m, expected at most {largest:.2f} m, or rays meet too much to render"
+                f"network.head.{name} is {head.largest_scale} m, expected at most {largest:.2f} m with a grid.cell_size of "
+                f"{voxels.cell_size} m, or rays meet too much to render"
+            )
+        if objective.distortion.weight and not isinstance(head, DensityHeadConfig):
+            raise ValueError(
+                f"objective.distortion.weight is {objective.distortion.weight}, but network.head.kind {head.kind} renders no distortion; "
+                "expected kind density, or weight 0"
             )
         if self.optimization.image_steps and all(loss.needs_volume for loss in objective.in_use.values()):
             of_images = ", ".join(f"objective.{name}" for name, loss in objective.losses.items() if not loss.needs_volume)
@@ -206,7 +217,7 @@ def open_masks(config: DataConfig, index: Index) -> VehicleMasks | None:
 
 
 def build_network(config: ExperimentConfig) -> OccupancyNetwork:
-    return OccupancyNetwork(config.network, OCC3D_GRID)
+    return OccupancyNetwork(config.network, config.grid.voxels)
 
 
 def build_module(config: ExperimentConfig) -> OccupancyModule:
@@ -226,7 +237,7 @@ def build_training_batches(config: ExperimentConfig, index: Index) -> TrainingBa
             raise ValueError(
                 "trainer.validate_epochs: no scene is kept back from training (data.loader.calibration_scenes, at most one in eight)"
             )
-        as_tested = data.loader.model_copy(update={"augment": AugmentConfig(), "auxiliary_offsets": ()})
+        as_tested = data.loader.model_copy(update={"augment": AugmentConfig(), "label_frames": 1})
         kept_back = TrainingSet(index, store, data.dataroot, as_tested, part="all", positions=positions, masks=masks)
     return TrainingBatches(
         dataset, batch_size=data.batch_size, num_workers=data.num_workers, worker_timeout=data.worker_timeout, kept_back=kept_back

@@ -17,9 +17,9 @@ from splattingocc.data.loaders import LoaderConfig, blacken, read_views, still_w
 from splattingocc.data.occ3d import read_truth, truth_path
 from splattingocc.data.samples import PredictionSample
 from splattingocc.data.vehicle_masks import VehicleMasks
-from splattingocc.engine.inference import predict_gaussians
+from splattingocc.engine.inference import predict_fields
 from splattingocc.engine.module import RenderConfig
-from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, read_grid
+from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, grid_of_cache, read_grid
 from splattingocc.experiment import ExperimentConfig
 from splattingocc.files import sha256_of
 from splattingocc.geometry.cameras import Cameras, Views
@@ -27,9 +27,7 @@ from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.prediction import open_network
-from splattingocc.splatting.gaussians import Gaussians
-from splattingocc.splatting.read_out import read_out
-from splattingocc.splatting.render import render
+from splattingocc.splatting.field import Field
 from splattingocc.taxonomy import SKY
 from splattingocc.visualization.panels import CameraMaps, draw_grid, save_cameras, save_occupancies, save_overview, save_renderings
 
@@ -46,9 +44,9 @@ def draw_key_frame(config: ExperimentConfig, checkpoint: Path, cache: Prediction
     if cache.manifest.provenance.checkpoint_hash != sha256_of(checkpoint):
         raise ValueError(f"{cache.directory}: predictions of another checkpoint than {checkpoint}; predict again")
     network, _ = open_network(config, checkpoint)
-    gaussians = _see(config, network, key_frame)
+    field = _see(config, network, key_frame)
     predicted = cache.read(CachedFrame(key_frame.scene, key_frame.index_in_scene, key_frame.token)).semantics
-    return _draw(config, gaussians, predicted, key_frame, out)
+    return _draw(config, field, predicted, key_frame, out)
 
 
 def draw_key_frame_without_cache(config: ExperimentConfig, checkpoint: Path, key_frame: KeyFrame, out: Path) -> list[Path]:
@@ -56,9 +54,9 @@ def draw_key_frame_without_cache(config: ExperimentConfig, checkpoint: Path, key
     network, threshold = open_network(config, checkpoint)
     if threshold is None:
         raise ValueError(f"{checkpoint}: has no occupancy threshold; only the network file of a finished training has one")
-    gaussians = _see(config, network, key_frame)
-    predicted = read_out(gaussians, OCC3D_GRID, threshold=threshold).semantics.cpu()
-    return _draw(config, gaussians, predicted, key_frame, out)
+    field = _see(config, network, key_frame)
+    predicted = field.read_out(config.grid.voxels, threshold=threshold).semantics.cpu()
+    return _draw(config, field, predicted, key_frame, out)
 
 
 def draw_cached_grids(folder: Path) -> list[Path]:
@@ -66,18 +64,16 @@ def draw_cached_grids(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.npz"))
     if not files:
         raise ValueError(f"{folder}: no predictions (*.npz) in this folder; give one scene of a cache, e.g. work_dirs/x/output/scene-0103")
-    pictures = []
+    pictures, voxels = [], grid_of_cache(folder.parent)
     for path in track(files, f"drawing {escape(folder.name)}"):
-        grid = draw_grid("predicted occupancy", read_grid(path), OCC3D_GRID)
+        grid = draw_grid("predicted occupancy", read_grid(path, voxels), voxels)
         pictures.append(save_occupancies(path.with_suffix(".png"), [grid], f"{folder.name}, {path.stem}"))
     return pictures
 
 
-def _draw(
-    config: ExperimentConfig, gaussians: Gaussians, predicted: UInt8[Tensor, "200 200 16"], key_frame: KeyFrame, out: Path
-) -> list[Path]:
-    cameras = _camera_maps(config, gaussians, key_frame)
-    grids = [draw_grid("predicted occupancy", predicted, OCC3D_GRID)]
+def _draw(config: ExperimentConfig, field: Field, predicted: UInt8[Tensor, "x y z"], key_frame: KeyFrame, out: Path) -> list[Path]:
+    cameras = _camera_maps(config, field, key_frame)
+    grids = [draw_grid("predicted occupancy", predicted, config.grid.voxels)]
     if truth_path(config.data.truth_folder, key_frame.scene, key_frame.token).exists():
         truth = read_truth(config.data.truth_folder, key_frame.scene, key_frame.token)
         grids.append(draw_grid("true occupancy", truth.semantics, OCC3D_GRID))
@@ -96,11 +92,11 @@ def _front_of(key_frame: KeyFrame) -> int:
     return max(range(len(key_frame.cameras)), key=lambda view: key_frame.cameras[view].ego_from_sensor[0, 2])
 
 
-def _see(config: ExperimentConfig, network: OccupancyNetwork, key_frame: KeyFrame) -> Gaussians:
+def _see(config: ExperimentConfig, network: OccupancyNetwork, key_frame: KeyFrame) -> Field:
     """Return what the network sees in a key frame."""
     images, cameras = _views(config, key_frame, config.data.loader)
     sample = PredictionSample((key_frame.token,), Views(images[None, None], cameras[None, None]))
-    return next(predict_gaussians(network, [sample]))[1]
+    return next(predict_fields(network, [sample]))[1]
 
 
 def _views(config: ExperimentConfig, key_frame: KeyFrame, loader: LoaderConfig) -> tuple[Float[Tensor, "view 3 h w"], Cameras]:
@@ -110,12 +106,12 @@ def _views(config: ExperimentConfig, key_frame: KeyFrame, loader: LoaderConfig) 
     return blacken(images, key_frame, masks, windows), cameras
 
 
-def _camera_maps(config: ExperimentConfig, gaussians: Gaussians, key_frame: KeyFrame) -> list[CameraMaps]:
+def _camera_maps(config: ExperimentConfig, field: Field, key_frame: KeyFrame) -> list[CameraMaps]:
     """Return, for each camera, what the network input shows of it, sharper than the network sees it, with labels and renderings."""
     height, width = config.data.loader.image_size
     loader = config.data.loader.model_copy(update={"image_size": (round(IMAGE_WIDTH * height / width), IMAGE_WIDTH)})
     images, cameras = _views(config, key_frame, loader)
-    semantics, distances = _render_maps(gaussians, cameras.resize((round(MAP_WIDTH * height / width), MAP_WIDTH)), config.render)
+    semantics, distances = _render_maps(field, cameras.resize((round(MAP_WIDTH * height / width), MAP_WIDTH)), config.render)
     (rays, labels), camera_of_ray = _labels_of(config, key_frame)
     maps = []
     for view, sensor in enumerate(key_frame.cameras):
@@ -140,15 +136,13 @@ def _labels_of(config: ExperimentConfig, key_frame: KeyFrame) -> tuple[LabelledR
 
 
 @torch.inference_mode()
-def _render_maps(
-    gaussians: Gaussians, cameras: Cameras, config: RenderConfig
-) -> tuple[Int64[Tensor, "view h w"], Float[Tensor, "view h w"]]:
+def _render_maps(field: Field, cameras: Cameras, config: RenderConfig) -> tuple[Int64[Tensor, "view h w"], Float[Tensor, "view h w"]]:
     """Render classes and distances through every pixel of the cameras; SKY and nan where a ray hits nothing."""
     num_views, (height, width) = len(cameras.K), cameras.image_size
     view, v, u = torch.meshgrid(torch.arange(num_views), torch.arange(height), torch.arange(width), indexing="ij")
     pixels = torch.stack([u, v], dim=-1).reshape(-1, 2) + 0.5
-    rays = cameras.rays_through(view.reshape(-1), pixels).to(gaussians.means.device)
-    rendering = render(gaussians, rays, near=config.near, far=config.far)
+    rays = cameras.rays_through(view.reshape(-1), pixels).to(field.opacities.device)
+    rendering = field.render(rays, near=config.near, far=config.far)
     hit = rendering.alphas > HIT_ALPHA
     semantics = torch.where(hit, rendering.features.argmax(dim=-1), SKY).cpu()
     distances = torch.where(hit, rendering.distances, torch.nan).cpu()

@@ -40,7 +40,7 @@ def losses_of(sample: TrainingSample, gaussians: Gaussians, reading: ImageReadin
     torch.manual_seed(1)
     rendering = render(volume, batch.rays, near=0.5, far=70.0, label_distances=batch.labels.distances)
     inputs = LossInputs(
-        reading=reading, gaussians=volume, rendering=rendering, rays=batch.rays, labels=batch.labels, cameras=batch.views.cameras[:, 0]
+        reading=reading, field=volume, rendering=rendering, rays=batch.rays, labels=batch.labels, cameras=batch.views.cameras[:, 0]
     )
     return {name: value.item() for name, value in Objective(ObjectiveConfig(), BINS)(inputs).parts.items()}
 

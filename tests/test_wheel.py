@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = {"pillow": "PIL", "warp-lang": "warp"}
 """What is imported of the packages whose names are others."""
 SMALL = ["--data.dataroot", "data", "--data.loader.image-size", "32", "64", "--data.loader.num-rays", "500", "--data.num-workers", "0"]
-SMALL += ["--data.loader.auxiliary-offsets", "1", "--network.lift.coarsening", "4", "--network.lift.channels", "8"]
+SMALL += ["--data.loader.label-frames", "3", "--network.lift.coarsening", "4", "--network.lift.channels", "8"]
 SMALL += ["--network.volume-encoder.channels", "8", "16", "--network.volume-encoder.blocks", "1", "1"]
 
 

@@ -154,14 +154,13 @@ class Test:
             raise ValueError("--eval render: needs the network itself; give a checkpoint instead of --from-cache")
         has_truth = not kinds & {"segm", "ray"} or check_truth(self.experiment, frames)
         if not has_truth and (self.eval or self.checkpoint is None):
-            gts = self.experiment.data.truth_folder
-            raise ValueError(f"{gts}: no truth of split {self.split} to score against; without --eval, a checkpoint only predicts")
+            raise ValueError(f"{self._no_truth()} to score against; without --eval, a checkpoint only predicts")
         console.print(f"{self.split}: {len(frames)} of {len(index.of_split(self.split))} key frames", highlight=False, markup=False)
         metrics: dict[str, Any] = {}
         if kinds & {"segm", "ray"}:
             predictions = self._predictions(index, work_dir, frames)
             if not has_truth:
-                console.print(f"predicted; there is no truth under {self.experiment.data.truth_folder}: nothing to score", markup=False)
+                console.print(f"predicted; {self._no_truth()}: nothing to score", markup=False)
                 return {}
             metrics |= self._score(predictions, index, entry, console, rays="ray" in kinds)
         if "render" in kinds and self.checkpoint is not None:
@@ -169,6 +168,13 @@ class Test:
             console.print(report.rendering_table({f"{self.split}, {self.part} rays": scores}))
             metrics["rendering"] = scores
         return metrics
+
+    def _no_truth(self) -> str:
+        from splattingocc.geometry.voxel_grid import OCC3D_GRID
+
+        if self.experiment.grid.voxels != OCC3D_GRID:
+            return "grid is not Occ3D's, of which the truth is: there is none of this one"
+        return f"{self.experiment.data.truth_folder}: no truth of split {self.split}"
 
     def _predictions(self, index: Index, work_dir: Path | None, frames: Sequence[CachedFrame]) -> Predictions:
         from splattingocc.evaluation.predictions import open_predictions

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from splattingocc.config import Config, ImageSize, KeyFrameOffsets, Probability, Share, Weight
+from splattingocc.config import Config, ImageSize, Probability, Share, Weight
 from splattingocc.data.augment import AugmentConfig, ImageWindow, choose_ego_change, choose_random_window, choose_window, jitter_colors
 from splattingocc.data.camera_images import read_image, sensor_size
 from splattingocc.data.key_frames import Index, KeyFrame, SensorFrame, camera_of
@@ -23,6 +23,15 @@ from splattingocc.data.samples import PredictionSample, TrainingSample
 from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.struct import stack
+
+
+def _check_odd(count: int) -> int:
+    if count % 2 == 0:
+        raise ValueError(f"{count}, expected an odd number: the own key frame, and as many before as after it")
+    return count
+
+
+LabelFrames = Annotated[int, Field(ge=1, le=1001), AfterValidator(_check_odd)]
 
 
 class LoaderConfig(Config):
@@ -41,16 +50,37 @@ class LoaderConfig(Config):
     calibration_scenes: Annotated[int, Field(ge=0, le=10_000)] = 2
     """Training scenes that are never trained on; the opacity threshold is calibrated on their labels. At most one scene in eight is: a
     split of fewer has none, and its threshold comes from held-out rays of key frames that were trained on, where a network is surer."""
-    auxiliary_offsets: KeyFrameOffsets = ()
-    """Neighbouring key frames of the scene whose rays are added, e.g. -1 1; rays of classes that move stay out."""
+    label_frames: LabelFrames = 1
+    """Key frames whose labels a sample has: its own and as many before as after it, so an odd number. Rays of classes that move come from
+    its own alone."""
     auxiliary_weight: Weight = 0.3
-    """Weight of those rays in the loss."""
+    """Weight in the loss of the rays of those before and after."""
     previous_frames: Annotated[int, Field(ge=0, le=100)] = 0
     """Earlier key frames whose images a sample holds too, newest first; before the start of a scene its first one is repeated."""
     load_interval: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Train on every n-th key frame of the split only; 1 trains on all."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes to training samples."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_offsets(cls, values: Any) -> Any:
+        """Take the earlier name of `label_frames`, which gave the other key frames one by one."""
+        if not isinstance(values, dict) or "auxiliary_offsets" not in values or "label_frames" in values:
+            return values
+        values = dict(values)
+        offsets = values.pop("auxiliary_offsets")
+        loader = cls(label_frames=len(offsets) | 1)
+        if tuple(offsets) != loader.auxiliary_offsets:
+            expected = f"label_frames takes its place, {loader.label_frames} for {loader.auxiliary_offsets}"
+            raise ValueError(f"auxiliary_offsets is {offsets}; {expected}")
+        return values | {"label_frames": loader.label_frames}
+
+    @property
+    def auxiliary_offsets(self) -> tuple[int, ...]:
+        """The other key frames whose labels a sample has: -1 is the one before, 1 the one after."""
+        reach = self.label_frames // 2
+        return tuple(offset for offset in range(-reach, reach + 1) if offset)
 
 
 def still_windows(key_frame: KeyFrame, config: LoaderConfig) -> list[ImageWindow]:

@@ -11,21 +11,20 @@ from splattingocc.data.samples import PredictionSample
 from splattingocc.engine.batches import dead_workers_named
 from splattingocc.engine.module import RenderConfig
 from splattingocc.geometry.rays import RayLabels, Rays
-from splattingocc.splatting.gaussians import Gaussians, Rendering
-from splattingocc.splatting.render import render
+from splattingocc.splatting.field import Field, Rendering
 
 
 @torch.inference_mode()
-def predict_gaussians(network: nn.Module, samples: Iterable[PredictionSample]) -> Iterator[tuple[PredictionSample, Gaussians]]:
-    """Yield each sample (batch axis of one) with the Gaussians (no batch axis) that the network sees in it."""
+def predict_fields(network: nn.Module, samples: Iterable[PredictionSample]) -> Iterator[tuple[PredictionSample, Field]]:
+    """Yield each sample (batch axis of one) with the field (no batch axis) that the network sees in it."""
     network.eval()
     device = next(network.parameters()).device
     with dead_workers_named():
         for sample in samples:
-            yield sample, network(sample.views.to(device)).gaussians[0].detach()
+            yield sample, network(sample.views.to(device)).field[0].detach()
 
 
 @torch.inference_mode()
-def render_labelled(gaussians: Gaussians, rays: Rays, labels: RayLabels, config: RenderConfig) -> Rendering:
-    """Render the Gaussians along labelled rays."""
-    return render(gaussians, rays, near=config.near, far=config.far, label_distances=labels.distances, margin=config.margin)
+def render_labelled(field: Field, rays: Rays, labels: RayLabels, config: RenderConfig) -> Rendering:
+    """Render a field along labelled rays."""
+    return field.render(rays, near=config.near, far=config.far, label_distances=labels.distances, margin=config.margin)

@@ -18,7 +18,6 @@ from splattingocc.data.samples import TrainingSample
 from splattingocc.losses.inputs import ImageInputs, LossInputs
 from splattingocc.losses.objective import Losses, Objective
 from splattingocc.models.network import OccupancyNetwork
-from splattingocc.splatting.render import render
 
 
 class NonFiniteLoss(ValueError):
@@ -79,7 +78,7 @@ class OptimizationConfig(Config):
 
 
 class OccupancyModule(LightningModule):
-    """Train the network by rendering its Gaussians along labelled rays."""
+    """Train the network by rendering what it predicts along labelled rays."""
 
     def __init__(
         self, network: OccupancyNetwork, objective: Objective, render_config: RenderConfig, optimization: OptimizationConfig
@@ -134,13 +133,13 @@ class OccupancyModule(LightningModule):
     def _losses(self, sample: TrainingSample) -> Losses:
         output = self.network(sample.views)
         config = self.render_config
-        rendering = render(
-            output.gaussians, sample.rays, near=config.near, far=config.far, label_distances=sample.labels.distances, margin=config.margin
+        rendering = output.field.render(
+            sample.rays, near=config.near, far=config.far, label_distances=sample.labels.distances, margin=config.margin
         )
         return self.objective(
             LossInputs(
                 reading=output.reading,
-                gaussians=output.gaussians,
+                field=output.field,
                 rendering=rendering,
                 rays=sample.rays,
                 labels=sample.labels,

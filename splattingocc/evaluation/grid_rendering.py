@@ -10,7 +10,7 @@ from torch.nn import functional
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.voxel_walk import cast_first_hit
-from splattingocc.splatting.gaussians import Rendering
+from splattingocc.splatting.field import Rendering
 from splattingocc.taxonomy import FREE
 
 

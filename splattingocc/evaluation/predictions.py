@@ -1,7 +1,8 @@
 """The prediction cache: what a checkpoint predicts, written once and scored from disk as often as wanted.
 
-`<directory>/<scene>/<frame index>_<token>.npz` holds `semantics` in Occ3D's layout, optionally `probabilities`, and the digest of all
-that decided them. `provenance.json`, written first, says what that is; `manifest.json`, written last, that the cache is whole.
+`<directory>/<scene>/<frame index>_<token>.npz` holds `semantics` on the experiment's grid (Occ3D's by default), optionally
+`probabilities`, and the digest of all that decided them. `provenance.json`, written first, says what that is; `manifest.json`, written
+last, that the cache is whole.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from splattingocc.files import BadFile, child, decoding, read_arrays, read_json, read_sealed_json, write_atomically, write_sealed_json
 from splattingocc.files.arrays import names_of_arrays
-from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.taxonomy import FREE
 
 FORMAT_VERSION = 3
@@ -29,8 +30,26 @@ MANIFEST_NAME = "manifest.json"
 PROVENANCE_NAME = "provenance.json"
 
 
-LARGEST_GRID = OCC3D_GRID.num_cells * 8
-"""Bytes; whatever the type of its numbers."""
+BYTES_PER_CELL = 8
+"""At most; whatever the type of its numbers."""
+SMALLEST_LIMIT = 2**20
+"""Bytes of a file, however small the grid."""
+
+
+class GridRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the cells of a prediction lie, as `VoxelGrid` has it."""
+
+    lower: tuple[float, float, float] = OCC3D_GRID.lower
+    upper: tuple[float, float, float] = OCC3D_GRID.upper
+    cell_size: float = OCC3D_GRID.cell_size
+
+    @property
+    def voxels(self) -> VoxelGrid:
+        return VoxelGrid(self.lower, self.upper, self.cell_size)
+
+    @classmethod
+    def of(cls, grid: VoxelGrid) -> GridRecord:
+        return cls(grid.lower, grid.upper, grid.cell_size)
 
 
 class CachedFrame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +79,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that decides what is predicted, by name: data, network, checkpoint, threshold, code."""
     seed: int | None = None
     """Of the training."""
+    grid: GridRecord = GridRecord()
+    """That of the predictions."""
 
     @property
     def digest(self) -> str:
@@ -81,9 +102,9 @@ class CachedPrediction:
     """One predicted key frame."""
 
     frame: CachedFrame
-    semantics: UInt8[Tensor, "200 200 16"]
+    semantics: UInt8[Tensor, "x y z"]
     """Class index, or FREE."""
-    probabilities: Float[Tensor, "200 200 16"] | None
+    probabilities: Float[Tensor, "x y z"] | None
     """Of being occupied, float16; None if the cache was written without."""
 
 
@@ -122,11 +143,12 @@ class PredictionCache:
 def read_frame(directory: Path, frame: CachedFrame, provenance: Provenance) -> CachedPrediction:
     """Read all that a cache holds of one frame."""
     path = frame.path_in(directory)
-    arrays = read_arrays(path, ("made_by", "semantics", "probabilities"), limit=LARGEST_GRID)
-    _check_semantics(path, arrays.get("semantics"))
+    grid = provenance.grid.voxels
+    arrays = read_arrays(path, ("made_by", "semantics", "probabilities"), limit=_limit(grid))
+    _check_semantics(path, arrays.get("semantics"), grid)
     probabilities = arrays.get("probabilities")
-    if probabilities is not None and (probabilities.shape != OCC3D_GRID.shape or probabilities.dtype != np.float16):
-        raise BadFile(path, f"probabilities are {probabilities.dtype} {probabilities.shape}, should be float16 {OCC3D_GRID.shape}")
+    if probabilities is not None and (probabilities.shape != grid.shape or probabilities.dtype != np.float16):
+        raise BadFile(path, f"probabilities are {probabilities.dtype} {probabilities.shape}, should be float16 {grid.shape}")
     _check_origin(path, arrays, provenance)
     return CachedPrediction(
         frame, torch.from_numpy(arrays["semantics"]), None if probabilities is None else torch.from_numpy(probabilities)
@@ -153,20 +175,34 @@ class ForeignPredictions:
         return CachedPrediction(frame, read_grid(self.paths[frame.token]), None)
 
 
-def read_grid(path: Path) -> UInt8[Tensor, "200 200 16"]:
+def _limit(grid: VoxelGrid) -> int:
+    """Return how many bytes a file of this grid may hold."""
+    return max(SMALLEST_LIMIT, grid.num_cells * BYTES_PER_CELL)
+
+
+def read_grid(path: Path, grid: VoxelGrid = OCC3D_GRID) -> UInt8[Tensor, "x y z"]:
     """Read the predicted grid in a `.npz` of ours or of another program; `ValueError` where there is none, or more than one."""
     there = [key for key in FOREIGN_KEYS if key in names_of_arrays(path)]
     if len(there) != 1:
         found = f"both {there[0]} and {there[1]}: which of them is the prediction?" if there else "none of them"
         raise BadFile(path, f"expected one of the arrays {', '.join(FOREIGN_KEYS)}, and it has {found}")
-    semantics = read_arrays(path, there, limit=LARGEST_GRID)[there[0]]
-    if semantics.shape == (1, *OCC3D_GRID.shape):  # with an axis for the batch
+    semantics = read_arrays(path, there, limit=_limit(grid))[there[0]]
+    if semantics.shape == (1, *grid.shape):  # with an axis for the batch
         semantics = semantics[0]
     if not np.issubdtype(semantics.dtype, np.integer) or semantics.size == 0 or semantics.min() < 0 or semantics.max() > FREE:
         raise BadFile(path, f"the grid is {semantics.dtype}, expected whole numbers from 0 to {FREE} (free)")
     semantics = semantics.astype(np.uint8)
-    _check_semantics(path, semantics)
+    _check_semantics(path, semantics, grid)
     return torch.from_numpy(semantics)
+
+
+def grid_of_cache(directory: Path) -> VoxelGrid:
+    """Return the grid of the predictions in a folder: what its provenance says, or Occ3D's where it has none, as of another program."""
+    path, what = directory / PROVENANCE_NAME, "the provenance of a prediction cache"
+    if not path.exists():
+        return OCC3D_GRID
+    with decoding(path, what):
+        return msgspec.convert(read_sealed_json(path, what=what), Provenance).grid.voxels
 
 
 def read_foreign_predictions(directory: Path, frames: Sequence[CachedFrame]) -> ForeignPredictions:
@@ -187,15 +223,18 @@ def read_foreign_predictions(directory: Path, frames: Sequence[CachedFrame]) -> 
 
 
 def open_predictions(directory: Path, frames: Sequence[CachedFrame]) -> Predictions:
-    """Open the predictions of a whole split: a cache of ours, by its manifest, or another program's files.
+    """Open the predictions of a whole split to score them: a cache of ours, by its manifest, or another program's files.
 
-    A cache of other key frames than these is a `ValueError`: a score of a part is none of the split.
+    A cache of other key frames than these is a `ValueError`: a score of a part is none of the split. So is one of another grid than the
+    truth's.
     """
     if not directory.is_dir():
         raise BadFile(directory, "no such folder of predictions")
     if not any((directory / name).is_file() for name in (MANIFEST_NAME, PROVENANCE_NAME)):
         return read_foreign_predictions(directory, frames)
     cache = read_predictions(directory)
+    if cache.manifest.provenance.grid.voxels != OCC3D_GRID:
+        raise ValueError(f"{directory}: predicted on another grid than Occ3D's truth has; there is nothing to score it against")
     there, asked = ({frame.token for frame in one} for one in (cache.frames, frames))
     if there != asked:
         raise ValueError(
@@ -265,13 +304,13 @@ class PredictionWriter:
     def write(
         self,
         frame: CachedFrame,
-        semantics: UInt8[Tensor, "200 200 16"],
-        probabilities: Float[Tensor, "200 200 16"] | None = None,
+        semantics: UInt8[Tensor, "x y z"],
+        probabilities: Float[Tensor, "x y z"] | None = None,
     ) -> None:
         """Write one frame; the file appears whole or not at all."""
         path = frame.path_in(self.directory)
         arrays = {"semantics": semantics.cpu().numpy(), "made_by": np.array(self.provenance.digest)}
-        _check_semantics(path, arrays["semantics"])
+        _check_semantics(path, arrays["semantics"], self.provenance.grid.voxels)
         if probabilities is not None:
             arrays["probabilities"] = probabilities.detach().to(torch.float16).cpu().numpy()
         write_atomically(path, lambda temporary: _write_npz(temporary, arrays))
@@ -316,7 +355,7 @@ def _check_frames(directory: Path, manifest: Manifest) -> None:
         raise ValueError(f"{directory}: incomplete, {len(missing)} of {len(tokens)} frames are missing, the first is {first}")
     for frame in manifest.frames:
         path = frame.path_in(directory)
-        _check_origin(path, read_arrays(path, ("made_by",), limit=LARGEST_GRID), manifest.provenance)
+        _check_origin(path, read_arrays(path, ("made_by",), limit=_limit(manifest.provenance.grid.voxels)), manifest.provenance)
 
 
 def _check_origin(path: Path, arrays: Mapping[str, np.ndarray], provenance: Provenance) -> None:
@@ -325,11 +364,11 @@ def _check_origin(path: Path, arrays: Mapping[str, np.ndarray], provenance: Prov
         raise BadFile(path, f"made by {made_by[:12]}, the cache by {provenance.digest[:12]}; a cache mixed from two is not scored")
 
 
-def _check_semantics(path: Path, semantics: np.ndarray | None) -> None:
+def _check_semantics(path: Path, semantics: np.ndarray | None, grid: VoxelGrid) -> None:
     if semantics is None:
         raise BadFile(path, "has no array 'semantics'")
-    if semantics.shape != OCC3D_GRID.shape or semantics.dtype != np.uint8:
-        raise BadFile(path, f"semantics are {semantics.dtype} {semantics.shape}, should be uint8 {OCC3D_GRID.shape}")
+    if semantics.shape != grid.shape or semantics.dtype != np.uint8:
+        raise BadFile(path, f"semantics are {semantics.dtype} {semantics.shape}, should be uint8 {grid.shape}")
     if semantics.max() > FREE:
         raise BadFile(path, f"semantics hold class {semantics.max()}; classes are 0 to {FREE} (free)")
 

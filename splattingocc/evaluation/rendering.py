@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from splattingocc.geometry.rays import RayLabels
-from splattingocc.splatting.gaussians import Rendering
+from splattingocc.splatting.field import Rendering
 from splattingocc.taxonomy import NUM_CLASSES
 
 DELTA_1 = 1.25

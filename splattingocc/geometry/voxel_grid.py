@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from pydantic import model_validator
 from torch import Tensor
+
+from splattingocc.config import Config, Coordinate, Metres
+
+MOST_CELLS = 2**26
+"""Of a grid that is trained: 100 times Occ3D's. More would not fit into any device, and indices of cells are 32 bits wide."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,32 @@ class VoxelGrid:
     def coarsen(self, factor: int) -> VoxelGrid:
         """Return the grid over the same box whose cells are `factor` times larger."""
         return VoxelGrid(self.lower, self.upper, self.cell_size * factor)
+
+
+class GridConfig(Config):
+    """The box around the vehicle, and the cells it is cut into. The default is Occ3D-nuScenes'."""
+
+    lower: tuple[Coordinate, Coordinate, Coordinate] = (-40.0, -40.0, -1.0)
+    """Smallest x (forward), y (left) and z (up), metres in the ego frame."""
+    upper: tuple[Coordinate, Coordinate, Coordinate] = (40.0, 40.0, 5.4)
+    """Largest ones: whole numbers of cells above the smallest."""
+    cell_size: Metres = 0.4
+    """Edge of a cell, metres. The scales of Gaussians, and the margins of losses and calibration, are for cells of 0.4 m."""
+
+    @model_validator(mode="after")
+    def _check(self) -> GridConfig:
+        sizes = [high - low for low, high in zip(self.lower, self.upper)]
+        if min(sizes) <= 0:
+            raise ValueError(f"grid.upper is {self.upper}, expected more than grid.lower, {self.lower}, along each axis")
+        voxels = self.voxels
+        if voxels.num_cells > MOST_CELLS:
+            shape = " × ".join(map(str, voxels.shape))
+            raise ValueError(f"grid.cell_size is {self.cell_size} m, which makes {shape} cells; expected at most {MOST_CELLS:,} in all")
+        return self
+
+    @property
+    def voxels(self) -> VoxelGrid:
+        return VoxelGrid(self.lower, self.upper, self.cell_size)
 
 
 OCC3D_GRID = VoxelGrid(lower=(-40.0, -40.0, -1.0), upper=(40.0, 40.0, 5.4), cell_size=0.4)

@@ -13,7 +13,7 @@ from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.losses.pixels import PixelLabels, label_pixels
 from splattingocc.models.image_reader import ImageReading
-from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.splatting.field import Field, Rendering
 from splattingocc.taxonomy import SKY
 
 
@@ -38,7 +38,8 @@ class ImageInputs:
 class LossInputs(ImageInputs):
     """What there is after rendering along the labelled rays."""
 
-    gaussians: Gaussians
+    field: Field
+    """What the network predicts."""
     rendering: Rendering
     """Made with the label distances, so that `in_front` and `at_hit` are there."""
 
@@ -47,7 +48,7 @@ class LossInputs(ImageInputs):
         """Rays that meet nothing in the grid: those of the sky, and those that are stopped outside of it only."""
         distances = self.labels.distances
         known = distances.isfinite()
-        _, inside = self.gaussians.grid.cells_of(self.rays.at(distances.where(known, torch.zeros_like(distances))))
+        _, inside = self.field.grid.cells_of(self.rays.at(distances.where(known, torch.zeros_like(distances))))
         return (self.labels.semantics == SKY) | (known & ~inside)
 
     @cached_property

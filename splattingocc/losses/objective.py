@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from splattingocc.config import Config, Weight
 from splattingocc.losses.depth_bins import DepthBinsConfig
 from splattingocc.losses.distance import DistanceConfig
+from splattingocc.losses.distortion import DistortionConfig
 from splattingocc.losses.empty import EmptyConfig
 from splattingocc.losses.inputs import ImageInputs, LossInputs
 from splattingocc.losses.line_of_sight import LineOfSightConfig
@@ -20,6 +21,7 @@ from splattingocc.losses.opacity_prior import OpacityPriorConfig
 from splattingocc.losses.pixel_classes import PixelClassesConfig
 from splattingocc.losses.query import QueryConfig
 from splattingocc.losses.semantic import SemanticConfig
+from splattingocc.losses.transmittance_entropy import TransmittanceEntropyConfig
 from splattingocc.models.depth import DepthBins
 from splattingocc.taxonomy import CLASSES
 
@@ -37,6 +39,8 @@ class ObjectiveConfig(Config):
     depth_bins: DepthBinsConfig = DepthBinsConfig()
     pixel_classes: PixelClassesConfig = PixelClassesConfig()
     opacity_prior: OpacityPriorConfig = OpacityPriorConfig()
+    distortion: DistortionConfig = DistortionConfig()
+    transmittance_entropy: TransmittanceEntropyConfig = TransmittanceEntropyConfig()
     class_weights: dict[str, Weight] = {}
     """Weights of single classes wherever a volume's class is compared (semantic, query), by name; 1 where not given."""
 

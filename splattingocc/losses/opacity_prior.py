@@ -10,7 +10,7 @@ from splattingocc.losses.loss import Loss, LossConfig, LossWeight, Shared
 
 
 class OpacityPriorConfig(LossConfig):
-    """Mean opacity of the Gaussians."""
+    """Mean opacity of all that was predicted."""
 
     weight: LossWeight = 0.05
 
@@ -22,4 +22,4 @@ class OpacityPrior(Loss):
     """Charge for matter that nothing asks for: space is mostly empty. Linear, so that it also moves nearly empty cells."""
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, " batch"]:
-        return inputs.gaussians.opacities.mean(dim=-1)
+        return inputs.field.opacities.mean(dim=-1)

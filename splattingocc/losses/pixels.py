@@ -12,8 +12,8 @@ from torch.nn import functional
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.transforms import transform_points
-from splattingocc.losses.gather import gather_rows
 from splattingocc.losses.loss import weighted_mean
+from splattingocc.splatting.gather import gather_rows
 from splattingocc.struct import Struct
 
 SAME_CENTER = 1e-2

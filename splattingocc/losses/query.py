@@ -1,6 +1,6 @@
-"""Asking the Gaussians directly, at points of which a label says what is there.
+"""Asking the field directly, at points of which a label says what is there.
 
-A rendered loss reaches a Gaussian only through everything in front of it: in the fog of an untrained volume the surface gets next to
+A rendered loss reaches a surface only through everything in front of it: in the fog of an untrained volume the surface gets next to
 no gradient. The same 2D label also says that its end point is occupied, by its class, and that the way there is free; asking the field at
 such points trains surfaces from the first step (compare QueryOcc, where queries beat rendering on the same labels).
 """
@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
+import pydantic
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from splattingocc.config import Distance
 from splattingocc.geometry.rays import RayLabels, Rays
-from splattingocc.losses.cells import gaussian_of_cell, query
 from splattingocc.losses.inputs import LossInputs
 from splattingocc.losses.loss import LabelKind, Loss, LossConfig, LossWeight, Shared, weighted_mean
 from splattingocc.losses.semantic import class_nll
-from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.splatting.field import Field
 
 EPSILON = 1e-2
 """Response below which a hit's loss stops growing, and above one minus which a free point's does."""
@@ -29,13 +28,13 @@ GOLDEN_RATIO = 0.6180339887
 
 
 class QueryConfig(LossConfig):
-    """The labels asked of the Gaussians directly: free on the way, the class at the end."""
+    """The labels asked of the field directly: free on the way, the class at the end."""
 
     needs_labels: ClassVar[frozenset[LabelKind]] = frozenset({"distance"})
     optional_labels: ClassVar[frozenset[LabelKind]] = frozenset({"class"})
 
     weight: LossWeight = 0.5
-    num_points: Annotated[int, Field(ge=1, le=1000)] = 4
+    num_points: Annotated[int, pydantic.Field(ge=1, le=1000)] = 4
     """Points on the way that are asked for each ray."""
     margin: Distance = 0.4
     """Metres before the label from which on nothing is asked."""
@@ -45,7 +44,7 @@ class QueryConfig(LossConfig):
 
 
 class QueryLoss(Loss):
-    """Ask the Gaussian at a label's end to be there and of its class, and those on the way to be free.
+    """Ask for matter of its class at a label's end, and for none on the way there.
 
     The points on the way are few and stand for all the cells there.
     """
@@ -59,19 +58,20 @@ class QueryLoss(Loss):
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, " batch"]:
         samples = range(len(inputs.labels.distances))
-        return torch.stack([self._of_sample(inputs.gaussians[i], inputs.rays[i], inputs.labels[i]) for i in samples])
+        return torch.stack([self._of_sample(inputs.field[i], inputs.rays[i], inputs.labels[i]) for i in samples])
 
-    def _of_sample(self, gaussians: Gaussians, rays: Rays, labels: RayLabels) -> Float[Tensor, ""]:
+    def _of_sample(self, field: Field, rays: Rays, labels: RayLabels) -> Float[Tensor, ""]:
         margin, count = self.config.margin, self.config.num_points
         known = labels.distances.isfinite() & (labels.weights > 0)
-        rays, labels, table = rays[known], labels[known], gaussian_of_cell(gaussians)
-        points = free_points(rays, labels.distances, margin=margin, count=count)
-        on_way, _, valid = query(gaussians, table, points.flatten(0, 1))
-        num_cells = (labels.distances - margin).clamp(min=0) / gaussians.grid.cell_size
-        free = (free_cost(on_way) * valid).unflatten(0, (-1, count)).mean(dim=1) * num_cells
-        at_end, features, valid = query(gaussians, table, rays.at(labels.distances))
-        nll = class_nll(features, labels.semantics, class_weights=self.class_weights)
-        return weighted_mean(free + (hit_cost(at_end) + nll) * valid, labels.weights)
+        rays, labels = rays[known], labels[known]
+        ends = rays.at(labels.distances)
+        points = free_points(rays, labels.distances, margin=margin, count=count).flatten(0, 1)
+        said = field.query(torch.cat([ends, points]))
+        at_end, on_way = said[: len(ends)], said[len(ends) :]
+        num_cells = (labels.distances - margin).clamp(min=0) / field.grid.cell_size
+        free = (free_cost(on_way.opacities) * on_way.valid).unflatten(0, (-1, count)).mean(dim=1) * num_cells
+        nll = class_nll(at_end.features, labels.semantics, class_weights=self.class_weights)
+        return weighted_mean(free + (hit_cost(at_end.opacities) + nll) * at_end.valid, labels.weights)
 
 
 def free_points(rays: Rays, distances: Float[Tensor, "*batch ray"], *, margin: float, count: int) -> Float[Tensor, "*batch ray sample 3"]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.models.evidence import Evidence
 from splattingocc.models.image_reader import ImageReading
-from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.splatting.field import Field
 
 
 class Backbone(nn.Module):
@@ -62,7 +62,7 @@ class VolumeEncoder(nn.Module):
 
 
 class Head(nn.Module):
-    """Turn a volume into Gaussians. Built from its configuration, the width of the volume, the grid and how much coarser the volume is.
+    """Turn a volume into a field. Built from its configuration, the width of the volume, the grid and how much coarser the volume is.
 
     The configuration has a field `num_classes`.
     """
@@ -70,6 +70,6 @@ class Head(nn.Module):
     centers: Tensor
     """(cell, 3): where the evidence is asked for, metres in the ego frame."""
 
-    def forward(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence) -> Gaussians:
-        """Predict the Gaussians of a volume, starting from what the images alone say of each cell."""
+    def forward(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence) -> Field:
+        """Predict the field of a volume, starting from what the images alone say of each cell."""
         raise NotImplementedError

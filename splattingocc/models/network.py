@@ -1,4 +1,4 @@
-"""From images to Gaussians."""
+"""From images to a field of opacities and classes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from splattingocc.models.parts import (
     VolumeEncoderConfig,
 )
 from splattingocc.models.volume_encoder import UNet3dConfig
-from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.splatting.field import Field
 from splattingocc.struct import Struct
 
 
@@ -56,13 +56,13 @@ class NetworkConfig(Config):
 class NetworkOutput(Struct):
     """What the network makes of the views."""
 
-    gaussians: Gaussians
+    field: Field
     reading: ImageReading
     """What the image branch said by itself of the newest frame."""
 
 
 class OccupancyNetwork(nn.Module):
-    """Predict a volume of Gaussians from surround images."""
+    """Predict a field around the vehicle, Gaussians by default, from surround images."""
 
     def __init__(self, config: NetworkConfig, grid: VoxelGrid) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class OccupancyNetwork(nn.Module):
         return self.image_reader(features, cameras)
 
     def forward(self, views: Views) -> NetworkOutput:
-        """Predict the Gaussians around the newest frame of `views` (batch, frame, view)."""
+        """Predict the field around the newest frame of `views` (batch, frame, view)."""
         reading = self.read_images(views)
         cameras = views.cameras[:, 0]
         volume = self.volume_encoder(self.lift(reading, cameras))

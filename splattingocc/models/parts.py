@@ -9,6 +9,7 @@ from typing import Annotated
 
 from splattingocc.config import ByKind, Config
 from splattingocc.models.backbone import ResNet, ResNetConfig
+from splattingocc.models.density_head import DensityHead, DensityHeadConfig
 from splattingocc.models.gaussian_head import GaussianHead, GaussianHeadConfig
 from splattingocc.models.interfaces import Backbone, Head, Lift, Neck, VolumeEncoder
 from splattingocc.models.lift.sampling import SamplingLift, SamplingLiftConfig
@@ -27,5 +28,5 @@ LIFTS: dict[type[Config], type[Lift]] = {SamplingLiftConfig: SamplingLift}
 VolumeEncoderConfig = Annotated[UNet3dConfig, ByKind()]
 VOLUME_ENCODERS: dict[type[Config], type[VolumeEncoder]] = {UNet3dConfig: UNet3d}
 
-HeadConfig = Annotated[GaussianHeadConfig, ByKind()]
-HEADS: dict[type[Config], type[Head]] = {GaussianHeadConfig: GaussianHead}
+HeadConfig = Annotated[GaussianHeadConfig | DensityHeadConfig, ByKind()]
+HEADS: dict[type[Config], type[Head]] = {GaussianHeadConfig: GaussianHead, DensityHeadConfig: DensityHead}

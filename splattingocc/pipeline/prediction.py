@@ -19,9 +19,16 @@ from splattingocc.engine.checkpoint import (
     read_metadata,
 )
 from splattingocc.engine.distributed import gather, rank, share
-from splattingocc.engine.inference import predict_gaussians
+from splattingocc.engine.inference import predict_fields
 from splattingocc.engine.memory import keep_freed_memory
-from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, PredictionWriter, Provenance, read_predictions
+from splattingocc.evaluation.predictions import (
+    CachedFrame,
+    GridRecord,
+    PredictionCache,
+    PredictionWriter,
+    Provenance,
+    read_predictions,
+)
 from splattingocc.experiment import (
     ExperimentConfig,
     build_network,
@@ -29,11 +36,9 @@ from splattingocc.experiment import (
     open_masks,
 )
 from splattingocc.files import decoding, sha256_of, sole_writer
-from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.models.network import OccupancyNetwork
-from splattingocc.pipeline.training import calibrate
+from splattingocc.pipeline.training import calibrate, check_grid
 from splattingocc.provenance import commit, source_hash
-from splattingocc.splatting.read_out import read_out
 
 SEEN_BY_THE_NETWORK = ("image_size", "vertical_position", "previous_frames")
 """Options of the loader that decide what a network sees at test time."""
@@ -69,6 +74,7 @@ def open_network(config: ExperimentConfig, checkpoint: Path) -> tuple[OccupancyN
     keep_freed_memory()
     network = build_network(config)
     metadata = load_network(network, config.network, checkpoint)
+    check_grid(config, metadata.get(EXPERIMENT_KEY), checkpoint)
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     with decoding(checkpoint, "a network of this project"):
         threshold = float(metadata["threshold"]) if "threshold" in metadata else None
@@ -148,6 +154,7 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
         split=split,
         decided_by=what_decides(config, checkpoint, threshold, split, index),
         seed=training_seed(checkpoint),
+        grid=GridRecord.of(config.grid.voxels),
     )
     writer = PredictionWriter(out, provenance)
     if not fresh:
@@ -158,9 +165,9 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
             writer.begin(fresh=fresh)
         gather(None)  # no process may look into the cache before it is opened
         missing = [position for position in share(list(frames)) if not writer.has(frames[position])]
-        samples = predict_gaussians(network, build_prediction_loader(config, index, missing))
-        for (_, gaussians), position in zip(track(samples, f"predicting {escape(split)}", total=len(missing), disable=rank() > 0), missing):
-            occupancy = read_out(gaussians, OCC3D_GRID, threshold=threshold)
+        samples = predict_fields(network, build_prediction_loader(config, index, missing))
+        for (_, field), position in zip(track(samples, f"predicting {escape(split)}", total=len(missing), disable=rank() > 0), missing):
+            occupancy = field.read_out(config.grid.voxels, threshold=threshold)
             writer.write(frames[position], occupancy.semantics.cpu(), occupancy.probabilities.cpu())
         gather(None)
         if rank() == 0:
@@ -180,6 +187,7 @@ def what_decides(config: ExperimentConfig, checkpoint: Path, threshold: float, s
         "data.version": data.version,
         **{f"data.loader.{name}": str(getattr(loader, name)) for name in SEEN_BY_THE_NETWORK},
         "data.vehicle_masks": "none" if (masks := open_masks(data, index)) is None else masks.describe(index),
+        "grid": config.grid.model_dump_json(),
         "network": config.network.model_dump_json(exclude={"backbone": {"weights"}}),
         "threshold": repr(threshold),
         "device": "cuda" if torch.cuda.is_available() else "cpu",

@@ -16,7 +16,7 @@ from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import Part, inside, labelled_rays
 from splattingocc.data.occ3d import read_truth, truth_path
 from splattingocc.engine.distributed import gather, rank, share
-from splattingocc.engine.inference import predict_gaussians, render_labelled
+from splattingocc.engine.inference import predict_fields, render_labelled
 from splattingocc.evaluation.predictions import CachedFrame, Predictions
 from splattingocc.evaluation.prior import TrainingPrior, all_free
 from splattingocc.evaluation.rendering import RenderingScores
@@ -30,7 +30,12 @@ from splattingocc.pipeline.prediction import open_network, positions_to_test
 
 
 def check_truth(config: ExperimentConfig, frames: Sequence[CachedFrame]) -> bool:
-    """Say whether there is 3D truth of these key frames; of only some of them is a `ValueError`."""
+    """Say whether there is 3D truth of these key frames to score against; truth of only some of them is a `ValueError`.
+
+    Occ3D's truth scores Occ3D's grid only.
+    """
+    if config.grid.voxels != OCC3D_GRID:
+        return False
     paths = [truth_path(config.data.truth_folder, frame.scene, frame.token) for frame in frames]
     missing = [path for path in paths if not path.is_file()]
     if missing and len(missing) < len(paths):
@@ -60,13 +65,13 @@ def score_rendering(config: ExperimentConfig, checkpoint: Path, *, split: str, p
     store = LabelStore.open(config.data.label_folder)
     positions = share(positions_to_test(config, index, split))
     scores = RenderingScores()
-    samples = predict_gaussians(network, build_prediction_loader(config, index, positions))
-    for (_, gaussians), position in zip(track(samples, f"rendering {escape(split)}", total=len(positions), disable=rank() > 0), positions):
+    samples = predict_fields(network, build_prediction_loader(config, index, positions))
+    for (_, field), position in zip(track(samples, f"rendering {escape(split)}", total=len(positions), disable=rank() > 0), positions):
         rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=config.data.loader.held_out_fraction)
-        rays, labels = inside(rays, labels, OCC3D_GRID)
-        device = gaussians.means.device
+        rays, labels = inside(rays, labels, config.grid.voxels)
+        device = field.opacities.device
         rays, labels = rays.to(device), labels.to(device)
-        scores.update(render_labelled(gaussians, rays, labels, config.render), labels)
+        scores.update(render_labelled(field, rays, labels, config.render), labels)
     return reduce(add, gather(scores)).compute()
 
 

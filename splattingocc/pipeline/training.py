@@ -30,7 +30,7 @@ from splattingocc.engine.checkpoint import (
     save_network,
 )
 from splattingocc.engine.console import in_one_line
-from splattingocc.engine.inference import predict_gaussians
+from splattingocc.engine.inference import predict_fields
 from splattingocc.engine.interruption import InterruptedTraining, handlers_restored, stop_requested
 from splattingocc.engine.ledger import differences
 from splattingocc.engine.memory import keep_freed_memory
@@ -46,12 +46,11 @@ from splattingocc.experiment import (
     build_training_batches,
 )
 from splattingocc.files import BadFile, decoding, read_json, write_json
-from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.geometry.voxel_grid import GridConfig
 from splattingocc.losses.loss import LabelKind
 from splattingocc.losses.objective import Losses, ObjectiveConfig, about_missing_labels
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.provenance import circumstances, commit, environment
-from splattingocc.splatting.read_out import read_out
 from splattingocc.struct import stack
 
 NETWORK_FILE = "network.safetensors"
@@ -119,11 +118,23 @@ def _to_go_on_from(config: ExperimentConfig, path: Path) -> dict[str, Any]:
     """Return a checkpoint, or say what is in the way of going on from it."""
     checkpoint = read_checkpoint(path)
     check_network(config.network, checkpoint[CONFIG_KEY], path)
+    check_grid(config, checkpoint.get(EXPERIMENT_KEY), path)
     with decoding(path, "a checkpoint to go on from"):
         done = TrainingBatches.epochs_done(checkpoint)
     if done > config.trainer.max_epochs:
         raise ValueError(f"trainer.max_epochs: {config.trainer.max_epochs}, but {path} has {done:g} epochs behind it")
     return checkpoint
+
+
+def check_grid(config: ExperimentConfig, experiment_json: str | None, path: Path) -> None:
+    """Refuse weights that were trained on another grid: they would load, and mean other places and sizes."""
+    if experiment_json is None:
+        return
+    with decoding(path, "a checkpoint of this project"):
+        found = GridConfig.model_validate(json.loads(experiment_json).get("grid", {}))
+    for name, there in found:
+        if there != (here := getattr(config.grid, name)):
+            raise BadFile(path, f"trained on another grid: grid.{name} is {there} there and {here} in this configuration")
 
 
 def finished_metrics(config: ExperimentConfig, work_dir: Path, step: int) -> dict[str, Any] | None:
@@ -228,13 +239,13 @@ def calibrate(config: ExperimentConfig, network: OccupancyNetwork, index: Index)
     kept_back = index.of_scenes(calibration_scenes(index, loader_config))
     positions, part = (kept_back, "all") if kept_back else (index.of_split("train"), "held_out")
     step = max(1, len(positions) // CALIBRATION_FRAMES)
-    calibration = ThresholdCalibration(config.calibration, OCC3D_GRID)
+    calibration = ThresholdCalibration(config.calibration, config.grid.voxels)
     positions = positions[::step][:CALIBRATION_FRAMES]
     loader = build_prediction_loader(config, index, positions)
-    samples = predict_gaussians(network, loader)
-    for (_, gaussians), position in zip(track(samples, "calibrating", total=len(positions)), positions):
+    samples = predict_fields(network, loader)
+    for (_, field), position in zip(track(samples, "calibrating", total=len(positions)), positions):
         rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=loader_config.held_out_fraction)
-        occupancy = read_out(gaussians, OCC3D_GRID, threshold=0.5)
+        occupancy = field.read_out(config.grid.voxels, threshold=0.5)
         calibration.update(occupancy.probabilities.cpu(), rays, labels)
     return calibration.compute()
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.provenance import environment
-from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.splatting.field import Rendering
+from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.nerf import render_nerf
 from splattingocc.splatting.render import render
 

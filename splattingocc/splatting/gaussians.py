@@ -1,4 +1,4 @@
-"""The volume of 3D Gaussians that a network predicts, and what rendering makes of it."""
+"""A volume of 3D Gaussians: the field that this project is about."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.struct import Struct
+from splattingocc.splatting.field import Field, Occupancy, PointResponses, Rendering
 
 
 @dataclass(frozen=True)
-class Gaussians(Struct):
+class Gaussians(Field):
     """Anisotropic 3D Gaussians in the ego frame. They need not be aligned with `grid`, and a cell may hold any number of them."""
 
     means: Float[Tensor, "*batch gaussian 3"]
@@ -29,18 +30,30 @@ class Gaussians(Struct):
     grid: VoxelGrid
     """Indexes the Gaussians by their centre's cell. Gaussians outside of it are not rendered."""
 
+    # The modules that these methods call describe Gaussians themselves and import this one
 
-@dataclass(frozen=True)
-class Rendering(Struct):
-    """What each ray sees."""
+    def render(
+        self,
+        rays: Rays,
+        *,
+        near: float,
+        far: float,
+        label_distances: Float[Tensor, "*batch ray"] | None = None,
+        margin: float = 0.4,
+    ) -> Rendering:
+        """Composite the Gaussians along each ray, as `splatting.render.render` does."""
+        from splattingocc.splatting.render import render
 
-    features: Float[Tensor, "*batch ray channel"]
-    """Σ w f, not divided by alpha: what is not hit is missing."""
-    distances: Float[Tensor, "*batch ray"]
-    """Expected metres along the ray, Σ w t* / Σ w; 0 where nothing was hit."""
-    alphas: Float[Tensor, "*batch ray"]
-    """1 − T: the share of the ray that was stopped."""
-    in_front: Float[Tensor, "*batch ray"] | None = None
-    """Σ w of Gaussians met more than the margin before the label distance; None without label distances, 0 where the label is nan."""
-    at_hit: Float[Tensor, "*batch ray"] | None = None
-    """Σ w of Gaussians met within the margin of the label distance; None without label distances, 0 where the label is nan."""
+        return render(self, rays, near=near, far=far, label_distances=label_distances, margin=margin)
+
+    def read_out(self, grid: VoxelGrid, *, threshold: float) -> Occupancy:
+        """Turn one set of Gaussians into the occupancy of a grid, as `splatting.read_out.read_out` does."""
+        from splattingocc.splatting.read_out import read_out
+
+        return read_out(self, grid, threshold=threshold)
+
+    def query(self, points: Float[Tensor, "point 3"]) -> PointResponses:
+        """Ask the Gaussian of each point's own cell, as `splatting.query.query` does."""
+        from splattingocc.splatting.query import query
+
+        return query(self, points)

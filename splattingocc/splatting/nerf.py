@@ -11,7 +11,7 @@ from torch.nn.functional import grid_sample
 
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.splatting.gaussians import Rendering
+from splattingocc.splatting.field import Rendering
 
 
 def render_nerf(
@@ -46,9 +46,19 @@ def render_nerf(
     hit = mass > 0
     expected = torch.where(hit, (weights @ distances) / torch.where(hit, mass, torch.ones_like(mass)), torch.zeros_like(mass))
     composited = torch.einsum("rs,rsc->rc", weights, sampled[..., 1:])
+    distortion = _distortion(weights, distances, step)
     if label_distances is None:
-        return Rendering(composited, expected, mass)
+        return Rendering(composited, expected, mass, distortion=distortion)
     labels = torch.where(label_distances.isnan(), torch.full_like(label_distances, -math.inf), label_distances)[:, None]
     in_front = (weights * (distances < labels - margin)).sum(-1)
     at_hit = (weights * ((distances - labels).abs() <= margin)).sum(-1)
-    return Rendering(composited, expected, mass, in_front, at_hit)
+    return Rendering(composited, expected, mass, in_front, at_hit, distortion)
+
+
+def _distortion(weights: Float[Tensor, "ray sample"], distances: Float[Tensor, " sample"], step: float) -> Float[Tensor, " ray"]:
+    """Return Σᵢⱼ wᵢ wⱼ |tᵢ − tⱼ| + ⅓ Σ wᵢ² Δ, metres, by sums over the samples before each: they are in order of distance."""
+    moments = weights * distances
+    mass_before = weights.cumsum(-1) - weights
+    moment_before = moments.cumsum(-1) - moments
+    pairs = 2 * (moments * mass_before - weights * moment_before).sum(-1)
+    return pairs + weights.square().sum(-1) * (step / 3)

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.gaussian_read_out import read_cells
 from splattingocc.kernels.gaussian_scene import index_gaussians
+from splattingocc.splatting.field import Occupancy
 from splattingocc.splatting.gaussians import Gaussians
-from splattingocc.struct import Struct
-
-
-@dataclass(frozen=True)
-class Occupancy(Struct):
-    """What fills each cell of a grid."""
-
-    probabilities: Float[Tensor, "x y z"]
-    """That the cell is not free."""
-    semantics: UInt8[Tensor, "x y z"]
-    """Class index; the number of classes means free (17 of Occ3D's 0..16)."""
 
 
 def cell_variance(grid: VoxelGrid) -> float:

@@ -17,7 +17,8 @@ from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.transforms import rotation_from_quat
 from splattingocc.kernels.gaussian_index import MIN_ALPHA
 from splattingocc.kernels.gaussian_render import MAX_ALPHA, MIN_TRANSMITTANCE
-from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.splatting.field import Rendering
+from splattingocc.splatting.gaussians import Gaussians
 
 
 def render_reference(

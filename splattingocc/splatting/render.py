@@ -15,7 +15,8 @@ from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.gaussian_index import UNIT_TOLERANCE
 from splattingocc.kernels.gaussian_render import HITS_PER_RAY
 from splattingocc.kernels.gaussian_scene import RayBundle, RayHits, SceneIndex, composite, composite_backward, index_gaussians
-from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.splatting.field import Rendering
+from splattingocc.splatting.gaussians import Gaussians
 
 NUM_RESULTS = 5
 """Results of the rendering operator that are a `Rendering`; what it notes for its backward pass follows."""

@@ -7,6 +7,7 @@ import pytest
 import tiny_nuscenes
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from splattingocc.data.augment import AugmentConfig, ImageWindow
@@ -129,7 +130,7 @@ def test_image_changes_do_not_move_rays(index: Index, store: LabelStore, tiny_da
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(index: Index, store: LabelStore, tiny_dataroot: Path):
-    config = with_options(SMALL, augment=STRONG, auxiliary_offsets=(-1, 1))
+    config = with_options(SMALL, augment=STRONG, label_frames=3)
     dataset = TrainingSet(index, store, tiny_dataroot, config, seed=3)
 
     def batches(num_workers: int, epoch: int) -> list[TrainingSample]:
@@ -156,11 +157,21 @@ def test_each_epoch_and_each_seed_draws_anew(index: Index, store: LabelStore, ti
 def test_auxiliary_key_frames_add_rays_of_less_weight(index: Index, store: LabelStore, tiny_dataroot: Path):
     config = with_options(SMALL, num_rays=12_000)
     alone = TrainingSet(index, store, tiny_dataroot, config)[1].labels
-    joined = TrainingSet(index, store, tiny_dataroot, with_options(config, auxiliary_offsets=(-1, 1)))[1].labels
+    joined = TrainingSet(index, store, tiny_dataroot, with_options(config, label_frames=3))[1].labels
     assert (joined.weights == 1).sum() == (alone.weights == 1).sum()
     assert (joined.weights == torch.tensor(0.3)).sum() > (alone.weights == 1).sum()
-    first = TrainingSet(index, store, tiny_dataroot, with_options(config, auxiliary_offsets=(-1,)))[0].labels
-    assert not (first.weights == torch.tensor(0.3)).any()
+    first, second = (TrainingSet(index, store, tiny_dataroot, with_options(config, label_frames=3))[i].labels for i in (0, 1))
+    assert 0 < (first.weights == torch.tensor(0.3)).sum() < (second.weights == torch.tensor(0.3)).sum()  # nothing is before the first
+
+
+def test_label_frames_are_as_many_before_as_after_and_its_earlier_name_is_understood():
+    assert LoaderConfig(label_frames=7).auxiliary_offsets == (-3, -2, -1, 1, 2, 3)
+    assert LoaderConfig.model_validate({"auxiliary_offsets": [-1, 1]}) == LoaderConfig(label_frames=3)
+    assert LoaderConfig.model_validate({"auxiliary_offsets": []}) == LoaderConfig()
+    with pytest.raises(ValidationError, match="2, expected an odd number"):
+        LoaderConfig(label_frames=2)
+    with pytest.raises(ValidationError, match="label_frames takes its place"):
+        LoaderConfig.model_validate({"auxiliary_offsets": [1, 2]})
 
 
 def test_the_load_interval_thins_the_split(index: Index, store: LabelStore, tiny_dataroot: Path):

@@ -5,7 +5,7 @@ import torch
 
 from splattingocc.evaluation.rendering import RenderingScores
 from splattingocc.geometry.rays import RayLabels
-from splattingocc.splatting.gaussians import Rendering
+from splattingocc.splatting.field import Rendering
 from splattingocc.taxonomy import IGNORE, SKY
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -13,7 +14,8 @@ from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.losses.inputs import LossInputs
 from splattingocc.models.depth import DepthBins
 from splattingocc.models.image_reader import ImageReading
-from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.splatting.field import Rendering
+from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.taxonomy import IGNORE, SKY
 
 BINS = DepthBins(count=16)
@@ -71,8 +73,9 @@ def loss_inputs() -> LossInputs:
         at_hit=0.4 * rand(*of_rays),
     )
     reading = ImageReading(rand(*maps, 3, 4, 6), 4 * rand(*maps, BINS.count, 8, 6), 4 * rand(*maps, NUM_CLASSES, 8, 6))
+    rendering = dataclasses.replace(rendering, distortion=rand(*of_rays))
     predictions = [part.map(lambda values: values.detach().requires_grad_()) for part in (reading, gaussians, rendering)]
-    names = ("reading", "gaussians", "rendering")
+    names = ("reading", "field", "rendering")
     return LossInputs(**dict(zip(names, predictions, strict=True)), rays=rays, labels=labels, cameras=cameras())
 
 

@@ -48,7 +48,7 @@ def step(*, on_images: bool) -> tuple[Losses, dict[str, float]]:
     objective = Objective(ObjectiveConfig(), BINS)
     losses = objective.on_images(inputs) if on_images else objective(inputs)
     losses.total.backward()
-    return losses, fingerprint(inputs.gaussians) | fingerprint(inputs.reading) | fingerprint(inputs.rendering)
+    return losses, fingerprint(inputs.field) | fingerprint(inputs.reading) | fingerprint(inputs.rendering)
 
 
 @pytest.mark.parametrize("on_images", [False, True], ids=["joint", "images only"])

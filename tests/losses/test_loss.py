@@ -65,7 +65,7 @@ def test_a_new_loss_is_computed_beside_the_others_and_moves_the_rendered_distanc
 
 def test_a_new_loss_of_weight_zero_is_left_out_like_any_other():
     config = load_config(CONFIG).objective.model_copy(update={"metric_distance": {"weight": 0.0}})
-    assert set(Objective(config, BINS)(loss_inputs()).parts) == set(ObjectiveConfig().losses)
+    assert set(Objective(config, BINS)(loss_inputs()).parts) == set(ObjectiveConfig().in_use)
 
 
 def test_a_new_loss_says_itself_what_it_cannot_learn_from():

@@ -20,12 +20,16 @@ from splattingocc.taxonomy import IGNORE, SKY
 OF_IMAGES = ("depth_bins", "pixel_classes")
 
 
-def without(*names: str) -> ObjectiveConfig:
-    return ObjectiveConfig.model_validate({name: {"weight": 0.0} for name in names})
+WEIGHTS = {name: loss.weight or 1.0 for name, loss in ObjectiveConfig().losses.items()}
+"""Of every loss, also those that have none by default."""
 
 
 def only(*names: str) -> ObjectiveConfig:
-    return without(*(set(ObjectiveConfig().losses) - set(names)))
+    return ObjectiveConfig.model_validate({name: {"weight": WEIGHTS[name] if name in names else 0.0} for name in WEIGHTS})
+
+
+def without(*names: str) -> ObjectiveConfig:
+    return only(*(set(WEIGHTS) - set(names)))
 
 
 def of_images(inputs: ImageInputs) -> ImageInputs:
@@ -48,14 +52,14 @@ def test_a_loss_of_weight_zero_is_not_even_built(name: str, monkeypatch: pytest.
 
     monkeypatch.setattr(type(ObjectiveConfig().losses[name]), "build", refuse)
     with pytest.raises(AssertionError, match="was built"):
-        Objective(ObjectiveConfig(), BINS)
+        Objective(without(), BINS)
     objective = Objective(without(name), BINS)
     assert name not in objective(loss_inputs()).parts
 
 
 @pytest.mark.parametrize("name", ObjectiveConfig().losses)
 def test_a_loss_computes_alone_what_it_computes_beside_the_others(name: str):
-    beside = Objective(ObjectiveConfig(), BINS)(loss_inputs()).parts[name]
+    beside = Objective(without(), BINS)(loss_inputs()).parts[name]
     # The opacity prior alone would be refused: it learns from no label
     config = only(name) if ObjectiveConfig().losses[name].learns_from_labels else only(name, "semantic")
     assert torch.equal(Objective(config, BINS)(loss_inputs()).parts[name], beside)
@@ -70,7 +74,7 @@ def test_the_image_branch_alone_is_trained_by_the_losses_that_need_no_volume():
 
 
 def test_padding_changes_nothing():
-    inputs, objective = loss_inputs(), Objective(ObjectiveConfig(), BINS)
+    inputs, objective = loss_inputs(), Objective(without(), BINS)
 
     def pad(tensor: Tensor, value: float) -> Tensor:
         return torch.cat([tensor, torch.full_like(tensor[:, :5], value)], dim=1)
@@ -120,7 +124,7 @@ def test_what_a_loss_says_of_its_labels_is_what_it_computes(missing: str):
     inputs = dataclasses.replace(inputs, labels=dataclasses.replace(inputs.labels, semantics=semantics, distances=distances))
     for name, config in ObjectiveConfig().losses.items():
         loss = Objective(only(name, "semantic"), BINS)(inputs).parts[name]
-        predictions = [value for part in (inputs.reading, inputs.gaussians, inputs.rendering) for value in vars(part).values()]
+        predictions = [value for part in (inputs.reading, inputs.field, inputs.rendering) for value in vars(part).values()]
         tensors = [value for value in predictions if isinstance(value, Tensor)]
         gradients = [None] * len(tensors) if not loss.requires_grad else torch.autograd.grad(loss, tensors, allow_unused=True)
         learns = any(gradient is not None and bool(gradient.any()) for gradient in gradients)

@@ -8,5 +8,5 @@ def test_every_opacity_costs_the_same_per_unit_however_small():
     inputs = loss_inputs()
     costs = OpacityPrior()(inputs)
     costs.sum().backward()
-    assert torch.allclose(costs, inputs.gaussians.opacities.sum(dim=1) / GRID.num_cells)
-    assert torch.allclose(inputs.gaussians.opacities.grad * GRID.num_cells, torch.ones(2, GRID.num_cells, dtype=torch.float64))
+    assert torch.allclose(costs, inputs.field.opacities.sum(dim=1) / GRID.num_cells)
+    assert torch.allclose(inputs.field.opacities.grad * GRID.num_cells, torch.ones(2, GRID.num_cells, dtype=torch.float64))

@@ -95,7 +95,7 @@ def test_a_network_by_the_names_of_then_computes_the_numbers_of_then(written: Pa
     with torch.no_grad():
         output = network(views)
     for name, (mean, weighted) in SUMS_OF_THEN.items():
-        values = getattr(output.reading if name.endswith("logits") else output.gaussians, name).double().flatten()
+        values = getattr(output.reading if name.endswith("logits") else output.field, name).double().flatten()
         assert values.mean().item() == pytest.approx(mean, rel=1e-4), name
         assert (values * torch.sin(torch.arange(len(values), dtype=torch.float64))).sum().item() == pytest.approx(weighted, rel=1e-3), name
 

@@ -4,8 +4,9 @@ from rigs import surround_cameras
 
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.models.cell_head import EVIDENCE_CENTER, EVIDENCE_FLOOR, MAX_OPACITY
 from splattingocc.models.evidence import Evidence
-from splattingocc.models.gaussian_head import EVIDENCE_CENTER, EVIDENCE_FLOOR, MAX_OPACITY, GaussianHead, GaussianHeadConfig
+from splattingocc.models.gaussian_head import GaussianHead, GaussianHeadConfig
 from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig, OccupancyNetwork
 from splattingocc.models.volume_encoder import UNet3dConfig
@@ -76,16 +77,16 @@ def test_fine_cells_lie_inside_the_volume_cell_that_predicts_them():
 def test_a_batch_gives_what_its_samples_give_alone():
     network = small_network().eval()
     views = surround_views(2)
-    together = network(views).gaussians
+    together = network(views).field
     for sample in range(2):
-        alone = network(views[sample : sample + 1]).gaussians
+        alone = network(views[sample : sample + 1]).field
         assert torch.allclose(together.opacities[sample], alone.opacities[0], atol=1e-5)
 
 
 def test_every_parameter_gets_a_gradient():
     network = small_network()
     output = network(surround_views(1))
-    gaussians = output.gaussians
+    gaussians = output.field
     fields = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.features, output.reading.depth_logits)
     sum((field * torch.randn_like(field)).sum() for field in fields).backward()
     missing = [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
@@ -107,12 +108,12 @@ def test_views_that_no_camera_took_change_nothing_and_learn_nothing(training: bo
         network = small_network().train(training)
         output = network(seen)
         torch.manual_seed(1)
-        (output.gaussians.opacities.sum() + (output.gaussians.features * torch.rand(NUM_CLASSES)).sum()).backward()
+        (output.field.opacities.sum() + (output.field.features * torch.rand(NUM_CLASSES)).sum()).backward()
         gradients = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
         outcomes.append((output, gradients, dict(network.named_buffers())))
     (alone, gradients, buffers), (beside, gradients_beside, buffers_beside) = outcomes
-    torch.testing.assert_close(beside.gaussians.opacities, alone.gaussians.opacities)
-    torch.testing.assert_close(beside.gaussians.features, alone.gaussians.features)
+    torch.testing.assert_close(beside.field.opacities, alone.field.opacities)
+    torch.testing.assert_close(beside.field.features, alone.field.features)
     torch.testing.assert_close(beside.reading.depth_logits[:, :3], alone.reading.depth_logits)
     torch.testing.assert_close(buffers_beside, buffers)
     assert gradients.keys() == gradients_beside.keys()

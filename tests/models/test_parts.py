@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from rigs import surround_cameras
-from toy_parts import MeanLift, MeanLiftConfig, Patches, PatchesConfig, ToyNetworkConfig, register
+from toy_parts import MeanLift, MeanLiftConfig, OpaqueHead, Patches, PatchesConfig, ToyNetworkConfig, register
 
 from splattingocc.config import kinds_of
 from splattingocc.engine.checkpoint import load_network, save_network
@@ -43,7 +43,11 @@ def test_every_configuration_of_a_part_has_its_module(field: str, modules: dict)
 
 @pytest.mark.parametrize(
     ("chosen", "part", "expected"),
-    [({"backbone": {"kind": "patches", "width": 4}}, "backbone", Patches), ({"lift": {"kind": "mean"}}, "lift", MeanLift)],
+    [
+        ({"backbone": {"kind": "patches", "width": 4}}, "backbone", Patches),
+        ({"lift": {"kind": "mean"}}, "lift", MeanLift),
+        ({"head": {"kind": "opaque"}}, "head", OpaqueHead),
+    ],
 )
 def test_a_part_of_ones_own_is_chosen_by_its_kind_and_everything_learns(
     chosen: dict, part: str, expected: type, monkeypatch: pytest.MonkeyPatch
@@ -54,10 +58,9 @@ def test_a_part_of_ones_own_is_chosen_by_its_kind_and_everything_learns(
     network = OccupancyNetwork(config, GRID)
     assert type(network.get_submodule(part)) is expected
     output = network(surround_views())
-    gaussians = output.gaussians
-    assert gaussians.opacities.shape == (1, GRID.num_cells)
-    fields = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.features, output.reading.depth_logits)
-    sum((field * torch.randn_like(field)).sum() for field in fields).backward()
+    assert output.field.opacities.shape == (1, GRID.num_cells)
+    predicted = [value for value in vars(output.field).values() if isinstance(value, torch.Tensor)]
+    sum((value * torch.randn_like(value)).sum() for value in (*predicted, output.reading.depth_logits)).backward()
     missing = [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert missing == []
 
@@ -70,7 +73,7 @@ def test_a_network_of_other_parts_is_refused_by_their_kind_and_one_of_the_same_c
     save_network(network, config, path, {})
     load_network(again, config, path)
     views = surround_views()
-    assert torch.equal(network(views).gaussians.features, again(views).gaussians.features)
+    assert torch.equal(network(views).field.features, again(views).field.features)
     other = config.model_copy(update={"lift": SamplingLiftConfig()})
     with pytest.raises(ValueError, match=r"another network: network\.lift\.kind is 'mean' there and 'sampling' in this configuration"):
         load_network(again, other, path)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.splatting.field import Rendering
+from splattingocc.splatting.gaussians import Gaussians
 
 GRID = VoxelGrid(lower=(-2.4, -2.0, -1.0), upper=(2.4, 2.0, 1.4), cell_size=0.4)
 FIELDS = ("means", "quats", "scales", "opacities", "features")

@@ -4,7 +4,8 @@ import torch
 from scenes import random_gaussians, random_means, random_rays
 from torch import Tensor
 
-from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.splatting.field import Rendering
+from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.reference import render_reference
 
 

@@ -21,7 +21,8 @@ from splattingocc.geometry.transforms import rigid
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.gaussian_render import HITS_PER_RAY
 from splattingocc.kernels.gaussian_walk import PENDING
-from splattingocc.splatting.gaussians import Gaussians, Rendering
+from splattingocc.splatting.field import Rendering
+from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.reference import render_reference
 from splattingocc.splatting.render import render
 

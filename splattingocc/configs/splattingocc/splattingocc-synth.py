@@ -22,7 +22,7 @@ def config() -> ExperimentConfig:
                 image_size=(96, 240),
                 num_rays=10_000,
                 held_out_fraction=0.1,
-                auxiliary_offsets=(-1, 1),
+                label_frames=3,
                 augment=AugmentConfig(mirror_x_probability=0.5, mirror_y_probability=0.5, brightness=0.2, contrast=0.2),
             ),
             batch_size=1,

@@ -1,13 +1,14 @@
-"""What the Gaussians say at a point: each answers for its own cell."""
+"""What Gaussians say at a point: each answers for its own cell."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from splattingocc.geometry.transforms import rotation_from_quat
-from splattingocc.losses.gather import gather_rows
+from splattingocc.splatting.field import PointResponses
+from splattingocc.splatting.gather import gather_rows
 from splattingocc.splatting.gaussians import Gaussians
 
 
@@ -21,19 +22,17 @@ def gaussian_of_cell(gaussians: Gaussians) -> Int64[Tensor, " cell"]:
     return table
 
 
-def query(
-    gaussians: Gaussians, table: Int64[Tensor, " cell"], points: Float[Tensor, "point 3"]
-) -> tuple[Float[Tensor, " point"], Float[Tensor, "point channel"], Bool[Tensor, " point"]]:
-    """Return the response p·exp(−½ d²) and the features of the Gaussian in each point's own cell.
+def query(gaussians: Gaussians, points: Float[Tensor, "point 3"]) -> PointResponses:
+    """Return the response p·exp(−½ d²) and the features of the Gaussian in each point's own cell, of an unbatched set.
 
-    The third result is False for points outside the grid or in a cell without a Gaussian.
+    Points outside the grid or in a cell without a Gaussian are not valid.
     """
     grid = gaussians.grid
     cells, inside = grid.cells_of(points)
-    index = table[(cells[:, 0] * grid.shape[1] + cells[:, 1]) * grid.shape[2] + cells[:, 2]]
+    index = gaussian_of_cell(gaussians)[(cells[:, 0] * grid.shape[1] + cells[:, 1]) * grid.shape[2] + cells[:, 2]]
     valid = inside & (index >= 0)
     index = index.clamp(min=0)
     offsets = (points - gather_rows(gaussians.means, index))[:, None, :] @ rotation_from_quat(gather_rows(gaussians.quats, index))
     squared = (offsets.squeeze(1) / gather_rows(gaussians.scales, index)).square().sum(dim=-1)
     opacities = gather_rows(gaussians.opacities[:, None], index).squeeze(1)
-    return opacities * torch.exp(-0.5 * squared), gather_rows(gaussians.features, index), valid
+    return PointResponses(opacities * torch.exp(-0.5 * squared), gather_rows(gaussians.features, index), valid)

@@ -3,8 +3,8 @@ import math
 import torch
 
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.losses.cells import gaussian_of_cell, query
 from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.splatting.query import query
 
 GRID = VoxelGrid((0.0, 0.0, 0.0), (4.0, 2.0, 2.0), 1.0)
 
@@ -21,17 +21,16 @@ def one_in_each_cell(order: torch.Tensor) -> Gaussians:
 def test_points_ask_the_gaussian_of_their_own_cell_whatever_the_order():
     torch.manual_seed(0)
     gaussians = one_in_each_cell(torch.randperm(GRID.num_cells))
-    table = gaussian_of_cell(gaussians)
-    responses, features, valid = query(gaussians, table, gaussians.means)
-    assert valid.all()
-    assert torch.allclose(responses, gaussians.opacities)
-    assert torch.equal(features, gaussians.features)
+    said = query(gaussians, gaussians.means)
+    assert said.valid.all()
+    assert torch.allclose(said.opacities, gaussians.opacities)
+    assert torch.equal(said.features, gaussians.features)
 
 
 def test_the_response_falls_with_the_mahalanobis_distance():
     gaussians = one_in_each_cell(torch.arange(GRID.num_cells))
     points = gaussians.means[:1] + torch.tensor([[0.1, 0.2, 0.4]])
-    responses, _, _ = query(gaussians, gaussian_of_cell(gaussians), points)
+    responses = query(gaussians, points).opacities
     assert math.isclose(responses.item(), gaussians.opacities[0].item() * math.exp(-1.5), rel_tol=1e-4)
 
 
@@ -40,11 +39,11 @@ def test_a_rotation_turns_the_axes():
     quarter_turn = torch.tensor([math.sqrt(0.5), 0, 0, math.sqrt(0.5)]).repeat(GRID.num_cells, 1)  # about z: own x points along y
     turned = Gaussians(gaussians.means, quarter_turn, gaussians.scales, gaussians.opacities, gaussians.features, GRID)
     point = gaussians.means[:1] + torch.tensor([[0.0, 0.1, 0.0]])
-    responses, _, _ = query(turned, gaussian_of_cell(turned), point)
+    responses = query(turned, point).opacities
     assert math.isclose(responses.item(), gaussians.opacities[0].item() * math.exp(-0.5), rel_tol=1e-4)
 
 
 def test_points_outside_or_in_empty_cells_are_not_valid():
     gaussians = one_in_each_cell(torch.arange(3))
     points = torch.stack([torch.tensor([-1.0, 0.5, 0.5]), torch.tensor([3.5, 1.5, 1.5]), gaussians.means[2]])
-    assert query(gaussians, gaussian_of_cell(gaussians), points)[2].tolist() == [False, False, True]
+    assert query(gaussians, points).valid.tolist() == [False, False, True]

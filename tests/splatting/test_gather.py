@@ -1,6 +1,6 @@
 import torch
 
-from splattingocc.losses.gather import gather_rows
+from splattingocc.splatting.gather import gather_rows
 
 
 def test_rows_and_their_gradients_are_those_of_indexing_and_repeat_to_the_last_digit():
