@@ -11,6 +11,7 @@ waits for the device: points outside of the grid are sorted behind the others, s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, no_type_check
 
 import torch
@@ -28,8 +29,8 @@ from splattingocc.kernels.launch import launch
 
 BLOCK = 8
 """Channels that one thread sums: 32 bytes, what a GPU reads at once and a CPU adds in one instruction."""
-MAX_POINTS = 2**31 - 1
-"""Points are numbered in 32 bits."""
+MAX_POINTS = 2**30
+"""Points are numbered in 32 bits, with room for what is added to their numbers."""
 
 ChannelBlock = wp.types.vector(length=BLOCK, dtype=wp.float32)
 
@@ -93,12 +94,75 @@ def find_cells(
 
 @wp.kernel
 @no_type_check
-def sum_over_points(
+def look_up(
     first: int,
     order: wp.array(dtype=int),
-    starts: wp.array(dtype=int),
     shape: FrustumShape,
     depth: wp.array(dtype=float),
+    sorted_depths: wp.array(dtype=float),
+    sorted_pixels: wp.array(dtype=int),
+):
+    """Write the depth and the pixel of the context of the point at one place of the order."""
+    index = first + wp.tid()
+    point = order[index]
+    sorted_depths[index] = depth[point]
+    sorted_pixels[index] = context_pixel(shape, point)
+
+
+@wp.func
+@no_type_check
+def end_of_slice(part: int, num_slices: int, num_points: int) -> int:
+    """Return the point at which a slice ends and the next one begins."""
+    return wp.min((part + 1) * ((num_points + num_slices - 1) // num_slices), num_points)
+
+
+@wp.kernel
+@no_type_check
+def count_points(first: int, cells: wp.array(dtype=int), counts: wp.array2d(dtype=int)):
+    """Count the points of one slice in each cell, (cell, slice); the counts start at zero."""
+    part = first + wp.tid()
+    for point in range(
+        end_of_slice(part - 1, counts.shape[1], cells.shape[0]),
+        end_of_slice(part, counts.shape[1], cells.shape[0]),
+    ):
+        cell = cells[point]
+        if cell < counts.shape[0]:
+            # Not +=, which Warp makes atomic: the counter is this slice's own
+            counts[cell, part] = counts[cell, part] + 1
+
+
+@wp.kernel
+@no_type_check
+def place_points(
+    first: int,
+    cells: wp.array(dtype=int),
+    places: wp.array2d(dtype=int),
+    shape: FrustumShape,
+    depth: wp.array(dtype=float),
+    sorted_depths: wp.array(dtype=float),
+    sorted_pixels: wp.array(dtype=int),
+):
+    """Write depth and pixel of the points of one slice, from the places on where its points of each cell begin, (cell, slice)."""
+    part = first + wp.tid()
+    for point in range(
+        end_of_slice(part - 1, places.shape[1], cells.shape[0]),
+        end_of_slice(part, places.shape[1], cells.shape[0]),
+    ):
+        cell = cells[point]
+        if cell < places.shape[0]:
+            place = places[cell, part]
+            places[cell, part] = place + 1
+            sorted_depths[place] = depth[point]
+            sorted_pixels[place] = context_pixel(shape, point)
+
+
+@wp.kernel
+@no_type_check
+def sum_over_points(
+    first: int,
+    starts: wp.array(dtype=int),
+    sorted_depths: wp.array(dtype=float),
+    sorted_pixels: wp.array(dtype=int),
     context: wp.array2d(dtype=ChannelBlock),
     pooled: wp.array2d(dtype=ChannelBlock),
 ):
@@ -108,8 +172,7 @@ def sum_over_points(
     cell = item // context.shape[1]
     total = ChannelBlock()
     for index in range(starts[cell], starts[cell + 1]):
-        point = order[index]
-        total += depth[point] * context[context_pixel(shape, point), block]
+        total += sorted_depths[index] * context[sorted_pixels[index], block]
     pooled[cell, block] = total
 
 
@@ -179,10 +242,48 @@ def frustum_cells(
     cells = torch.empty(batch * views, len(depths), *size, dtype=torch.int32, device=depths.device)
     if max(cells.numel(), num_cells) > MAX_POINTS:
         raise ValueError(f"lift: {cells.numel():,} points of pixels and {num_cells:,} cells in a batch, expected at most {MAX_POINTS:,}")
+    if not cells.numel():
+        return cells.unflatten(0, (batch, views))
     inputs = [as_array(ego_from_cam[:, :3, 3], wp.vec3), as_array(ego_from_pixels, wp.mat33), as_array(depths, wp.float32)]
     inputs += [cameras.image_size[1] / size[1], cameras.image_size[0] / size[0], views, num_cells, grid_spec(grid)]
     launch(find_cells, batch * views * size[0] * size[1], [*inputs, as_array(cells, wp.int32)], device=depths.device)
     return cells.unflatten(0, (batch, views))
+
+
+@dataclass(frozen=True)
+class SortedPoints:
+    """The points of all cells, one cell after the other, each cell's in the order of the depths."""
+
+    starts: Int32[Tensor, " cells_and_one"]
+    depths: Float[Tensor, " point"]
+    """Undefined behind the last cell's points."""
+    pixels: Int32[Tensor, " point"]
+    """Of the context, counted through all views."""
+
+
+def sort_on_device(cells: Int32[Tensor, " point"], depth: Float[Tensor, " point"], shape: Any, num_cells: int) -> SortedPoints:
+    """Sort points, whose `FrustumShape` is given, as a GPU does best."""
+    in_order, order = cells.sort(stable=True)
+    order = order.int()
+    bounds = torch.arange(num_cells + 1, dtype=torch.int32, device=cells.device)
+    points = SortedPoints(torch.searchsorted(in_order, bounds, out_int32=True), torch.empty_like(depth), torch.empty_like(order))
+    sorted_arrays = [as_array(points.depths, wp.float32), as_array(points.pixels, wp.int32)]
+    launch(look_up, len(order), [as_array(order, wp.int32), shape, as_array(depth, wp.float32), *sorted_arrays], device=cells.device)
+    return points
+
+
+def sort_by_counting(cells: Int32[Tensor, " point"], depth: Float[Tensor, " point"], shape: Any, num_cells: int) -> SortedPoints:
+    """Return the same as `sort_on_device`, several times as fast on a CPU: a slice of points a thread, counted and then placed."""
+    num_slices = torch.get_num_threads()
+    counts = torch.zeros(num_cells, num_slices, dtype=torch.int32)
+    launch(count_points, num_slices, [as_array(cells, wp.int32), as_array(counts, wp.int32)], device=cells.device)
+    ends = counts.flatten().cumsum(0, dtype=torch.int32)
+    places = ends.view_as(counts) - counts
+    points = SortedPoints(torch.cat([places[:, 0], ends[-1:]]), torch.empty_like(depth), torch.empty_like(cells))
+    inputs = [as_array(cells, wp.int32), as_array(places, wp.int32), shape, as_array(depth, wp.float32)]
+    sorted_arrays = [as_array(points.depths, wp.float32), as_array(points.pixels, wp.int32)]
+    launch(place_points, num_slices, [*inputs, *sorted_arrays], device=cells.device)
+    return points
 
 
 def pool(
@@ -192,10 +293,11 @@ def pool(
     num_cells: int,
 ) -> Float[Tensor, "cell channel"]:
     """Return the sum over the points of each cell of depth times context; the points of cells from `num_cells` on count nowhere."""
-    order, starts = _sorted_points(cells, num_cells)
     blocks, shape = _in_blocks(context), _shape_of(depth, context)
+    sort = sort_by_counting if context.device.type == "cpu" else sort_on_device
+    points = sort(cells.flatten(), depth.flatten(), shape, num_cells)
     pooled = torch.empty(num_cells, *blocks.shape[1:], device=context.device)
-    inputs = [as_array(order, wp.int32), as_array(starts, wp.int32), shape, as_array(depth.flatten(), wp.float32)]
+    inputs = [as_array(points.starts, wp.int32), as_array(points.depths, wp.float32), as_array(points.pixels, wp.int32)]
     inputs += [as_array(blocks, ChannelBlock), as_array(pooled, ChannelBlock)]
     launch(sum_over_points, num_cells * blocks.shape[1], inputs, device=context.device)
     return pooled.flatten(1)[:, : context.shape[-1]]
@@ -217,13 +319,6 @@ def pool_backward(
     inputs = [*points, as_array(blocks, ChannelBlock), given, as_array(of_depth, wp.float32)]
     launch(depth_gradient, depth.numel(), inputs, device=depth.device)
     return of_depth.view(depth.shape), of_context.flatten(1)[:, : context.shape[-1]].reshape(context.shape)
-
-
-def _sorted_points(cells: Tensor, num_cells: int) -> tuple[Int32[Tensor, " point"], Int32[Tensor, " cells_and_one"]]:
-    """Return the points in the order of their cells, and where each cell begins."""
-    in_order, order = cells.flatten().sort(stable=True)
-    bounds = torch.arange(num_cells + 1, dtype=torch.int32, device=cells.device)
-    return order.int(), torch.searchsorted(in_order, bounds, out_int32=True)
 
 
 def _in_blocks(values: Float[Tensor, "*row channel"]) -> Float[Tensor, "flat_row block 8"]:
