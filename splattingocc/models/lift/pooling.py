@@ -39,9 +39,8 @@ def pool_reference(
     """
     fine = repeat(context, "view height width channel -> view 1 (height row) width channel", row=depth.shape[2] // context.shape[1])
     product = (depth[..., None] * fine).flatten(0, 3)
-    inside = cells.flatten() < num_cells
-    pooled = product.new_zeros(num_cells, context.shape[-1])
-    return pooled.index_add(0, cells.flatten()[inside].long(), product[inside])
+    with_dropped = product.new_zeros(num_cells + 1, context.shape[-1])
+    return with_dropped.index_add(0, cells.flatten().clamp(max=num_cells), product)[:num_cells]
 
 
 def _check(depth: Tensor, context: Tensor, cells: Tensor) -> None:
