@@ -12,6 +12,7 @@ from splattingocc.models.backbone import ResNet, ResNetConfig
 from splattingocc.models.density_head import DensityHead, DensityHeadConfig
 from splattingocc.models.gaussian_head import GaussianHead, GaussianHeadConfig
 from splattingocc.models.interfaces import Backbone, Head, Lift, Neck, VolumeEncoder
+from splattingocc.models.lift.lss import LSSLift, LSSLiftConfig
 from splattingocc.models.lift.sampling import SamplingLift, SamplingLiftConfig
 from splattingocc.models.neck import FPN, FPNConfig
 from splattingocc.models.volume_encoder import UNet3d, UNet3dConfig
@@ -22,8 +23,8 @@ BACKBONES: dict[type[Config], type[Backbone]] = {ResNetConfig: ResNet}
 NeckConfig = Annotated[FPNConfig, ByKind()]
 NECKS: dict[type[Config], type[Neck]] = {FPNConfig: FPN}
 
-LiftConfig = Annotated[SamplingLiftConfig, ByKind()]
-LIFTS: dict[type[Config], type[Lift]] = {SamplingLiftConfig: SamplingLift}
+LiftConfig = Annotated[SamplingLiftConfig | LSSLiftConfig, ByKind()]
+LIFTS: dict[type[Config], type[Lift]] = {SamplingLiftConfig: SamplingLift, LSSLiftConfig: LSSLift}
 
 VolumeEncoderConfig = Annotated[UNet3dConfig, ByKind()]
 VOLUME_ENCODERS: dict[type[Config], type[VolumeEncoder]] = {UNet3dConfig: UNet3d}

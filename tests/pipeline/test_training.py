@@ -570,6 +570,15 @@ def train_command(dataroot: Path, work_dir: Path, *more: object) -> tuple:
     return ("train", CONFIG, *options, *more)
 
 
+def test_the_lift_that_splats_is_chosen_by_its_kind_and_trains(dataroot: Path, tmp_path: Path):
+    words = ("--network.lift.kind", "lss", "--network.lift.channels", 8, "--optimization.image-steps", 1, "--data.num-workers", 0)
+    main([str(word) for word in train_command(dataroot, tmp_path, *words)])
+    assert json.loads((tmp_path / "config.json").read_text())["network"]["lift"] == {"kind": "lss", "channels": 8, "coarsening": 2}
+    losses = [float(loss) for _, loss in logged_losses(tmp_path)]
+    assert len(losses) > 2
+    assert all(map(math.isfinite, losses))
+
+
 def test_a_truncated_image_ends_training_in_one_line_that_names_it(dataroot: Path, tmp_path: Path):
     broken = tmp_path / "data"
     shutil.copytree(dataroot, broken)
