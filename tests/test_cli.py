@@ -10,7 +10,7 @@ from toy_parts import MeanLiftConfig, PatchesConfig, ToyNetworkConfig
 import splattingocc
 from splattingocc.cli import COMMANDS, expand_cfg_options, main, parse
 from splattingocc.data.nuscenes import read_index
-from splattingocc.models.backbone import ResNetConfig
+from splattingocc.models.backbones.resnet import ResNetConfig
 from splattingocc.models.neck import FPNConfig
 
 ROOT = Path(__file__).parents[1]

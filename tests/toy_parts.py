@@ -11,7 +11,7 @@ from splattingocc.config import ByKind, Channels, Config
 from splattingocc.experiment import ExperimentConfig
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.models.backbone import ResNetConfig
+from splattingocc.models.backbones.resnet import ResNetConfig
 from splattingocc.models.depth import DepthBins
 from splattingocc.models.image_reader import ImageReading
 from splattingocc.models.interfaces import Backbone, Lift

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from splattingocc.config import ByKind, Config
-from splattingocc.models.backbone import ResNet, ResNetConfig
+from splattingocc.models.backbones.resnet import ResNet, ResNetConfig
 from splattingocc.models.gaussian_head import GaussianHead, GaussianHeadConfig
 from splattingocc.models.interfaces import Backbone, Head, Lift, Neck, VolumeEncoder
 from splattingocc.models.lift.sampling import SamplingLift, SamplingLiftConfig

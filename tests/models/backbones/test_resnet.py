@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from splattingocc.models.backbone import ResNet, ResNetConfig
+from splattingocc.models.backbones.resnet import ResNet, ResNetConfig
 
 # (key, shape) pairs of the published torchvision weights
 TORCHVISION_KEYS = {
