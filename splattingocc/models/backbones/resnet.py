@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from splattingocc.config import Config
 from splattingocc.models.backbones.normalization import Normalization
-from splattingocc.models.backbones.weights import load_weights
+from splattingocc.models.backbones.weights import WeightsConfig, load_weights
 from splattingocc.models.interfaces import Backbone
 
 
-class ResNetConfig(Config):
+class ResNetConfig(WeightsConfig):
     """A ResNet without its classifier; parameters carry torchvision's key names, so its published weights load as they are."""
 
     kind: Literal["resnet"] = "resnet"
-    depth: Literal[18, 34, 50] = 18
+    depth: Literal[18, 34, 50, 101] = 18
     """Number of layers."""
-    weights: Path | None = None
-    """Weights to start from (.safetensors, or .pth with tensors only); random without."""
 
 
 class BasicBlock(nn.Module):
@@ -72,7 +68,12 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential
 class ResNet(Backbone):
     """Features of an image at 1/4, 1/8, 1/16 and 1/32 of its size. Source: He et al. 2016, in torchvision's arrangement."""
 
-    LAYOUTS = {18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)), 50: (Bottleneck, (3, 4, 6, 3))}
+    LAYOUTS = {
+        18: (BasicBlock, (2, 2, 2, 2)),
+        34: (BasicBlock, (3, 4, 6, 3)),
+        50: (Bottleneck, (3, 4, 6, 3)),
+        101: (Bottleneck, (3, 4, 23, 3)),
+    }
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -94,8 +95,7 @@ class ResNet(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if config.weights is not None:
-            load_weights(self, config.weights)
+        self.loaded = load_weights(self, config)
 
     def forward(self, images: Float[Tensor, "image 3 height width"]) -> list[Tensor]:
         """Encode RGB images in [0, 1]; the result is ordered from 1/4 to 1/32."""
