@@ -123,7 +123,7 @@ def test_an_encoder_of_the_package_is_chosen_with_its_weights(tmp_path: Path):
         "--network.backbone.weights",
         "w.pth",
     ]
-    backbone = parse(["train", str(path), *words, "--network.backbone.allow-partial", "True"]).experiment.network.backbone
+    backbone = parse(["train", str(path), *words, "--network.backbone.allow-partial"]).experiment.network.backbone
     assert backbone == TimmConfig(name="swin_tiny_patch4_window7_224", weights=Path("w.pth"), allow_partial=True)
     assert parse(["train", str(path), "--network.backbone.kind", "mobilenet_v2"]).experiment.network.backbone == MobileNetV2Config()
 

@@ -137,4 +137,4 @@ def _refuse_partial(
         wrong = f"{which} belong to this network"
     else:
         return
-    raise BadFile(path, f"{known}{wrong}; --network.backbone.allow-partial True takes what fits")
+    raise BadFile(path, f"{known}{wrong}; --network.backbone.allow-partial takes what fits")
