@@ -12,29 +12,30 @@ LIBRARIES: list[torch.library.Library] = []
 """Kept alive: an operator that was registered by hand goes with its library."""
 
 
-def import_torchvision() -> ModuleType:
-    """Import torchvision also where it was built for another torch: nothing here needs its own operators, which importing it expects."""
+def make_torchvision_importable() -> None:
+    """Register the operators that importing torchvision expects, where it was built for another torch: nothing here calls them."""
     spec = find_spec("torchvision")
     if spec is None or spec.origin is None:
-        pytest.skip("the extra `backbones` (torchvision) is not installed")
+        return
     try:
         torch.ops.load_library(str(next(Path(spec.origin).parent.glob("_C*.so"))))
     except OSError:
-        if not LIBRARIES:
-            LIBRARIES.append(torch.library.Library("torchvision", "DEF"))
-            for name in ("nms", "qnms"):
-                LIBRARIES[0].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return import_module("torchvision")
+        LIBRARIES.append(torch.library.Library("torchvision", "DEF"))
+        for name in ("nms", "qnms"):
+            LIBRARIES[0].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+# Not in a fixture: Lightning, which tests import, imports torchvision wherever it is installed
+make_torchvision_importable()
 
 
 @pytest.fixture(scope="session")
 def torchvision() -> ModuleType:
-    return import_torchvision()
+    return pytest.importorskip("torchvision", reason="the extra `backbones` (torchvision) is not installed")
 
 
 @pytest.fixture(scope="session")
 def timm() -> ModuleType:
     if find_spec("timm") is None:
         pytest.skip("the extra `backbones` (timm) is not installed")
-    import_torchvision()
     return import_module("timm")
