@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import shlex
@@ -71,7 +72,19 @@ def _packages() -> list[Finding]:
     for name, extra in OPTIONAL.items():
         if not _version(name):
             findings.append(Finding(name, "not installed", f"only for the extra `{extra}`"))
-    return findings
+    return [*findings, *_torchvision()]
+
+
+def _torchvision() -> list[Finding]:
+    """Try what Lightning does wherever torchvision is installed, and what ends every command where it was built for another torch."""
+    if not (version := _version("torchvision")):
+        return []
+    try:
+        importlib.import_module("torchvision")
+    except Exception as error:
+        advice = f"install the torchvision that belongs to torch {torch.__version__}, or uninstall it: Lightning imports it if it is there"
+        return [Finding("torchvision", f"{version}, which does not fit torch: {first_line(error)}", advice, True)]
+    return [Finding("torchvision", version)]
 
 
 def _version(name: str) -> str | None:

@@ -10,7 +10,9 @@ from toy_parts import MeanLiftConfig, PatchesConfig, ToyNetworkConfig
 import splattingocc
 from splattingocc.cli import COMMANDS, expand_cfg_options, main, parse
 from splattingocc.data.nuscenes import read_index
-from splattingocc.models.backbone import ResNetConfig
+from splattingocc.models.backbones.from_timm import TimmConfig
+from splattingocc.models.backbones.mobilenet import MobileNetV2Config
+from splattingocc.models.backbones.resnet import ResNetConfig
 from splattingocc.models.neck import FPNConfig
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +110,22 @@ def test_options_of_the_kind_that_the_configuration_has_need_no_kind(toy_config:
     assert parse(["train", toy_config]).experiment.network.backbone == ResNetConfig(depth=34)
     words = ["--network.backbone.kind", "resnet", "--network.backbone.weights", "w.pth"]
     assert parse(["train", toy_config, *words]).experiment.network.backbone == ResNetConfig(depth=34, weights=Path("w.pth"))
+
+
+def test_an_encoder_of_the_package_is_chosen_with_its_weights(tmp_path: Path):
+    path = tmp_path / "plain.py"
+    path.write_text("from splattingocc.experiment import ExperimentConfig\n\n\ndef config():\n    return ExperimentConfig(name='plain')\n")
+    words = [
+        "--network.backbone.kind",
+        "timm",
+        "--network.backbone.name",
+        "swin_tiny_patch4_window7_224",
+        "--network.backbone.weights",
+        "w.pth",
+    ]
+    backbone = parse(["train", str(path), *words, "--network.backbone.allow-partial"]).experiment.network.backbone
+    assert backbone == TimmConfig(name="swin_tiny_patch4_window7_224", weights=Path("w.pth"), allow_partial=True)
+    assert parse(["train", str(path), "--network.backbone.kind", "mobilenet_v2"]).experiment.network.backbone == MobileNetV2Config()
 
 
 def test_the_last_of_several_kinds_counts(toy_config: str):

@@ -217,3 +217,19 @@ def test_a_sample_is_as_large_as_is_said(root: Path, tmp_path: Path):
     sample.map(lambda tensor: sizes.append(tensor.nbytes) or tensor)
     # The cameras are a few numbers more
     assert doctor.sample_bytes(6, config) <= sum(sizes) < doctor.sample_bytes(6, config) + 6 * 2 * 200
+
+
+def test_a_torchvision_that_does_not_fit_torch_is_a_problem(monkeypatch: pytest.MonkeyPatch):
+    def refuse(_: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist\nand more")
+
+    monkeypatch.setattr(doctor, "_version", lambda name: "0.28.0" if name == "torchvision" else None)
+    monkeypatch.setattr(doctor.importlib, "import_module", refuse)
+    (finding,) = doctor._torchvision()
+    assert finding.is_problem
+    assert finding.found == "0.28.0, which does not fit torch: operator torchvision::nms does not exist"
+    monkeypatch.setattr(doctor.importlib, "import_module", lambda _: None)
+    (finding,) = doctor._torchvision()
+    assert not finding.is_problem
+    monkeypatch.setattr(doctor, "_version", lambda _: None)
+    assert doctor._torchvision() == []

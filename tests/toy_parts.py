@@ -13,7 +13,7 @@ from splattingocc.experiment import ExperimentConfig
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.models.backbone import ResNetConfig
+from splattingocc.models.backbones.resnet import ResNetConfig
 from splattingocc.models.cell_head import CellHead, CellHeadConfig
 from splattingocc.models.density_head import DensityHeadConfig
 from splattingocc.models.depth import DepthBins

@@ -212,7 +212,7 @@ def check_network(expected: Config, found_json: str | None, path: Path) -> None:
         raise BadFile(path, f"checkpoint of another network: {describe_validation(error)}") from error
     # Initial weights do not change what the network is
     here, there = expected.model_dump(mode="json"), found.model_dump(mode="json")
-    difference = _first_difference(here, there, "network", ignore={"network.backbone.weights"})
+    difference = _first_difference(here, there, "network", ignore={"network.backbone.weights", "network.backbone.allow_partial"})
     if difference:
         raise BadFile(path, f"checkpoint of another network: {difference}")
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from splattingocc.geometry.cameras import Cameras
+from splattingocc.models.backbones.weights import LoadedWeights
 from splattingocc.models.evidence import Evidence
 from splattingocc.models.image_reader import ImageReading
 from splattingocc.splatting.field import Field
@@ -18,6 +19,8 @@ class Backbone(nn.Module):
 
     out_channels: Sequence[int]
     """Widths of the results."""
+    loaded: LoadedWeights | None = None
+    """What it started from, where that was not random."""
 
     def forward(self, images: Float[Tensor, "image 3 height width"]) -> list[Tensor]:
         """Encode RGB images in [0, 1]; the results are features at 1/4, 1/8, 1/16 and 1/32 of their size, in this order."""

@@ -12,7 +12,7 @@ from torch import nn
 from splattingocc.config import Config
 from splattingocc.geometry.cameras import Views
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.models.backbone import ResNetConfig
+from splattingocc.models.backbones.resnet import ResNetConfig
 from splattingocc.models.earlier_names import rename_options, rename_parameters
 from splattingocc.models.evidence import find_evidence
 from splattingocc.models.gaussian_head import GaussianHeadConfig

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from splattingocc.config import ByKind, Config
-from splattingocc.models.backbone import ResNet, ResNetConfig
+from splattingocc.models.backbones.from_timm import TimmBackbone, TimmConfig
+from splattingocc.models.backbones.mobilenet import MobileNetV2, MobileNetV2Config
+from splattingocc.models.backbones.resnet import ResNet, ResNetConfig
 from splattingocc.models.density_head import DensityHead, DensityHeadConfig
 from splattingocc.models.gaussian_head import GaussianHead, GaussianHeadConfig
 from splattingocc.models.interfaces import Backbone, Head, Lift, Neck, VolumeEncoder
@@ -17,8 +19,8 @@ from splattingocc.models.lift.sampling import SamplingLift, SamplingLiftConfig
 from splattingocc.models.neck import FPN, FPNConfig
 from splattingocc.models.volume_encoder import UNet3d, UNet3dConfig
 
-BackboneConfig = Annotated[ResNetConfig, ByKind()]
-BACKBONES: dict[type[Config], type[Backbone]] = {ResNetConfig: ResNet}
+BackboneConfig = Annotated[ResNetConfig | MobileNetV2Config | TimmConfig, ByKind()]
+BACKBONES: dict[type[Config], type[Backbone]] = {ResNetConfig: ResNet, MobileNetV2Config: MobileNetV2, TimmConfig: TimmBackbone}
 
 NeckConfig = Annotated[FPNConfig, ByKind()]
 NECKS: dict[type[Config], type[Neck]] = {FPNConfig: FPN}

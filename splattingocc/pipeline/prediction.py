@@ -188,7 +188,7 @@ def what_decides(config: ExperimentConfig, checkpoint: Path, threshold: float, s
         **{f"data.loader.{name}": str(getattr(loader, name)) for name in SEEN_BY_THE_NETWORK},
         "data.vehicle_masks": "none" if (masks := open_masks(data, index)) is None else masks.describe(index),
         "grid": config.grid.model_dump_json(),
-        "network": config.network.model_dump_json(exclude={"backbone": {"weights"}}),
+        "network": config.network.model_dump_json(exclude={"backbone": {"weights", "allow_partial"}}),
         "threshold": repr(threshold),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "tables": scene_fingerprint(key_frames, index.version),

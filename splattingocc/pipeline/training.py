@@ -84,6 +84,8 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     if trainer.is_global_zero:
         for line in (*about_labels(store, batches.dataset, whole, config.objective), about_batch(config, trainer.world_size)):
             print(line)
+        if (loaded := module.network.backbone.loaded) is not None and checkpoint is None:
+            print(loaded.describe())
         # Not before all that may be wrong with data and labels has been found: a mistyped folder must cost an earlier training nothing
         set_aside(work_dir, resume_from)
         write_json(work_dir / "config.json", config.model_dump(mode="json"))

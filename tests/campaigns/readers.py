@@ -30,7 +30,7 @@ from splattingocc.engine.checkpoint import newest_checkpoint
 from splattingocc.engine.ledger import read_ledger
 from splattingocc.engine.loggers import MetricsTable
 from splattingocc.experiment import load_config
-from splattingocc.models.backbone import ResNet, ResNetConfig
+from splattingocc.models.backbones.resnet import ResNet, ResNetConfig
 from splattingocc.pipeline.prediction import open_network, training_seed, unlike_training, with_remembered_labels
 
 TEXT = "text without a digest: another number or name within its bounds"

@@ -25,7 +25,7 @@ from splattingocc.demo import Stages
 from splattingocc.engine.module import OptimizationConfig
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
 from splattingocc.geometry.rays import IGNORE
-from splattingocc.models.backbone import ResNet, ResNetConfig
+from splattingocc.models.backbones.resnet import ResNet, ResNetConfig
 from splattingocc.models.lift import SamplingLiftConfig
 from splattingocc.models.neck import FPNConfig
 from splattingocc.models.network import NetworkConfig

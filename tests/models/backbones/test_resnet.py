@@ -2,18 +2,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from splattingocc.models.backbone import ResNet, ResNetConfig
+from splattingocc.models.backbones.resnet import ResNet, ResNetConfig
 
 # (key, shape) pairs of the published torchvision weights
 TORCHVISION_KEYS = {
     18: {"conv1.weight": (64, 3, 7, 7), "layer1.1.bn2.running_var": (64,), "layer2.0.downsample.0.weight": (128, 64, 1, 1)},
     34: {"layer3.5.conv2.weight": (256, 256, 3, 3), "layer4.0.downsample.1.bias": (512,)},
     50: {"layer1.0.downsample.0.weight": (256, 64, 1, 1), "layer4.2.conv3.weight": (2048, 512, 1, 1)},
+    101: {"layer3.22.conv3.weight": (1024, 256, 1, 1), "layer4.2.bn3.running_mean": (2048,)},
 }
-TORCHVISION_PARAMETERS = {18: 11_689_512 - 513_000, 34: 21_797_672 - 513_000, 50: 25_557_032 - 2_049_000}
+TORCHVISION_PARAMETERS = {18: 11_689_512 - 513_000, 34: 21_797_672 - 513_000, 50: 25_557_032 - 2_049_000, 101: 44_549_160 - 2_049_000}
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50])
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
 def test_keys_shapes_and_size_are_those_of_torchvision(depth):
     network = ResNet(ResNetConfig(depth=depth))
     state = network.state_dict()
