@@ -51,10 +51,15 @@ class DepthBins(Config):
         """Return where the bins end, metres; the first edge is `nearest`."""
         return self.nearest * (self.farthest / self.nearest) ** (torch.arange(self.count + 1) / self.count)
 
+    def middles(self) -> Float[Tensor, " bin"]:
+        """Return the depth in the middle of each bin on the axis of bins, metres."""
+        edges = self.edges()
+        return (edges[:-1] * edges[1:]).sqrt()
+
     def shares_within(self, size: float) -> tuple[Float[Tensor, "bin bin"], Float[Tensor, "bin bin"]]:
         """Say which share of each bin (columns) lies within `size` metres around the middle of each bin (rows), and which before that."""
         edges = self.edges()
-        middles = (edges[:-1] * edges[1:]).sqrt()[:, None]
+        middles = self.middles()[:, None]
         up_to = [((middles + side * size / 2 - edges[:-1]) / edges.diff()).clamp(0, 1) for side in (-1, 1)]
         return up_to[1] - up_to[0], up_to[0]
 
