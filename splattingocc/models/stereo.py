@@ -144,8 +144,8 @@ class StereoDepth(nn.Module):
 
     The logits are the agreement times a temperature, plus what two convolutions make of it, which is zero before training. The product
     is there because an agreement is evidence from the first step on, and a short training would spend its steps on finding that out; the
-    convolutions can then do what a product cannot: smooth, and doubt a depth that has a twin. The temperature is the pixel's own, from its image
-    features, because what moves by itself is not where a standing world would be, and only the image says what does.
+    convolutions can then do what a product cannot: smooth, and doubt a depth that has a twin. The temperature is the pixel's own, from its
+    image features: what moves by itself is not where a standing world would be, and only the image says what does.
     """
 
     def __init__(self, config: CostVolumeConfig, bins: DepthBins, finest_channels: int, in_channels: int) -> None:
