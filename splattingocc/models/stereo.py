@@ -119,7 +119,7 @@ def correlate(
     From each is subtracted the mean of what a pixel found inside the other map; a place outside of it has zero, which is neither for nor
     against that depth. The features at all places are never held together: those of a few bins at a time, and again for the gradient.
     """
-    features, other = functional.normalize(features, dim=2), functional.normalize(other, dim=2)
+    features = functional.normalize(features, dim=2)
     size = places.new_tensor([other.shape[-1], other.shape[-2]])
     chunks = [
         checkpoint(_correlate_some, features, other, 2 * chunk / size - 1, use_reentrant=False, preserve_rng_state=False)
@@ -132,11 +132,14 @@ def correlate(
 
 
 def _correlate_some(features: Tensor, other: Tensor, positions: Tensor) -> Tensor:
-    """Return the products of each pixel's features with those at its positions, from -1 to 1 over the other map."""
+    """Return the products of each pixel's features with those at its positions, from -1 to 1 over the other map.
+
+    Those are normalised where they were found: between pixels they are shorter, and the places on pixels would agree best.
+    """
     rows = positions.flatten(1, 2).to(other.dtype)
     sampled = functional.grid_sample(other.flatten(1, 2), rows, padding_mode="border", align_corners=False)
     sampled = sampled.unflatten(2, (positions.shape[1], -1)).unflatten(1, features.shape[1:3])
-    return (features[:, :, :, None] * sampled).sum(dim=2)
+    return (features[:, :, :, None] * functional.normalize(sampled, dim=2)).sum(dim=2)
 
 
 class StereoDepth(nn.Module):
