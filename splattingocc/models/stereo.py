@@ -28,7 +28,7 @@ BINS_AT_ONCE = 8
 
 
 class NoStereoConfig(Config):
-    """The depth of each image by itself."""
+    """The depth of each image by itself. The kind `cost_volume` compares with the frame before; it needs `data.loader.previous_frames`."""
 
     kind: Literal["none"] = "none"
 
