@@ -80,9 +80,10 @@ class CameraGate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.gates = nn.Sequential(nn.Linear(self.NUM_DESCRIBING, channels), nn.ReLU(inplace=True), nn.Linear(channels, channels))
-        nn.init.zeros_(self.gates[2].weight)
-        nn.init.zeros_(self.gates[2].bias)
+        last = nn.Linear(channels, channels)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.gates = nn.Sequential(nn.Linear(self.NUM_DESCRIBING, channels), nn.ReLU(inplace=True), last)
 
     def forward(self, features: Float[Tensor, "view channel height width"], cameras: Cameras) -> Float[Tensor, "view channel height width"]:
         """Return the gated features; `cameras` are those of the views, (view,)."""
@@ -122,7 +123,10 @@ class ImageReader(nn.Module):
     def forward(
         self, features: Float[Tensor, "batch view in_channel height width"], cameras: Cameras, pair: StereoPair | None = None
     ) -> ImageReading:
-        """Read the image features of each view by themselves, and with `stereo` beside another frame; `cameras` are (batch, view)."""
+        """Read the image features of each view by themselves, and with `stereo` beside another frame.
+
+        `cameras` are those of the views, (batch, view), seen from the ego frame of when they took the images: the ground is level there.
+        """
         size = features.shape[:2]
         flat, flat_cameras = features.flatten(0, 1), cameras.map(lambda values: values.flatten(0, 1))
         class_logits = self.class_head(flat)
@@ -131,5 +135,5 @@ class ImageReader(nn.Module):
             depth_logits = depth_logits + self.depth_prior(class_logits.softmax(dim=1), flat_cameras)
         if self.stereo is not None:
             assert pair is not None, "stereo needs another frame"
-            depth_logits = depth_logits + self.stereo(flat, flat_cameras, pair, self.config.rows_per_feature)
+            depth_logits = depth_logits + self.stereo(flat, pair, self.config.rows_per_feature)
         return ImageReading(features, depth_logits.unflatten(0, size), class_logits.unflatten(0, size))

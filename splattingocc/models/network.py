@@ -155,12 +155,15 @@ class OccupancyNetwork(nn.Module):
         return readings
 
     def _read(self, encoded: list[EncodedFrame], frame: int) -> ImageReading:
-        """Read one of several frames, with `stereo` beside the one before it, or beside the one after where there is none before."""
+        """Read one of several frames, with `stereo` beside the one before it, or beside the one after where there is none before.
+
+        How its cameras lay in its own ego frame, in which the ground is level, the same cameras of the newest frame say.
+        """
         read, pair = encoded[frame], None
         if self.image_reader.stereo is not None:
             other = encoded[frame + 1 if frame + 1 < len(encoded) else frame - 1]
-            pair = StereoPair(read.finest, other.finest.detach(), other.cameras)
-        return self.image_reader(read.features, read.cameras, pair)
+            pair = StereoPair(read.finest, other.finest.detach(), read.cameras, other.cameras)
+        return self.image_reader(read.features, encoded[0].cameras, pair)
 
     def _encode(self, views: Views, frame: int) -> EncodedFrame:
         images, cameras = views.images[:, frame], views.cameras[:, frame]

@@ -64,8 +64,9 @@ class StereoPair(Struct):
     """The encoder's features at a quarter of the image size, of the frame whose depth is asked for."""
     other: Float[Tensor, "batch view channel height width"]
     """Those of the frame that it is compared with."""
+    cameras: Cameras
     other_cameras: Cameras
-    """(batch, view)"""
+    """Those of the two frames, (batch, view)."""
 
 
 @torch.no_grad()
@@ -142,6 +143,14 @@ def _correlate_some(features: Tensor, other: Tensor, positions: Tensor) -> Tenso
     return (features[:, :, :, None] * functional.normalize(sampled, dim=2)).sum(dim=2)
 
 
+def _constant(layer: nn.Conv2d, value: float) -> nn.Conv2d:
+    """Let a convolution give the same value everywhere."""
+    assert layer.bias is not None
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, value)
+    return layer
+
+
 class StereoDepth(nn.Module):
     """Say what another frame adds to the logits of each pixel's depth: exactly nothing where it has no information.
 
@@ -155,22 +164,17 @@ class StereoDepth(nn.Module):
         super().__init__()
         self.config, self.bins = config, bins
         self.project = nn.Conv2d(finest_channels, config.channels, 1)
-        self.temperature = nn.Conv2d(in_channels, 1, 1)
-        self.refine = nn.Sequential(
-            nn.Conv2d(config.groups * bins.count + 1, config.refining_channels, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(config.refining_channels, bins.count, 3, padding=1),
-        )
-        nn.init.zeros_(self.temperature.weight)
-        nn.init.constant_(self.temperature.bias, config.temperature + math.log(-math.expm1(-config.temperature)))  # softplus of it
-        nn.init.zeros_(self.refine[2].weight)
-        nn.init.zeros_(self.refine[2].bias)
+        # Before training: the inverse of the softplus that its result goes through
+        self.temperature = _constant(nn.Conv2d(in_channels, 1, 1), config.temperature + math.log(-math.expm1(-config.temperature)))
+        first = nn.Conv2d(config.groups * bins.count + 1, config.refining_channels, 3, padding=1)
+        last = _constant(nn.Conv2d(config.refining_channels, bins.count, 3, padding=1), 0.0)
+        self.refine = nn.Sequential(first, nn.ReLU(inplace=True), last)
 
     def forward(
-        self, features: Float[Tensor, "view in_channel height width"], cameras: Cameras, pair: StereoPair, rows: int
+        self, features: Float[Tensor, "view in_channel height width"], pair: StereoPair, rows: int
     ) -> Float[Tensor, "view bin row width"]:
-        """Return what is added to the depth logits, in `rows` rows for each row of the image features; `cameras` are (view,)."""
-        agreement, mask = self.compare(cameras, pair)
+        """Return what is added to the depth logits, in `rows` rows for each row of the image features."""
+        agreement, mask = self.compare(pair)
         size = (features.shape[-2], features.shape[-1])
         if agreement.shape[-2:] != size:
             # The pixels of the finer map ask at the same depths as the coarser one that covers them
@@ -181,15 +185,13 @@ class StereoDepth(nn.Module):
         finer = functional.interpolate(logits, scale_factor=(rows, 1), mode="bilinear", align_corners=False)
         return finer * mask.repeat_interleave(rows, dim=1)[:, None]
 
-    def compare(
-        self, cameras: Cameras, pair: StereoPair
-    ) -> tuple[Float[Tensor, "view group bin height width"], Float[Tensor, "view height width"]]:
+    def compare(self, pair: StereoPair) -> tuple[Float[Tensor, "view group bin height width"], Float[Tensor, "view height width"]]:
         """Return the agreement at each depth, at a quarter of the image size, and where there is information."""
         finest, other = self.project(pair.finest.flatten(0, 1)), self.project(pair.other.flatten(0, 1))
         # What all pixels of an image have in common tells none from another
         common = finest.mean(dim=(-2, -1), keepdim=True)
         grouped, other_grouped = ((values - common).unflatten(1, (self.config.groups, -1)) for values in (finest, other))
-        other_cameras = pair.other_cameras.map(lambda values: values.flatten(0, 1))
+        cameras, other_cameras = (of.map(lambda values: values.flatten(0, 1)) for of in (pair.cameras, pair.other_cameras))
         depths = self.bins.middles().to(finest.device)
         places, inside = reproject(cameras, other_cameras, depths, (finest.shape[-2], finest.shape[-1]))
         return correlate(grouped, other_grouped, places, inside), information(places, inside)

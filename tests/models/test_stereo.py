@@ -174,7 +174,7 @@ def without_stereo(reader: ImageReader) -> ImageReader:
 @pytest.mark.parametrize("other_cameras", [rig(), nowhere(4)], ids=["standing", "no camera then"])
 def test_without_information_depths_are_those_without_stereo_to_the_last_bit(other_cameras: Cameras):
     reader, features, finest, other = reader_and_frames()
-    reading = reader(features, stack([rig()]), StereoPair(finest, other, stack([other_cameras])))
+    reading = reader(features, stack([rig()]), StereoPair(finest, other, stack([rig()]), stack([other_cameras])))
     assert torch.equal(reading.depth_logits, without_stereo(reader)(features, stack([rig()])).depth_logits)
 
 
@@ -184,7 +184,7 @@ def test_with_information_the_true_depth_gains_at_once_and_classes_stay():
     with torch.no_grad():
         fresh.load_state_dict({name: value for name, value in reader.state_dict().items() if not name.startswith("stereo.")}, strict=False)
         fresh.stereo.project.weight.copy_(torch.eye(8)[..., None, None])
-    reading = fresh(features, stack([rig()]), StereoPair(finest, other, stack([rig((-1.0, 0.0, 0.0))])))
+    reading = fresh(features, stack([rig()]), StereoPair(finest, other, stack([rig()]), stack([rig((-1.0, 0.0, 0.0))])))
     alone = without_stereo(reader)(features, stack([rig()]))
     gained = (reading.depth_logits - alone.depth_logits)[0]
     assert torch.equal(reading.class_logits, alone.class_logits)
@@ -195,7 +195,7 @@ def test_with_information_the_true_depth_gains_at_once_and_classes_stay():
 def test_every_parameter_learns_and_the_other_frame_gets_no_more_gradient_than_it_asks_for():
     reader, features, finest, other = reader_and_frames(camera_aware=True)
     torch.nn.init.normal_(reader.camera_gate.gates[2].weight, std=0.1)
-    pair = StereoPair(finest.requires_grad_(), other, stack([rig((-1.0, 0.0, 0.0))]))
+    pair = StereoPair(finest.requires_grad_(), other, stack([rig()]), stack([rig((-1.0, 0.0, 0.0))]))
     reading = reader(features, stack([rig()]), pair)
     (reading.depth_logits * torch.randn_like(reading.depth_logits)).sum().backward()
     missing = [name for name, value in reader.named_parameters() if value.grad is None or not value.grad.any()]
@@ -206,7 +206,7 @@ def test_every_parameter_learns_and_the_other_frame_gets_no_more_gradient_than_i
 
 def test_gradients_are_finite_and_present_where_nothing_is_known():
     reader, features, finest, other = reader_and_frames()
-    reading = reader(features, stack([nowhere(4)]), StereoPair(finest * 0, other * 0, stack([nowhere(4)])))
+    reading = reader(features, stack([nowhere(4)]), StereoPair(finest * 0, other * 0, stack([nowhere(4)]), stack([nowhere(4)])))
     reading.depth_logits.square().sum().backward()
     for name, parameter in reader.named_parameters():
         assert parameter.grad is not None, f"{name}: processes that share gradients would wait for it"

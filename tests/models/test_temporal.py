@@ -164,6 +164,17 @@ def test_cameras_that_an_earlier_frame_lacks_count_nothing(missing: int):
     assert outcomes[0].gaussians.opacities.isfinite().all()
 
 
+def test_an_earlier_frame_is_read_as_it_was_when_it_was_the_newest():
+    reader = ImageReaderConfig(camera_aware=True)
+    network = build_network(temporal=TemporalConfig(frames=1), image_reader=reader).eval()
+    nn.init.normal_(network.image_reader.camera_gate.gates[2].weight)
+    views = frames((0.0, 0.0), (-1.0, 0.1))
+    then = Views(views.images[:, 1:].repeat(1, 2, 1, 1, 1, 1), views.cameras[:, [0, 0]])  # seen from its own ego frame
+    now, kept = network._read_frames(views, 2)[1], network._read_frames(then, 1)[0]
+    for name in ("context", "depth_logits", "class_logits"):
+        torch.testing.assert_close(getattr(now, name), getattr(kept, name))
+
+
 def test_views_of_too_few_frames_are_refused():
     network = build_network(temporal=TemporalConfig(frames=2))
     with pytest.raises(ValueError, match=r"views of 2 frames, the network looks at 2 earlier ones: data\.loader\.previous_frames"):
