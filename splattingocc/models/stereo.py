@@ -23,6 +23,8 @@ LEAST_SPREAD, ENOUGH_SPREAD = 0.5, 2.0
 """Feature pixels over which the depths of a pixel must be spread in the other frame to tell anything, and to tell as much as they can.
 Under half a pixel all of them read the same features but for interpolation. Between the two the weight rises in a line, so that a
 vehicle that starts to move gains depth and does not jump from one guess to another; below it is zero and not merely small."""
+SMALLEST_SQUARE = 1e-12
+"""Added to squared lengths of features, whose directions are compared."""
 BINS_AT_ONCE = 8
 """Depth bins whose features are held at one time."""
 
@@ -133,14 +135,14 @@ def correlate(
 
 
 def _correlate_some(features: Tensor, other: Tensor, positions: Tensor) -> Tensor:
-    """Return the products of each pixel's features with those at its positions, from -1 to 1 over the other map.
+    """Return the products of each pixel's features with the directions of those at its positions, from -1 to 1 over the other map.
 
     Those are normalised where they were found: between pixels they are shorter, and the places on pixels would agree best.
     """
     rows = positions.flatten(1, 2).to(other.dtype)
     sampled = functional.grid_sample(other.flatten(1, 2), rows, padding_mode="border", align_corners=False)
     sampled = sampled.unflatten(2, (positions.shape[1], -1)).unflatten(1, features.shape[1:3])
-    return (features[:, :, :, None] * functional.normalize(sampled, dim=2)).sum(dim=2)
+    return (features[:, :, :, None] * sampled).sum(dim=2) * (sampled.square().sum(dim=2) + SMALLEST_SQUARE).rsqrt()
 
 
 def _constant(layer: nn.Conv2d, value: float) -> nn.Conv2d:
