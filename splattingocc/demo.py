@@ -182,7 +182,7 @@ class Demo:
         positions = index.of_split("val")
         cache = read_predictions(self.folder / "output")
         for position in positions[:: max(1, len(positions) // NUM_PICTURES)][:NUM_PICTURES]:
-            draw_key_frame(self.experiment, self.checkpoint, cache, index[position], self.folder / "pictures")
+            draw_key_frame(self.experiment, self.checkpoint, cache, index, position, self.folder / "pictures")
 
     def _conclude(self, stages: Stages, console: Console) -> None:
         """Write metrics.json and print the small table."""

@@ -153,6 +153,11 @@ class ExperimentConfig(Config):
                 f"objective.distortion.weight is {objective.distortion.weight}, but network.head.kind {head.kind} renders no distortion; "
                 "expected kind density, or weight 0"
             )
+        if (loaded := self.data.loader.previous_frames) != (needed := self.network.previous_frames):
+            raise ValueError(
+                f"data.loader.previous_frames is {loaded}, expected {needed}: that many earlier frames network.temporal.frames "
+                f"({self.network.temporal.frames}) and network.image_reader.stereo.kind ({self.network.image_reader.stereo.kind}) look at"
+            )
         if self.optimization.image_steps and all(loss.needs_volume for loss in objective.in_use.values()):
             of_images = ", ".join(f"objective.{name}" for name, loss in objective.losses.items() if not loss.needs_volume)
             raise ValueError(

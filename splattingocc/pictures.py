@@ -10,24 +10,24 @@ from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
-from splattingocc.data.key_frames import KeyFrame
+from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
 from splattingocc.data.labelled_rays import LabelledRays, labelled_rays
-from splattingocc.data.loaders import LoaderConfig, blacken, read_views, still_windows
+from splattingocc.data.loaders import LoaderConfig, PredictionSet, blacken, read_views, still_windows
 from splattingocc.data.occ3d import read_truth, truth_path
-from splattingocc.data.samples import PredictionSample
 from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.engine.inference import predict_fields
 from splattingocc.engine.module import RenderConfig
 from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, grid_of_cache, read_grid
-from splattingocc.experiment import ExperimentConfig
+from splattingocc.experiment import ExperimentConfig, open_masks
 from splattingocc.files import sha256_of
-from splattingocc.geometry.cameras import Cameras, Views
+from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.splatting.field import Field
+from splattingocc.struct import stack
 from splattingocc.taxonomy import SKY
 from splattingocc.visualization.panels import CameraMaps, draw_grid, save_cameras, save_occupancies, save_overview, save_renderings
 
@@ -39,24 +39,26 @@ HIT_ALPHA = 0.5
 """A ray that is stopped to less than this share counts as hitting nothing."""
 
 
-def draw_key_frame(config: ExperimentConfig, checkpoint: Path, cache: PredictionCache, key_frame: KeyFrame, out: Path) -> list[Path]:
-    """Draw a key frame whose prediction is in a cache of this checkpoint; return the paths of the pictures."""
+def draw_key_frame(
+    config: ExperimentConfig, checkpoint: Path, cache: PredictionCache, index: Index, position: int, out: Path
+) -> list[Path]:
+    """Draw the key frame at a position of the index whose prediction is in a cache of this checkpoint; return the paths of the pictures."""
     if cache.manifest.provenance.checkpoint_hash != sha256_of(checkpoint):
         raise ValueError(f"{cache.directory}: predictions of another checkpoint than {checkpoint}; predict again")
     network, _ = open_network(config, checkpoint)
-    field = _see(config, network, key_frame)
+    key_frame, field = index[position], _see(config, network, index, position)
     predicted = cache.read(CachedFrame(key_frame.scene, key_frame.index_in_scene, key_frame.token)).semantics
     return _draw(config, field, predicted, key_frame, out)
 
 
-def draw_key_frame_without_cache(config: ExperimentConfig, checkpoint: Path, key_frame: KeyFrame, out: Path) -> list[Path]:
-    """Draw a key frame, its occupancy read out with the checkpoint's own threshold; return the paths of the pictures."""
+def draw_key_frame_without_cache(config: ExperimentConfig, checkpoint: Path, index: Index, position: int, out: Path) -> list[Path]:
+    """Draw the key frame at a position of the index, read out with the checkpoint's own threshold; return the paths of the pictures."""
     network, threshold = open_network(config, checkpoint)
     if threshold is None:
         raise ValueError(f"{checkpoint}: has no occupancy threshold; only the network file of a finished training has one")
-    field = _see(config, network, key_frame)
+    field = _see(config, network, index, position)
     predicted = field.read_out(config.grid.voxels, threshold=threshold).semantics.cpu()
-    return _draw(config, field, predicted, key_frame, out)
+    return _draw(config, field, predicted, index[position], out)
 
 
 def draw_cached_grids(folder: Path) -> list[Path]:
@@ -92,11 +94,10 @@ def _front_of(key_frame: KeyFrame) -> int:
     return max(range(len(key_frame.cameras)), key=lambda view: key_frame.cameras[view].ego_from_sensor[0, 2])
 
 
-def _see(config: ExperimentConfig, network: OccupancyNetwork, key_frame: KeyFrame) -> Field:
+def _see(config: ExperimentConfig, network: OccupancyNetwork, index: Index, position: int) -> Field:
     """Return what the network sees in a key frame."""
-    images, cameras = _views(config, key_frame, config.data.loader)
-    sample = PredictionSample((key_frame.token,), Views(images[None, None], cameras[None, None]))
-    return next(predict_fields(network, [sample]))[1]
+    samples = PredictionSet(index, config.data.dataroot, config.data.loader, [position], masks=open_masks(config.data, index))
+    return next(predict_fields(network, [stack([samples[0]])]))[1]
 
 
 def _views(config: ExperimentConfig, key_frame: KeyFrame, loader: LoaderConfig) -> tuple[Float[Tensor, "view 3 h w"], Cameras]:

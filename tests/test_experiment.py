@@ -123,6 +123,13 @@ def test_a_configuration_may_define_classes_of_its_own(tmp_path: Path):
         ({"network": {"head": {"initial_scale": 0.3}}}, "head.initial_scale is 0.3 m, expected more than head.min_scale, 0.04 m, and less"),
         ({"network": {"image_reader": {"depth_bins": {"nearest": 60.0}}}}, "depth_bins.nearest is 60.0 m, expected less than"),
         ({"network": {"image_reader": {"ground_classes": [11, 11]}}}, "expected each class once"),
+        (
+            {"network": {"image_reader": {"stereo": {"kind": "cost_volume"}}}},
+            "data.loader.previous_frames is 0, expected 1: that many earlier frames network.temporal.frames (0) and",
+        ),
+        ({"network": {"temporal": {"frames": 3}}}, "data.loader.previous_frames is 0, expected 3"),
+        ({"data": {"loader": {"previous_frames": 2}}}, "data.loader.previous_frames is 2, expected 0"),
+        ({"network": {"image_reader": {"stereo": {"kind": "costs"}}}}, "stereo: kind is 'costs', expected one of none, cost_volume"),
         ({"network": {"volume_encoder": {"channels": [32], "blocks": [1, 1]}}}, "1 widths but 2 block counts"),
         ({"network": {"volume_encoder": {"channels": [4], "blocks": [1]}}}, "volume_encoder.channels: 4 cannot be normalised in groups"),
         ({"network": {"volume_encoder": {"channels": [25], "blocks": [1]}}}, "expected multiples of 8"),

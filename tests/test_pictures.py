@@ -9,7 +9,7 @@ import tiny_nuscenes
 import torch
 from PIL import Image
 
-from splattingocc.data.key_frames import KeyFrame
+from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig
 from splattingocc.data.nuscenes import read_index
@@ -45,8 +45,13 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
 
 
 @pytest.fixture(scope="module")
-def key_frame(experiment: ExperimentConfig) -> KeyFrame:
-    return read_index(experiment.data.dataroot, experiment.data.version)[0]
+def index(experiment: ExperimentConfig) -> Index:
+    return read_index(experiment.data.dataroot, experiment.data.version)
+
+
+@pytest.fixture(scope="module")
+def key_frame(index: Index) -> KeyFrame:
+    return index[0]
 
 
 def save_random_network(experiment: ExperimentConfig, path: Path, metadata: dict[str, str]) -> Path:
@@ -64,9 +69,9 @@ def wall_ahead(distance: float) -> Gaussians:
     return Gaussians(means, quats, torch.full_like(means, 0.15), torch.full((len(means),), 0.95), features, OCC3D_GRID)
 
 
-def test_a_key_frame_without_truth_gets_four_whole_pictures(experiment: ExperimentConfig, key_frame: KeyFrame, tmp_path: Path) -> None:
+def test_a_key_frame_without_truth_gets_four_whole_pictures(experiment: ExperimentConfig, index: Index, tmp_path: Path) -> None:
     checkpoint = save_random_network(experiment, tmp_path / "network.safetensors", {"threshold": "0.3"})
-    paths = draw_key_frame_without_cache(experiment, checkpoint, key_frame, tmp_path / "out")
+    paths = draw_key_frame_without_cache(experiment, checkpoint, index, 0, tmp_path / "out")
     assert [path.name for path in paths] == [f"scene-0001_000_{kind}.png" for kind in ("cameras", "rendering", "occupancy", "overview")]
     assert sorted(paths) == sorted((tmp_path / "out").iterdir())
     for path in paths:
@@ -99,14 +104,14 @@ def test_labels_lie_on_the_picture_where_the_store_says(experiment: ExperimentCo
             assert torch.allclose(shown, camera.label_pixels, atol=0.1)
 
 
-def test_a_checkpoint_without_threshold_is_refused(experiment: ExperimentConfig, key_frame: KeyFrame, tmp_path: Path) -> None:
+def test_a_checkpoint_without_threshold_is_refused(experiment: ExperimentConfig, index: Index, tmp_path: Path) -> None:
     checkpoint = save_random_network(experiment, tmp_path / "network.safetensors", {})
     with pytest.raises(ValueError, match=r"network\.safetensors: has no occupancy threshold"):
-        draw_key_frame_without_cache(experiment, checkpoint, key_frame, tmp_path / "out")
+        draw_key_frame_without_cache(experiment, checkpoint, index, 0, tmp_path / "out")
 
 
-def test_predictions_of_another_checkpoint_are_refused(experiment: ExperimentConfig, key_frame: KeyFrame, tmp_path: Path) -> None:
+def test_predictions_of_another_checkpoint_are_refused(experiment: ExperimentConfig, index: Index, tmp_path: Path) -> None:
     checkpoint = save_random_network(experiment, tmp_path / "network.safetensors", {"threshold": "0.3"})
     manifest = Manifest(1, "", Provenance("", "", "another", "", 0.3, "val"), ())
     with pytest.raises(ValueError, match="another checkpoint"):
-        draw_key_frame(experiment, checkpoint, PredictionCache(tmp_path, manifest), key_frame, tmp_path / "out")
+        draw_key_frame(experiment, checkpoint, PredictionCache(tmp_path, manifest), index, 0, tmp_path / "out")

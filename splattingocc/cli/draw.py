@@ -42,5 +42,5 @@ class Visualize:
             if not 0 <= frame < len(positions):
                 raise ValueError(f"--frames {frame}: split {self.split} has key frames 0 to {len(positions) - 1}")
             out = self.out or self.checkpoint.parent / "pictures"
-            for path in draw_key_frame_without_cache(self.experiment, self.checkpoint, index[positions[frame]], out):
+            for path in draw_key_frame_without_cache(self.experiment, self.checkpoint, index, positions[frame], out):
                 print(path)

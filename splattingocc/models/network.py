@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from einops import rearrange
+from jaxtyping import Bool, Float
 from pydantic import model_validator
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from splattingocc.config import Config
-from splattingocc.geometry.cameras import Views
+from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.backbones.resnet import ResNetConfig
 from splattingocc.models.earlier_names import rename_options, rename_parameters
@@ -31,6 +37,8 @@ from splattingocc.models.parts import (
     NeckConfig,
     VolumeEncoderConfig,
 )
+from splattingocc.models.stereo import CostVolumeConfig, StereoPair
+from splattingocc.models.temporal import TemporalConfig, TemporalFusion
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.splatting.field import Field
 from splattingocc.struct import Struct
@@ -45,6 +53,12 @@ class NetworkConfig(Config):
     lift: LiftConfig = SamplingLiftConfig()
     volume_encoder: VolumeEncoderConfig = UNet3dConfig()
     head: HeadConfig = GaussianHeadConfig()
+    temporal: TemporalConfig = TemporalConfig()
+
+    @property
+    def previous_frames(self) -> int:
+        """How many earlier frames the network looks at."""
+        return max(self.temporal.frames, int(isinstance(self.image_reader.stereo, CostVolumeConfig)))
 
     @model_validator(mode="before")
     @classmethod
@@ -61,6 +75,30 @@ class NetworkOutput(Struct):
     """What the image branch said by itself of the newest frame."""
 
 
+@dataclass(frozen=True)
+class EncodedFrame(Struct):
+    """What backbone and neck make of the images of one frame; zeros for views that no camera took."""
+
+    features: Float[Tensor, "batch view channel height width"]
+    finest: Float[Tensor, "batch view fine_channel fine_height fine_width"]
+    """The backbone's own features at a quarter of the image size."""
+    cameras: Cameras
+    """(batch, view)"""
+
+
+@contextmanager
+def running_statistics_kept(*modules: nn.Module) -> Iterator[None]:
+    """Let BatchNorm count what passes inside as it does while training, and remember nothing of it."""
+    norms = [part for module in modules for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
 class OccupancyNetwork(nn.Module):
     """Predict a field around the vehicle, Gaussians by default, from surround images."""
 
@@ -71,10 +109,11 @@ class OccupancyNetwork(nn.Module):
         self.backbone = BACKBONES[type(config.backbone)](config.backbone)
         self.neck = NECKS[type(config.neck)](config.neck, self.backbone.out_channels)
         width = self.neck.out_channels
-        self.image_reader = ImageReader(config.image_reader, width, num_classes)
+        self.image_reader = ImageReader(config.image_reader, width, num_classes, finest_channels=self.backbone.out_channels[0])
         self.lift = LIFTS[type(config.lift)](config.lift, width, num_classes, config.image_reader.depth_bins, grid)
         self.volume_encoder = VOLUME_ENCODERS[type(config.volume_encoder)](config.volume_encoder, self.lift.out_channels)
         self.head = HEADS[type(config.head)](config.head, self.volume_encoder.out_channels, grid, config.lift.coarsening)
+        self.temporal = TemporalFusion(config.temporal, self.lift.out_channels) if config.temporal.frames else None
         self.register_load_state_dict_pre_hook(rename_parameters)
 
     @property
@@ -83,25 +122,65 @@ class OccupancyNetwork(nn.Module):
         return nn.ModuleList([self.backbone, self.neck, self.image_reader])
 
     def read_images(self, views: Views) -> ImageReading:
-        """Read the newest frame of `views` (batch, frame, view), each image by itself.
+        """Read the newest frame of `views` (batch, frame, view), with `stereo` beside the one before it.
 
         The features of views that no camera took are zeros: batch statistics must not count them.
         """
-        images, cameras = views.images[:, 0], views.cameras[:, 0]
-        flat = rearrange(images, "batch view c h w -> (batch view) c h w")
-        taken = cameras.are_somewhere.flatten()
-        if taken.all():
-            features = self.neck(self.backbone(flat))
-        else:
-            of_taken = self.neck(self.backbone(flat[taken]))
-            features = of_taken.new_zeros(len(flat), *of_taken.shape[1:]).index_put((taken.nonzero().squeeze(1),), of_taken)
-        features = rearrange(features, "(batch view) c h w -> batch view c h w", batch=images.shape[0])
-        return self.image_reader(features, cameras)
+        return self._read_frames(views, 1)[0]
 
     def forward(self, views: Views) -> NetworkOutput:
         """Predict the field around the newest frame of `views` (batch, frame, view)."""
-        reading = self.read_images(views)
-        cameras = views.cameras[:, 0]
-        volume = self.volume_encoder(self.lift(reading, cameras))
-        evidence = find_evidence(reading, cameras, self.config.image_reader, self.head.centers, self.grid.cell_size)
-        return NetworkOutput(self.head(volume, evidence), reading)
+        readings = self._read_frames(views, 1 + self.config.temporal.frames)
+        # Cameras of all frames are seen from the newest one's ego frame, and so each frame is lifted straight into its grid
+        volumes = [self.lift(reading, views.cameras[:, frame]) for frame, reading in enumerate(readings)]
+        volume = volumes[0] if self.temporal is None else self.temporal(volumes[0], volumes[1:])
+        evidence = find_evidence(readings[0], views.cameras[:, 0], self.config.image_reader, self.head.centers, self.grid.cell_size)
+        return NetworkOutput(self.head(self.volume_encoder(volume), evidence), readings[0])
+
+    def _read_frames(self, views: Views, count: int) -> list[ImageReading]:
+        """Read the `count` newest frames; all but the newest without gradients."""
+        last = self.config.previous_frames
+        if views.images.shape[1] <= last:
+            raise ValueError(
+                f"views of {views.images.shape[1]} frames, the network looks at {last} earlier ones: data.loader.previous_frames"
+            )
+        furthest = count - 1 if self.image_reader.stereo is None else min(count, last)
+        # The newest first: autocast would keep for it what it made of the weights without gradients
+        encoded = [self._encode(views, 0)]
+        with torch.no_grad(), running_statistics_kept(self.backbone, self.neck):
+            encoded += [self._encode(views, frame) for frame in range(1, furthest + 1)]
+        readings = [self._read(encoded, 0)]
+        with torch.no_grad():
+            readings += [self._read(encoded, frame) for frame in range(1, count)]
+        return readings
+
+    def _read(self, encoded: list[EncodedFrame], frame: int) -> ImageReading:
+        """Read one of several frames, with `stereo` beside the one before it, or beside the one after where there is none before.
+
+        How its cameras lay in its own ego frame, in which the ground is level, the same cameras of the newest frame say.
+        """
+        read, pair = encoded[frame], None
+        if self.image_reader.stereo is not None:
+            other = encoded[frame + 1 if frame + 1 < len(encoded) else frame - 1]
+            pair = StereoPair(read.finest, other.finest.detach(), read.cameras, other.cameras)
+        return self.image_reader(read.features, encoded[0].cameras, pair)
+
+    def _encode(self, views: Views, frame: int) -> EncodedFrame:
+        images, cameras = views.images[:, frame], views.cameras[:, frame]
+        flat = rearrange(images, "batch view c h w -> (batch view) c h w")
+        taken = cameras.are_somewhere.flatten()
+        if frame and not taken.any():
+            # Of an earlier frame all cameras may be missing; nothing reads what stands in their place
+            return dataclasses.replace(self._encode(views, 0).map(torch.zeros_like), cameras=cameras)
+        levels = self.backbone(flat if taken.all() else flat[taken])
+        features, finest = (_beside_nothing(values, taken) for values in (self.neck(levels), levels[0]))
+        return EncodedFrame(features.unflatten(0, images.shape[:2]), finest.unflatten(0, images.shape[:2]), cameras)
+
+
+def _beside_nothing(
+    of_taken: Float[Tensor, "taken channel height width"], taken: Bool[Tensor, " image"]
+) -> Float[Tensor, "image channel height width"]:
+    """Return features with zeros for the images that were not taken."""
+    if taken.all():
+        return of_taken
+    return of_taken.new_zeros(len(taken), *of_taken.shape[1:]).index_put((taken.nonzero().squeeze(1),), of_taken)

@@ -61,7 +61,7 @@ def test_every_kind_of_field_goes_the_whole_way(name: str, dataroot: Path, tmp_p
     scores = score_rendering(config, network, split="val", part="all", index=index)
     assert scores["num_rays"] > 100
     assert 0 < scores["mass_in_front"] + scores["mass_at_hit"] <= 1
-    for path in draw_key_frame(config, network, cache, index[index.of_split("val")[0]], tmp_path / "pictures"):
+    for path in draw_key_frame(config, network, cache, index, index.of_split("val")[0], tmp_path / "pictures"):
         Image.open(path).load()
 
 

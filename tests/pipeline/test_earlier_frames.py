@@ -1,0 +1,105 @@
+"""A network that looks at earlier frames, on the whole path: options, training in both phases, resuming, predicting, drawing."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from splattingocc.cli import parse
+from splattingocc.config import describe_validation
+from splattingocc.data.nuscenes import read_index
+from splattingocc.engine.checkpoint import newest_checkpoint
+from splattingocc.engine.module import OccupancyModule
+from splattingocc.experiment import ExperimentConfig, build_index
+from splattingocc.labels.generate import generate_labels
+from splattingocc.models.stereo import CostVolumeConfig
+from splattingocc.pictures import draw_key_frame_without_cache
+from splattingocc.pipeline.prediction import open_network, predict
+from splattingocc.pipeline.training import train
+
+DATA = ("--data.version", "v1.0-mini", "--data.loader.image-size", "32", "64", "--data.loader.num-rays", "500", "--data.num-workers", "0")
+STEREO = ("--network.image-reader.stereo.kind", "cost_volume", "--network.image-reader.stereo.channels", "8")
+NETWORK = (*STEREO, "--network.temporal.frames", "1", "--network.image-reader.camera-aware", "--network.lift.coarsening", "4")
+TRAINING = (
+    "--optimization.image-steps",
+    "2",
+    "--optimization.warmup-steps",
+    "1",
+    "--trainer.max-epochs",
+    "1",
+    "--trainer.accelerator",
+    "cpu",
+)
+ONE_EARLIER = ("--data.loader.previous-frames", "1")
+
+
+@pytest.fixture(scope="module")
+def config(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+    labels = tmp_path_factory.mktemp("labels")
+    generate_labels(read_index(synthetic_dataroot, "v1.0-mini"), synthetic_dataroot, labels, show_progress=False)
+    places = ["--data.dataroot", str(synthetic_dataroot), "--data.labels", str(labels)]
+    return parse(["train", "splattingocc-synth", *places, *DATA, *ONE_EARLIER, *NETWORK, *TRAINING]).experiment
+
+
+@pytest.fixture(scope="module")
+def trained(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work_dir = tmp_path_factory.mktemp("trained")
+    train(config, work_dir, show_progress=False)
+    return work_dir
+
+
+def logged_losses(work_dir: Path) -> list[tuple[str, str]]:
+    with (work_dir / "logs" / "metrics.csv").open() as file:
+        return [(row["step"], row["loss"]) for row in csv.DictReader(file)]
+
+
+def test_options_choose_the_parts(config: ExperimentConfig):
+    assert config.network.image_reader.stereo == CostVolumeConfig(channels=8)
+    assert config.network.temporal.frames == config.network.previous_frames == config.data.loader.previous_frames == 1
+
+
+def test_both_phases_train_and_a_resumed_run_equals_an_uninterrupted_one(config: ExperimentConfig, trained: Path, tmp_path: Path):
+    losses = logged_losses(trained)
+    assert [step for step, _ in losses] == ["0", "1", "2", "3"]
+    original = OccupancyModule.training_step
+
+    class Interrupted(Exception):
+        pass
+
+    def stop_in_the_joint_phase(module, sample, batch_index):
+        if module.global_step == 3:
+            raise Interrupted
+        return original(module, sample, batch_index)
+
+    often = config.model_copy(update={"trainer": config.trainer.model_copy(update={"checkpoint_steps": 1})})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OccupancyModule, "training_step", stop_in_the_joint_phase)
+        with pytest.raises(Interrupted):
+            train(often, tmp_path, show_progress=False)
+    train(often, tmp_path, resume_from=newest_checkpoint(tmp_path), show_progress=False)
+    assert logged_losses(tmp_path) == losses
+    whole, resumed = (open_network(config, folder / "network.safetensors")[0].state_dict() for folder in (trained, tmp_path))
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+
+
+def test_a_trained_network_predicts_and_draws_with_the_frames_that_it_needs(config: ExperimentConfig, trained: Path, tmp_path: Path):
+    index, checkpoint = build_index(config.data, tmp_path), trained / "network.safetensors"
+    cache = predict(config, checkpoint, tmp_path / "output", split="val", index=index)
+    second = index.of_split("val")[1]
+    assert len(list((tmp_path / "output").rglob("*.npz"))) == 2
+    assert cache.manifest.provenance.split == "val"
+    assert len(draw_key_frame_without_cache(config, checkpoint, index, second, tmp_path / "pictures")) == 4
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_too_few_and_too_many_frames_are_refused_on_the_command_line(number: int):
+    with pytest.raises(ValidationError) as refused:
+        parse(["train", "splattingocc-synth", *NETWORK, "--data.loader.previous-frames", str(number)])
+    said = describe_validation(refused.value)
+    assert f"data.loader.previous_frames is {number}, expected 1: that many earlier frames network.temporal.frames (1)" in said
+    assert "\n" not in said
