@@ -2,13 +2,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from toy_parts import MeanLiftConfig, PatchesConfig, ToyNetworkConfig
 
 import splattingocc
-from splattingocc.cli import COMMANDS, expand_cfg_options, main, parse
+from splattingocc.cli import COMMANDS, as_flags, expand_cfg_options, main, parse
 from splattingocc.data.nuscenes import read_index
 from splattingocc.models.backbones.from_timm import TimmConfig
 from splattingocc.models.backbones.mobilenet import MobileNetV2Config
@@ -311,3 +312,17 @@ def test_the_only_tables_of_a_data_root_need_no_name(tiny_dataroot: Path, tmp_pa
     printed = capsys.readouterr().out
     assert f"{tiny_dataroot}: tables of v1.0-tiny, the only ones there" in printed
     assert "labelled rays in 8 key frames" in printed
+
+
+def test_a_switch_is_set_as_configurations_write_it_or_as_a_flag():
+    assert as_flags(["CONFIG", "--trainer.sync-batchnorm", "True", "--x", "1"]) == ["CONFIG", "--trainer.sync-batchnorm", "--x", "1"]
+    assert as_flags(["--network.head.learn-scales=False", "--validate"]) == ["--network.head.no-learn-scales", "--validate"]
+    assert as_flags(["--deterministic", "false"]) == ["--no-deterministic"]
+
+    def head(*words: str) -> Any:
+        return parse(["train", "splattingocc-synth", *words]).experiment.network.head
+
+    assert not head("--network.head.learn-scales", "False").learn_scales
+    assert head("--network.head.learn-scales", "True").learn_scales
+    assert not head("--cfg-options", "network.head.learn_scales=False").learn_scales
+    assert not head("--network.head.no-learn-scales").learn_scales

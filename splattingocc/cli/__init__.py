@@ -42,6 +42,8 @@ CONFIGURED = ("train", "test", "visualize")
 
 KIND_OPTION = re.compile(r"--[\w.-]+\.kind(?=$|=)")
 """An option that says of which kind a part is."""
+SWITCHED = re.compile(r"--[\w.-]+=(true|false)", re.IGNORECASE)
+"""An option that is switched on or off in one word."""
 INVALID_CHOICE = re.compile(r"invalid choice '(.*?)' for argument '(.*?)'. Expected one of \((.*?)\)")
 """How tyro refuses a value."""
 TERMINAL_ART = re.compile(r"(?:\x1b\[[0-9;]*m|[│\s])+")
@@ -66,6 +68,20 @@ def expand_cfg_options(words: Sequence[str]) -> list[str]:
     return expanded
 
 
+def as_flags(words: Sequence[str]) -> list[str]:
+    """Turn `--a.b True` and `--a.b=False`, as configurations write them, into the flags that the parser knows, `--a.b` and `--a.no-b`."""
+    split = [part for word in words for part in (word.split("=", 1) if SWITCHED.fullmatch(word) else [word])]
+    flags: list[str] = []
+    for word in split:
+        if flags and word.lower() in ("true", "false") and flags[-1].startswith("--"):
+            place, _, name = flags[-1][2:].rpartition(".")
+            if word.lower() == "false":
+                flags[-1] = f"--{place}{'.' if place else ''}no-{name}"
+        else:
+            flags.append(word)
+    return flags
+
+
 def parse(arguments: Sequence[str]) -> Any:
     """Turn command-line words into one of the command classes; what cannot be understood ends with exit code 2."""
     name = arguments[0] if arguments else "--help"
@@ -74,7 +90,7 @@ def parse(arguments: Sequence[str]) -> Any:
         sys.exit()
     if name not in COMMANDS:
         return _refuse_command(name) if not name.startswith("-") else _print_help(arguments)
-    rest = expand_cfg_options(arguments[1:])
+    rest = as_flags(expand_cfg_options(arguments[1:]))
     prog = f"splattingocc {name}"
     is_configured = name in CONFIGURED and bool(rest) and not rest[0].startswith("-")
     if name in CONFIGURED and not is_configured and not {"-h", "--help"} & set(rest):
