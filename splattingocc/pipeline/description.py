@@ -1,0 +1,251 @@
+"""What training an experiment costs, before a job starts: parameters, arithmetic and memory of each part, for one sample.
+
+The image encoder is followed on torch's meta device, which computes shapes and no numbers; everything behind it runs once, forward, on
+the CPU. What autograd keeps on the way is counted where it is kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from splattingocc.data.samples import TrainingSample
+from splattingocc.experiment import ExperimentConfig, build_module
+from splattingocc.geometry.cameras import Cameras, Views
+from splattingocc.geometry.rays import RayLabels
+from splattingocc.models.interfaces import Part
+from splattingocc.struct import Struct, stack
+from splattingocc.taxonomy import NUM_CLASSES
+
+NUM_VIEWS = 6
+"""Cameras of the rig that is assumed, evenly around the vehicle."""
+FOCAL = 0.8
+"""Focal length in image widths: that of nuScenes' front camera."""
+CAMERA_HEIGHT = 1.5
+"""Metres."""
+OPTIMIZER_STATES = 2
+"""Numbers that AdamW keeps for each parameter."""
+BYTES_PER_NUMBER = 4
+OUTSIDE = "rendering and losses"
+"""What belongs to no part of the network."""
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """What one part costs for one sample."""
+
+    name: str
+    parameters: int
+    flops: int
+    """Of the forward pass; a multiplication and an addition are two. Sampling, sorting and rendering count nothing."""
+    activations: int
+    """Bytes kept for the backward pass."""
+    activations_checkpointed: int
+    """The same with `trainer.activation_checkpointing`."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What training costs on one device."""
+
+    parts: tuple[PartCost, ...]
+    batch_size: int
+    weights: int
+    """Bytes of parameters, their gradients, the optimizer's state, and averaged weights where there are any."""
+    recomputed_at_once: int
+    """Bytes of the largest stage that activation checkpointing computes again, per sample."""
+    labels: int
+    """Bytes of a sample's rays and labels."""
+    images: int
+    """Bytes of a sample's images."""
+
+    @property
+    def activations(self) -> int:
+        """Bytes kept for the backward pass, per sample."""
+        return sum(part.activations for part in self.parts)
+
+    @property
+    def activations_checkpointed(self) -> int:
+        """The same with activation checkpointing, at its highest: while the largest stage is computed again."""
+        return sum(part.activations_checkpointed for part in self.parts) + self.recomputed_at_once
+
+    @property
+    def total(self) -> int:
+        """Bytes of a training step."""
+        return self.weights + self.batch_size * (self.activations + self.labels + self.images)
+
+    @property
+    def total_checkpointed(self) -> int:
+        """The same with activation checkpointing."""
+        return self.weights + self.batch_size * (self.activations_checkpointed + self.labels + self.images)
+
+
+def describe(config: ExperimentConfig) -> Description:
+    """Count what a joint training step of an experiment costs, for images of six cameras and as many rays as a sample has.
+
+    Numbers are counted in float32, which bf16 halves for some parts. What allocators round up and kernels need for a moment comes on top.
+    """
+    sample = made_up_sample(config)
+    plain, parameters, flops = _count(config, sample, checkpointed=False)
+    of_stages, of_parts = max(plain.of_stages.values(), default=0), plain.of_parts
+    del plain  # and all that it kept
+    again = _count(config, sample, checkpointed=True)[0].of_parts
+    parts = [PartCost(name, count, flops[name], of_parts[name], again[name]) for name, count in parameters.items()]
+    parts.append(PartCost(OUTSIDE, 0, 0, of_parts[OUTSIDE], again[OUTSIDE]))
+    copies = 2 + OPTIMIZER_STATES + (config.optimization.ema_decay > 0)
+    return Description(
+        parts=tuple(parts),
+        batch_size=config.data.batch_size,
+        weights=copies * BYTES_PER_NUMBER * sum(parameters.values()),
+        recomputed_at_once=of_stages,
+        labels=_size(sample.rays) + _size(sample.labels),
+        images=_size(sample.views),
+    )
+
+
+class _Ledger:
+    """Keeps account of what autograd keeps: in which part of the network, and in which stage of it."""
+
+    def __init__(self, *, checkpointed: bool) -> None:
+        self.checkpointed = checkpointed
+        self.of_parts: Counter[str] = Counter()
+        self.of_stages: Counter[int] = Counter()
+        self._inside: list[str] = []
+        self._stages: list[int] = []
+        self._seen: set[int] = set()
+        self._alive: list[Tensor] = []
+
+    def know(self, tensors: Iterable[Tensor]) -> None:
+        """Leave tensors out that are there anyway: parameters, images."""
+        self._alive += tensors  # or another tensor could get the address of one that is gone
+        self._seen.update(tensor.untyped_storage()._cdata for tensor in self._alive)
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Count a tensor, once, where autograd keeps it."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self.know([tensor])
+            self.of_parts[self._inside[-1] if self._inside else OUTSIDE] += storage.nbytes()
+            for stage in self._stages:
+                self.of_stages[stage] += storage.nbytes()
+        return tensor
+
+    @contextmanager
+    def watching(self, name: str, part: nn.Module) -> Iterator[None]:
+        """Count to a part what is kept while it runs, and to its stages."""
+        stages = list(part.stages()) if isinstance(part, Part) else []
+        self.know([*part.parameters(), *part.buffers()])
+        hooks = [
+            part.register_forward_pre_hook(lambda *_: self._inside.append(name)),
+            part.register_forward_hook(lambda *_: self._inside.pop() and None),
+        ]
+        for stage in stages:
+            hooks += [stage.register_forward_pre_hook(self._enter), stage.register_forward_hook(lambda *_: self._stages.pop() and None)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _enter(self, stage: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self.checkpointed and torch.is_grad_enabled():
+            # They are kept by the function that runs the stage again, of which autograd's hooks do not hear
+            for value in inputs:
+                for tensor in vars(value).values() if isinstance(value, Struct) else [value]:
+                    self.keep(tensor)
+        self._stages.append(id(stage))
+
+
+def _count(config: ExperimentConfig, sample: TrainingSample, *, checkpointed: bool) -> tuple[_Ledger, dict[str, int], Counter[str]]:
+    """Take the forward half of a joint step; return what is kept, and of each part the parameters and the arithmetic."""
+    trainer = config.trainer.model_copy(update={"activation_checkpointing": checkpointed})
+    torch.manual_seed(0)
+    module = build_module(config.model_copy(update={"trainer": trainer}))
+    network, ledger = module.network, _Ledger(checkpointed=checkpointed)
+    parameters = {name: sum(map(Tensor.numel, part.parameters())) for name, part in network.named_children()}
+    assert sum(parameters.values()) == sum(map(Tensor.numel, network.parameters())), "every parameter belongs to a part"
+    flops: Counter[str] = Counter()
+    with torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda tensor: tensor), ExitStack() as watched:
+        images: Any = sample.views.images[:, 0].flatten(0, 1).to("meta")
+        ledger.know([images, sample.views.images])
+        for name in ("backbone", "neck"):
+            # Shapes alone are enough here, and in full size they would take a minute
+            part = copy.deepcopy(network.get_submodule(name)).to("meta")
+            with ledger.watching(name, part), FlopCounterMode(display=False) as counter:
+                images = part(images)
+            # Earlier frames are encoded too, and keep nothing
+            flops[name] = sample.views.images.shape[1] * counter.get_total_flops()
+            network.add_module(name, _Zeros(images))
+        for name, part in network.named_children():
+            watched.enter_context(ledger.watching(name, part))
+        with FlopCounterMode(display=False) as counter:
+            module.losses_of(sample, step=config.optimization.image_steps)
+    of_modules = counter.get_flop_counts()
+    for name in parameters.keys() - flops.keys():
+        flops[name] = sum(of_modules.get(f"{type(network).__name__}.{name}", {}).values())
+    return ledger, parameters, flops
+
+
+class _Zeros(nn.Module):
+    """Stands for a part that was followed on the meta device: zeros of the shapes of its results."""
+
+    def __init__(self, results: Tensor | list[Tensor]) -> None:
+        super().__init__()
+        self.results = results
+
+    def forward(self, inputs: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        num_images, has_gradient = len(inputs[0] if isinstance(inputs, list) else inputs), torch.is_grad_enabled()
+        if isinstance(self.results, Tensor):
+            return torch.zeros(num_images, *self.results.shape[1:], requires_grad=has_gradient)
+        return [torch.zeros(num_images, *result.shape[1:], requires_grad=has_gradient) for result in self.results]
+
+
+def made_up_sample(config: ExperimentConfig) -> TrainingSample:
+    """Return a sample of the sizes of an experiment: images of noise, a rig like nuScenes', rays with labels of every class."""
+    generator = torch.Generator().manual_seed(0)
+    loader = config.data.loader
+    height, width = loader.image_size
+    yaws = [2 * math.pi * view / NUM_VIEWS for view in range(NUM_VIEWS)]
+    cameras = stack([_camera(yaw, (height, width)) for yaw in yaws])
+    images = torch.rand(NUM_VIEWS, 3, height, width, generator=generator)
+    pixels = torch.rand(loader.num_rays, 2, generator=generator) * torch.tensor([width, height])
+    rays = cameras.rays_through(torch.randint(0, NUM_VIEWS, (loader.num_rays,), generator=generator), pixels)
+    distances = 3 + 30 * torch.rand(loader.num_rays, generator=generator)
+    semantics = torch.randint(0, NUM_CLASSES, (loader.num_rays,), generator=generator)
+    frames = [(images, _driven(cameras, metres=0.5 * frame)) for frame in range(1 + loader.previous_frames)]
+    views = Views(torch.stack([of for of, _ in frames]), stack([of for _, of in frames]))
+    return stack([TrainingSample("made up", views, rays, RayLabels(semantics, distances, torch.ones(loader.num_rays)))])
+
+
+def _camera(yaw: float, image_size: tuple[int, int]) -> Cameras:
+    """Return an upright camera that looks level towards `yaw`, radians left of ahead."""
+    height, width = image_size
+    ahead = torch.tensor([math.cos(yaw), math.sin(yaw), 0.0])
+    right = torch.tensor([math.sin(yaw), -math.cos(yaw), 0.0])
+    cam_from_ego = torch.eye(4)
+    cam_from_ego[:3, :3] = torch.stack([right, torch.tensor([0.0, 0.0, -1.0]), ahead])
+    cam_from_ego[:3, 3] = -cam_from_ego[:3, :3] @ torch.tensor([0.0, 0.0, CAMERA_HEIGHT])
+    K = torch.tensor([[FOCAL * width, 0.0, width / 2], [0.0, FOCAL * width, height / 2], [0.0, 0.0, 1.0]])
+    return Cameras(K, cam_from_ego, image_size)
+
+
+def _driven(cameras: Cameras, *, metres: float) -> Cameras:
+    """Return the cameras as they were so many metres before, seen from where they are now."""
+    now_from_then = torch.eye(4)
+    now_from_then[0, 3] = -metres
+    return cameras.transform_ego(now_from_then)
+
+
+def _size(struct: Struct) -> int:
+    """Return the bytes of the tensors of a struct, and of those in it."""
+    values = vars(struct).values()
+    return sum(_size(value) if isinstance(value, Struct) else value.nbytes for value in values if isinstance(value, Struct | Tensor))
