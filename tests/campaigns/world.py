@@ -115,7 +115,7 @@ def copy(root: Path, out: Path, parts: Iterable[str]) -> None:
     for part in parts:
         source = root / part
         if source.is_dir():
-            shutil.copytree(source, out / part, copy_function=_copy_or_link, dirs_exist_ok=True)
+            shutil.copytree(source, out / part, symlinks=True, copy_function=_copy_or_link, dirs_exist_ok=True)
         else:
             (out / part).parent.mkdir(parents=True, exist_ok=True)
             _copy_or_link(source, out / part)
