@@ -145,9 +145,11 @@ class Test:
         with processes(self.launcher), recorded as entry:
             if self.checkpoint is not None:
                 # Of one process: a training may let a link lead elsewhere meanwhile
-                named, self.checkpoint = self.checkpoint, gather(network_to_test(self.checkpoint) if rank() == 0 else None)[0]
-                remarks += [f"{named} is {self.checkpoint}"] if named != self.checkpoint else []
-                remarks += unlike_training(self.experiment, self.checkpoint)
+                named, checkpoint = self.checkpoint, gather(network_to_test(self.checkpoint) if rank() == 0 else None)[0]
+                assert checkpoint is not None
+                remarks += [f"{named} is {checkpoint}"] if named != checkpoint else []
+                remarks += unlike_training(self.experiment, checkpoint)
+                self.checkpoint = checkpoint
             for line in remarks if rank() == 0 else ():
                 print(line, file=sys.stderr)
             index = build_index(self.experiment.data, work_dir)

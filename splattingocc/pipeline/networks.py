@@ -114,11 +114,12 @@ def with_folders_here(config: ExperimentConfig, network: Path) -> tuple[Experime
     data, then = config.data, experiment_of(network)[0].data
     if not data.dataroot.is_dir():
         raise ValueError(f"{data.dataroot}: no such folder; {network} was trained on it: say where the data are here with --data.dataroot")
-    remarks = []
+    remarks: list[str] = []
     if (data.dataroot, data.version) != (then.dataroot, then.version):
         left = {name: None for name in ("labels", "gts") if (value := getattr(data, name)) is not None and value == getattr(then, name)}
         data = data.model_copy(update=left)
-        remarks = [f"{network}: its data.{name} {getattr(then, name)} is of other data; --data.{name} says where it is here" for name in left]
+        for name in left:
+            remarks.append(f"{network}: its data.{name} {getattr(then, name)} is of other data; --data.{name} says where it is here")
     for name in ("gts", "vehicle_masks"):
         folder = getattr(data, name)
         if folder is not None and not folder.is_dir():
