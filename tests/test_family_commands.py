@@ -11,16 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from splattingocc import pictures
 from splattingocc.cli import main
+from splattingocc.data.key_frames import KeyFrame
 from splattingocc.data.nuscenes import read_index
-from splattingocc.experiment import load_config
+from splattingocc.experiment import ExperimentConfig, load_config
 from splattingocc.labels.generate import generate_labels
 
 NAME = "splattingocc-synth"
 """The configuration."""
 ROOT = Path(__file__).parents[1]
 CONFIG = f"{ROOT}/configs/splattingocc/{NAME}.py"
-SIZES = "--data.num-workers 0 --data.loader.image-size 32 64 --data.loader.num-rays 200 --network.lift.coarsening 4"
+SIZES = (
+    "--data.num-workers 0 --data.loader.image-size 32 64 --data.loader.num-rays 200 --network.lift.coarsening 4 --network.lift.channels 8"
+)
 SHORT = "--cfg-options trainer.max_epochs=1 optimization.image_steps=1 optimization.warmup_steps=1"
 
 
@@ -114,6 +118,11 @@ def test_a_network_alone_is_enough_to_test(
     assert next(scores) == next(scores)
 
 
-def test_a_network_alone_is_enough_to_draw(folder: Path, run: Path, capsys: pytest.CaptureFixture):
-    main(["visualize", str(run / "latest.pth"), "--data.dataroot", str(folder / "data")])
-    assert capsys.readouterr().out.count(f"{run}/pictures/") == 4
+def test_a_network_alone_is_enough_to_draw(folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn: list[tuple[ExperimentConfig, Path, KeyFrame, Path]] = []
+    monkeypatch.setattr(pictures, "draw_key_frame_without_cache", lambda *given: drawn.append(given) or [])
+    main(["visualize", str(run / "latest.pth"), "--data.dataroot", str(folder / "data"), "--frames", "1"])
+    ((experiment, network, key_frame, out),) = drawn
+    assert (experiment.name, experiment.data.loader.image_size) == (run.name, (32, 64))
+    assert (network, out) == (run / "network.safetensors", run / "pictures")
+    assert key_frame.index_in_scene == 1
