@@ -106,7 +106,7 @@ def test_a_network_alone_is_enough_to_test(
     monkeypatch.chdir(tmp_path)  # its relative data root leads nowhere from here
     network = str(run / name)
     for command in ("test", "visualize"):
-        with pytest.raises(SystemExit, match=rf"data: no such folder; .*{name} was trained on it: .* with --data\.dataroot$"):
+        with pytest.raises(SystemExit, match=rf"data: no such folder; .*{name} was trained with it: .* with --data\.dataroot$"):
             main([command, network])
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.npz")}
     # The cache would refuse another experiment

@@ -111,19 +111,18 @@ def with_folders_here(config: ExperimentConfig, network: Path) -> tuple[Experime
     A folder that is needed and not here is a `ValueError` that names the option. On another data set than the network was trained on
     (`data.dataroot`, `data.version`), the labels and the truth of that one do not count.
     """
-    data, then = config.data, experiment_of(network)[0].data
-    if not data.dataroot.is_dir():
-        raise ValueError(f"{data.dataroot}: no such folder; {network} was trained on it: say where the data are here with --data.dataroot")
-    remarks: list[str] = []
+    trained, remarks = experiment_of(network)
+    data, then = config.data, trained.data
     if (data.dataroot, data.version) != (then.dataroot, then.version):
         left = {name: None for name in ("labels", "gts") if (value := getattr(data, name)) is not None and value == getattr(then, name)}
         data = data.model_copy(update=left)
         for name in left:
             remarks.append(f"{network}: its data.{name} {getattr(then, name)} is of other data; --data.{name} says where it is here")
-    for name in ("gts", "vehicle_masks"):
-        folder = getattr(data, name)
+    for name in ("dataroot", "gts", "vehicle_masks"):
+        folder, option = getattr(data, name), f"--data.{name.replace('_', '-')}"
         if folder is not None and not folder.is_dir():
-            option = f"--data.{name.replace('_', '-')}"
+            if folder != getattr(then, name):
+                raise ValueError(f"{option} {folder}: no such folder")
             raise ValueError(f"{folder}: no such folder; {network} was trained with it: say where it is here with {option}")
     if data.labels is not None and not data.labels.is_dir():
         remarks.append(f"{network}: its data.labels {data.labels} is not here; --data.labels says where, should it be needed")

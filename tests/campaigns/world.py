@@ -24,12 +24,12 @@ from splattingocc.data.own_data import write_index
 from splattingocc.demo import Stages
 from splattingocc.engine.module import OptimizationConfig
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
-from splattingocc.geometry.rays import IGNORE
 from splattingocc.models.backbone import ResNet, ResNetConfig
-from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.neck import FPNConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
+from splattingocc.taxonomy import IGNORE
 
 VERSION = "v1.0-mini"
 OWN_VERSION = "mine"

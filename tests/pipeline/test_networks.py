@@ -185,7 +185,7 @@ def test_folders_of_the_training_that_are_not_here_name_their_options(tmp_path: 
     data = DataConfig(dataroot=tmp_path / "then", labels=tmp_path / "labels", gts=tmp_path / "gts")
     trained = EXPERIMENT.model_copy(update={"data": data})
     network = save(tmp_path / "network.safetensors", trained.model_dump(mode="json"))
-    with pytest.raises(ValueError, match=r"then: no such folder; .*network\.safetensors was trained on it: .* --data\.dataroot$"):
+    with pytest.raises(ValueError, match=r"then: no such folder; .*network\.safetensors was trained with it: .* --data\.dataroot$"):
         with_folders_here(trained, network)
     (tmp_path / "then").mkdir()
     with pytest.raises(ValueError, match=r"gts: no such folder; .* was trained with it: .* --data\.gts$"):
@@ -194,8 +194,11 @@ def test_folders_of_the_training_that_are_not_here_name_their_options(tmp_path: 
     same, (line,) = with_folders_here(trained, network)
     assert same == trained
     assert line.endswith("labels is not here; --data.labels says where, should it be needed")
+    now = trained.model_copy(update={"data": data.model_copy(update={"dataroot": tmp_path / "now"})})
+    with pytest.raises(ValueError, match=rf"^--data\.dataroot {tmp_path}/now: no such folder$"):
+        with_folders_here(now, network)
     (tmp_path / "now").mkdir()
-    moved, lines = with_folders_here(trained.model_copy(update={"data": data.model_copy(update={"dataroot": tmp_path / "now"})}), network)
+    moved, lines = with_folders_here(now, network)
     assert moved.data == DataConfig(dataroot=tmp_path / "now")
     assert [line.split(" is of other data; --data.")[1] for line in lines] == [
         f"{name} says where it is here" for name in ("labels", "gts")
