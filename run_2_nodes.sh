@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # sbatch -N NODES [options of sbatch] run_2_nodes.sh train CONFIG WORK_DIR [options of tools/train.py]
 # sbatch -N NODES [options of sbatch] run_2_nodes.sh test CONFIG CHECKPOINT [options of tools/test.py]
+# Without arguments CONFIG and WORK_DIR (trains) or CHECKPOINT (tests) come from the environment: CONFIG=… WORK_DIR=… sbatch -N NODES run_2_nodes.sh
 # From the environment: GPUS_PER_NODE, processes on each node (the GPUs that Slurm gives the job there; 1 where it gives none).
 #SBATCH --job-name=splattingocc
 #SBATCH --ntasks-per-node=1
@@ -9,7 +10,12 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 set -euo pipefail
-USAGE="usage: sbatch -N NODES [options of sbatch] run_2_nodes.sh train CONFIG WORK_DIR | test CONFIG CHECKPOINT [options]"
+USAGE="usage: sbatch -N NODES [options of sbatch] run_2_nodes.sh train CONFIG WORK_DIR [options] | test CONFIG CHECKPOINT [options]; \
+or without arguments, with CONFIG and one of WORK_DIR and CHECKPOINT in the environment; \
+on one machine: bash tools/dist_train.sh CONFIG GPUS --work-dir WORK_DIR | bash tools/dist_test.sh CONFIG CHECKPOINT GPUS"
+if [ $# -eq 0 ] && [ -n "${CONFIG:-}" ]; then
+    case ${WORK_DIR:+w}${CHECKPOINT:+c} in w) set -- train "$CONFIG" "$WORK_DIR" ;; c) set -- test "$CONFIG" "$CHECKPOINT" ;; esac
+fi
 [ $# -ge 3 ] || { echo "$USAGE" >&2; exit 2; }
 case $1 in train) ENTRY=socc_8gpu.sh ;; test) ENTRY=test.sh ;; *) echo "$1: $USAGE" >&2; exit 2 ;; esac
 if [ -z "${SLURM_JOB_ID:-}" ] || [ -z "${SLURM_SUBMIT_DIR:-}" ]; then

@@ -256,6 +256,7 @@ def test_a_misspelled_command_names_the_right_one(capsys: pytest.CaptureFixture)
 def test_a_missing_configuration_is_what_is_said_to_be_missing(command: str, words: list[str], capsys: pytest.CaptureFixture):
     message = refused(capsys, command, *words)
     assert message.startswith(f"splattingocc {command}: expected a configuration first")
+    assert ("or a network's file" in message) == (command != "train")
     assert "by name there are splattingocc-synth" in message
     assert message.count("\n") == 1
 

@@ -87,6 +87,27 @@ def test_a_job_scores_on_each_node_with_static_rendezvous(records: Path):
         assert words_of(records / str(node) / "python") == [*torchrun_words(node, processes=4), *scoring, "--split", "two words"]
 
 
+@pytest.mark.parametrize(("name", "kind"), [("WORK_DIR", "train"), ("CHECKPOINT", "test")])
+def test_a_job_without_arguments_takes_them_from_its_environment(name: str, kind: str, records: Path):
+    assert run(records, "run_2_nodes.sh", CONFIG="a config.py", **{name: "work dirs/x"}).returncode == 0
+    said = {node: words_of(records / node / "python") for node in "01"}
+    assert run(records, "run_2_nodes.sh", kind, "a config.py", "work dirs/x").returncode == 0
+    assert said == {node: words_of(records / node / "python") for node in "01"}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"CONFIG": "x"}, {"WORK_DIR": "x"}, {"CONFIG": "x", "WORK_DIR": "y", "CHECKPOINT": "z"}, {"CONFIG": "", "WORK_DIR": "y"}],
+)
+def test_a_job_without_arguments_that_cannot_know_them_says_how_it_is_called(variables: dict[str, str], records: Path):
+    finished = run(records, "run_2_nodes.sh", **variables)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("usage: sbatch -N NODES [options of sbatch] run_2_nodes.sh train CONFIG WORK_DIR [options] | test ")
+    assert "or without arguments, with CONFIG and one of WORK_DIR and CHECKPOINT in the environment" in finished.stderr
+    assert finished.stderr.count("\n") == 1
+    assert not (records / "srun").exists()
+
+
 def test_srun_starts_one_task_on_each_node_with_the_five_arguments(records: Path):
     assert run(records, "run_2_nodes.sh", "train", "config.py", "x").returncode == 0
     assert words_of(records / "scontrol") == ["show", "hostnames", "a,b"]
@@ -179,8 +200,11 @@ def run_outside(tmp_path: Path, *words: str) -> str:
     [
         (["run_2_nodes.sh", "train", "config.py", "x"], "bash tools/dist_train.sh CONFIG GPUS --work-dir WORK_DIR"),
         (["run_2_nodes.sh", "test", "config.py", "x"], "bash tools/dist_test.sh CONFIG CHECKPOINT GPUS"),
+        (["run_2_nodes.sh"], "bash tools/dist_train.sh CONFIG GPUS --work-dir WORK_DIR | bash tools/dist_test.sh CONFIG CHECKPOINT GPUS"),
         (["tools/slurm_train.sh", "gpu", "job", "config.py", "x"], "bash tools/dist_train.sh CONFIG GPUS --work-dir WORK_DIR"),
         (["tools/slurm_test.sh", "gpu", "job", "config.py", "x"], "bash tools/dist_test.sh CONFIG CHECKPOINT GPUS"),
+        (["tools/slurm_train.sh"], "on one machine use: bash tools/dist_train.sh CONFIG GPUS --work-dir WORK_DIR"),
+        (["tools/slurm_test.sh"], "on one machine use: bash tools/dist_test.sh CONFIG CHECKPOINT GPUS"),
         (["socc_8gpu.sh", "config.py", "x"], "on one machine use tools/dist_train.sh CONFIG GPUS --work-dir WORK_DIR"),
         (["test.sh", "config.py", "x"], "on one machine use tools/dist_test.sh CONFIG CHECKPOINT GPUS"),
     ],

@@ -4,7 +4,7 @@
 # SRUN_ARGS (more words for srun, e.g. --account=x).
 set -euo pipefail
 if [[ $# -lt 4 ]]; then
-    echo "usage: slurm_test.sh PARTITION JOB CONFIG CHECKPOINT [options of tools/test.py]" >&2
+    echo "usage: slurm_test.sh PARTITION JOB CONFIG CHECKPOINT [options of tools/test.py]; on one machine use: bash tools/dist_test.sh CONFIG CHECKPOINT GPUS" >&2
     exit 2
 fi
 if ! command -v srun > /dev/null; then

@@ -4,7 +4,7 @@
 # SRUN_ARGS (more words for srun, e.g. --account=x).
 set -euo pipefail
 if [[ $# -lt 4 ]]; then
-    echo "usage: slurm_train.sh PARTITION JOB CONFIG WORK_DIR [options of tools/train.py]" >&2
+    echo "usage: slurm_train.sh PARTITION JOB CONFIG WORK_DIR [options of tools/train.py]; on one machine use: bash tools/dist_train.sh CONFIG GPUS --work-dir WORK_DIR" >&2
     exit 2
 fi
 if ! command -v srun > /dev/null; then

@@ -39,6 +39,8 @@ COMMANDS = {
 """Where in this package the class of each command stands."""
 CONFIGURED = ("train", "test", "visualize")
 """Commands whose first argument is a configuration, a file or a name, that sets the defaults of their options."""
+OF_NETWORKS = ("test", "visualize")
+"""Those for which it may also be a network's file, which holds the configuration that it was trained with."""
 
 KIND_OPTION = re.compile(r"--[\w.-]+\.kind(?=$|=)")
 """An option that says of which kind a part is."""
@@ -94,16 +96,21 @@ def parse(arguments: Sequence[str]) -> Any:
     prog = f"splattingocc {name}"
     is_configured = name in CONFIGURED and bool(rest) and not rest[0].startswith("-")
     if name in CONFIGURED and not is_configured and not {"-h", "--help"} & set(rest):
-        refuse(f" {name}: expected a configuration first, as in `{prog} CONFIG [options]`; {describe_known()}")
+        network = f", or a network's file, as in `{prog} NETWORK [options]`" if name in OF_NETWORKS else ""
+        refuse(f" {name}: expected a configuration first, as in `{prog} CONFIG [options]`{network}; {describe_known()}")
     import tyro
 
     module, class_name = COMMANDS[name].split(".")
     command = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
     if is_configured:
-        from splattingocc.experiment import load_config
+        from splattingocc.engine.checkpoint import is_network
+        from splattingocc.pipeline.networks import load_experiment
 
+        path = Path(rest[0])
+        if name not in OF_NETWORKS and is_network(path):
+            raise ValueError(f"{path}: a network, expected a configuration; config.json in the folder of its run is one")
         # The same command with the configuration's values as the defaults of its options
-        experiment, rest = _with_kinds(load_config(Path(rest[0])), rest, prog)
+        experiment, rest = _with_kinds(load_experiment(path), rest, prog)
         options = [("experiment", Annotated[type(experiment), tyro.conf.arg(name="")], dataclasses.field(default=experiment))]
         command = dataclasses.make_dataclass(command.__name__, options, bases=(command,), namespace={"__doc__": command.__doc__})
     made = _understand(command, prog, rest)

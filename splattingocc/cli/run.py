@@ -16,7 +16,7 @@ from splattingocc.data.key_frames import Index
 from splattingocc.engine.distributed import Launcher
 from splattingocc.evaluation import report
 from splattingocc.evaluation.predictions import CachedFrame, Predictions
-from splattingocc.experiment import ExperimentConfig, load_config
+from splattingocc.experiment import ExperimentConfig
 from splattingocc.files import check_name, child, sole_writer
 
 TRAINING_HEADLINE = ("loss", "samples_per_second", "peak_memory_gib", "threshold")
@@ -75,9 +75,9 @@ class Train:
             trainer = trainer.model_copy(update={"devices": started[0], "num_nodes": started[1]})
         self.experiment = with_load_interval(self.experiment.model_copy(update={"trainer": trainer}), self.load_interval)
         work_dir = self.work_dir or child(Path("work_dirs"), self.experiment.name)
-        if self.resume_from is not None and not self.resume_from.exists():
-            raise ValueError(f"--resume-from {self.resume_from}: no such checkpoint")
         is_first = process_number(self.launcher) == 0
+        if self.resume_from is not None:
+            self.resume_from = found_network(self.resume_from, self.experiment.name, say=is_first)
         with sole_writer(work_dir) if is_first else nullcontext():
             resume_from = newest_checkpoint(work_dir) if self.resume_from is None and self.auto_resume else self.resume_from
             with early_warnings_ignored(), recorded_run("train", self.config, self.experiment, work_dir, self.launcher) as entry:
@@ -96,10 +96,11 @@ class Test:
     """Predict a split with a trained network and score it, or score predictions that are there. Under torchrun processes share the work."""
 
     config: tyro.conf.Positional[Path]
-    """Configuration: a file, or the name of one that comes with the package."""
+    """Configuration: a file, or the name of one that comes with the package; or a network's file, which holds that of its training."""
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     checkpoint: tyro.conf.Positional[Path | None] = None
-    """`network.safetensors`, or a checkpoint of a training that is not finished."""
+    """`network.safetensors`, or a checkpoint of a training that is not finished, such as `latest.pth`. A bare name that is not in this
+    folder may be in `work_dirs/<name>`."""
     eval: tuple[Literal["segm", "ray", "render", "all"], ...] = ()
     """What to score: `segm` voxels against Occ3D's truth, `ray` RayIoU beside them, `render` rendered rays against 2D labels, `all`. By
     default voxels, where there is truth; a split without any is predicted only."""
@@ -121,23 +122,37 @@ class Test:
     """Nothing: kept for command lines of this family; what processes count is always collected."""
 
     def run(self) -> None:
-        from splattingocc.engine.distributed import processes, rank, started_by
+        from splattingocc.engine.checkpoint import is_network
+        from splattingocc.engine.distributed import gather, process_number, processes, rank, started_by
         from splattingocc.experiment import build_index
+        from splattingocc.pipeline.networks import network_to_test, run_folder, with_folders_here
         from splattingocc.pipeline.prediction import unlike_training, with_remembered_labels
 
+        remarks: list[str] = []
+        if is_network(self.config):
+            self.experiment, remarks = with_folders_here(self.experiment, self.config)
+            self.checkpoint = self.config if self.checkpoint is None and self.from_cache is None else self.checkpoint
         if (self.checkpoint is None) == (self.from_cache is None):
             raise ValueError("give either a checkpoint, or --from-cache with predictions")
         started_by(self.launcher)
         if self.checkpoint is not None:
+            self.checkpoint = found_network(self.checkpoint, self.experiment.name, say=process_number(self.launcher) == 0)
             self.experiment = with_remembered_labels(self.experiment, self.checkpoint)
         work_dir = self.work_dir or (run_folder(self.checkpoint) if self.checkpoint is not None else None)
         if work_dir is not None:
             work_dir.mkdir(parents=True, exist_ok=True)
         recorded = recorded_run("test", self.config, self.experiment, work_dir, self.launcher)
         with processes(self.launcher), recorded as entry:
-            index = build_index(self.experiment.data, work_dir)
-            for line in unlike_training(self.experiment, self.checkpoint) if self.checkpoint is not None and rank() == 0 else ():
+            if self.checkpoint is not None:
+                # Of one process: a training may let a link lead elsewhere meanwhile
+                named, checkpoint = self.checkpoint, gather(network_to_test(self.checkpoint) if rank() == 0 else None)[0]
+                assert checkpoint is not None
+                remarks += [f"{named} is {checkpoint}"] if named != checkpoint else []
+                remarks += unlike_training(self.experiment, checkpoint)
+                self.checkpoint = checkpoint
+            for line in remarks if rank() == 0 else ():
                 print(line, file=sys.stderr)
+            index = build_index(self.experiment.data, work_dir)
             metrics = self._metrics(index, work_dir, entry, Console(quiet=rank() > 0))
             if rank() == 0 and work_dir is not None and metrics:
                 report.write_metrics(work_dir / f"metrics_{check_name(self.split, '--split')}.json", metrics)
@@ -201,10 +216,14 @@ class Test:
         return metrics
 
 
-def run_folder(checkpoint: Path) -> Path:
-    """Return the folder of the run that a network or a checkpoint is from."""
-    folder = checkpoint.parent
-    return folder.parent if folder.name.startswith("checkpoints") else folder
+def found_network(path: Path, name: str, *, say: bool) -> Path:
+    """Return the network's file that is meant by a path, as `find_network` takes it, and say where it was found if not there."""
+    from splattingocc.pipeline.networks import find_network
+
+    found = find_network(path, name)
+    if found != path and say:
+        print(f"{path}: not in this folder; taking {found}")
+    return found
 
 
 def with_load_interval(experiment: ExperimentConfig, load_interval: int | None) -> ExperimentConfig:
@@ -223,6 +242,7 @@ def recorded_run(
     from splattingocc.engine.console import console_log
     from splattingocc.engine.distributed import process_count, process_number
     from splattingocc.engine.ledger import LEDGER_NAME, differences, recorded
+    from splattingocc.pipeline.networks import load_experiment
     from splattingocc.provenance import commit
 
     if work_dir is None:
@@ -238,7 +258,7 @@ def recorded_run(
         "name": experiment.name,
         "commit": commit(),
         "config": str(config),
-        "changed": differences(experiment.model_dump(mode="json"), load_config(config).model_dump(mode="json")),
+        "changed": differences(experiment.model_dump(mode="json"), load_experiment(config).model_dump(mode="json")),
         "data": f"{experiment.data.dataroot} {experiment.data.version}",
         "processes": process_count(launcher),
         "seed": experiment.seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from splattingocc.config import Config, describe_validation
+from splattingocc.engine.latest_link import link_latest
 from splattingocc.files import BadFile, decoding, has_all_records, only_plain_values, open_regular, write_atomically
 from splattingocc.models.earlier_names import rename_parameters
 
@@ -29,6 +31,10 @@ CONFIG_KEY = "splattingocc_network"
 EXPERIMENT_KEY = "experiment"
 """Where it keeps the whole experiment's."""
 DIGEST_KEY = "sha256"
+NETWORK_SUFFIXES = (".safetensors", ".ckpt", ".pth")
+"""Of the files of networks, and of links to them."""
+ARCHIVE = b"PK\x03\x04"
+"""Begins what torch saves."""
 NEEDED_TO_GO_ON = ("state_dict", "epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "callbacks", "TrainingBatches")
 
 
@@ -96,10 +102,16 @@ def is_whole(path: Path) -> bool:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place and move it there when it is whole: Lightning's own writing leaves half a file when killed."""
+    """Write a checkpoint beside its place and move it there when it is whole: Lightning's own writing leaves half a file when killed.
+
+    Whatever wrote it, `latest.pth` then leads to it; the one before it is removed later, so that the link never leads nowhere.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        write_atomically(Path(path), lambda temporary: _save(checkpoint, temporary))
+        path = Path(path)
+        write_atomically(path, lambda temporary: _save(checkpoint, temporary))
+        if CHECKPOINT_PATTERN.fullmatch(path.name):
+            link_latest(path.parent.parent, path)
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:
@@ -263,12 +275,31 @@ def _digest(state: dict[str, Tensor], header: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
+def is_network(path: Path) -> bool:
+    """Say whether a path is meant to be a network's file, by its name or by what is in it; it need not be there, or be whole."""
+    return path.suffix in NETWORK_SUFFIXES or (path.is_file() and _kind_by_content(path) is not None)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Say of which of its two kinds a network's file is: what is in it decides, a link may have any name; of a damaged file its name."""
+    return (_kind_by_content(path) or path.resolve().suffix) == ".safetensors"
+
+
+def _kind_by_content(path: Path) -> str | None:
+    """Return the suffix of the kind that a file's first bytes are of: an archive, or the length of a header and its brace."""
+    with open_regular(path) as file, decoding(path, "a file"):
+        size, head = os.fstat(file.fileno()).st_size, file.read(9)
+    if head.startswith(ARCHIVE):
+        return ".ckpt"
+    return ".safetensors" if head[8:] == b"{" and 8 + int.from_bytes(head[:8], "little") <= size else None
+
+
 def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the weights and what travels with them of a `.safetensors` network, or of a Lightning checkpoint (the averaged weights, where
     it averages). A changed byte is a `BadFile`.
     """
     with open_regular(path), decoding(path, "a checkpoint, or a damaged one"):
-        if path.suffix != ".safetensors":
+        if not is_safetensors(path):
             checkpoint = _load(path)
             metadata = {key: checkpoint[key] for key in (CONFIG_KEY, EXPERIMENT_KEY) if key in checkpoint}
             prefix = "network."
@@ -284,7 +315,7 @@ def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Return what travels with a network, as `read_network` does, but without reading the weights and comparing their digest."""
-    if path.suffix != ".safetensors":
+    if not is_safetensors(path):
         return read_network(path)[1]
     with open_regular(path), decoding(path, "a checkpoint, or a damaged one"), safe_open(path, framework="pt") as file:
         return dict(file.metadata() or {})

@@ -32,6 +32,7 @@ from splattingocc.engine.checkpoint import (
 from splattingocc.engine.console import in_one_line
 from splattingocc.engine.inference import predict_fields
 from splattingocc.engine.interruption import InterruptedTraining, handlers_restored, stop_requested
+from splattingocc.engine.latest_link import link_latest
 from splattingocc.engine.ledger import differences
 from splattingocc.engine.memory import keep_freed_memory
 from splattingocc.engine.meter import StepMeter
@@ -67,6 +68,8 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     first one chooses and writes; the others return nothing.
     """
     quiet_lightning()
+    if resume_from is not None and resume_from.is_symlink():
+        resume_from = resume_from.resolve()  # the link leads to another checkpoint as soon as there is one
     checkpoint = None if resume_from is None else _to_go_on_from(config, resume_from)
     trained = checkpoint if checkpoint and TrainingBatches.epochs_done(checkpoint) == config.trainer.max_epochs else None
     if trained is not None and (metrics := finished_metrics(config, work_dir, trained["global_step"])) is not None:
@@ -88,6 +91,7 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
             print(loaded.describe())
         # Not before all that may be wrong with data and labels has been found: a mistyped folder must cost an earlier training nothing
         set_aside(work_dir, resume_from)
+        link_latest(work_dir, next(iter(checkpoints_by_step(work_dir / "checkpoints")), None))
         write_json(work_dir / "config.json", config.model_dump(mode="json"))
         write_json(work_dir / "environment.json", environment() | circumstances())
     if trained is not None and resume_from is not None:
@@ -170,6 +174,7 @@ def set_aside(work_dir: Path, resume_from: Path | None) -> None:
         others.append(folder / "best.ckpt")
     if not others:
         return
+    link_latest(work_dir, None)  # before what it leads to is elsewhere
     number = 1 + sum(1 for _ in work_dir.glob("checkpoints_before_*"))
     aside = work_dir / f"checkpoints_before_{number}"
     aside.mkdir()

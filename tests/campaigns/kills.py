@@ -217,7 +217,9 @@ def what_is_left(folder: Path, case: Case) -> dict[str, str]:
     left: dict[str, str] = {}
     for result in case.results:
         for path in sorted((folder / result).rglob("*")):
-            if path.is_file():
+            if path.is_symlink():
+                left[str(path.relative_to(folder))] = f"a link to {os.readlink(path)}"
+            elif path.is_file():
                 left[str(path.relative_to(folder))] = hashlib.sha256(_lasting(path)).hexdigest()
             elif not any(path.iterdir()):
                 left[str(path.relative_to(folder))] = "an empty folder"

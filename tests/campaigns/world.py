@@ -24,12 +24,12 @@ from splattingocc.data.own_data import write_index
 from splattingocc.demo import Stages
 from splattingocc.engine.module import OptimizationConfig
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
-from splattingocc.geometry.rays import IGNORE
 from splattingocc.models.backbones.resnet import ResNet, ResNetConfig
-from splattingocc.models.lift import SamplingLiftConfig
+from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.neck import FPNConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
+from splattingocc.taxonomy import IGNORE
 
 VERSION = "v1.0-mini"
 OWN_VERSION = "mine"
@@ -115,7 +115,7 @@ def copy(root: Path, out: Path, parts: Iterable[str]) -> None:
     for part in parts:
         source = root / part
         if source.is_dir():
-            shutil.copytree(source, out / part, copy_function=_copy_or_link, dirs_exist_ok=True)
+            shutil.copytree(source, out / part, symlinks=True, copy_function=_copy_or_link, dirs_exist_ok=True)
         else:
             (out / part).parent.mkdir(parents=True, exist_ok=True)
             _copy_or_link(source, out / part)

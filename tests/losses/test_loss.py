@@ -34,7 +34,7 @@ def dataroot(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
-def test_a_new_loss_trains_and_its_network_predicts(dataroot: Path, tmp_path: Path):
+def test_a_new_loss_trains_and_its_network_predicts(dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     of_data = ("--data.dataroot", str(dataroot), *SMALL)
     one_epoch = ("--trainer.max-epochs", "1", "--optimization.warmup-steps", "1")
     option = ("--objective.metric-distance.largest", "2.5")
@@ -46,7 +46,11 @@ def test_a_new_loss_trains_and_its_network_predicts(dataroot: Path, tmp_path: Pa
     options = json.loads((tmp_path / "run" / "config.json").read_text())["objective"]["metric_distance"]
     assert options == {"weight": 0.1, "largest": 2.5}
     main(["test", str(CONFIG), str(tmp_path / "run" / "network.safetensors"), *of_data])
-    assert "mIoU" in json.dumps(json.loads((tmp_path / "run" / "metrics_val.json").read_text()))
+    scores = (tmp_path / "run" / "metrics_val.json").read_text()
+    assert "mIoU" in scores
+    main(["test", str(tmp_path / "run" / "network.safetensors")])  # which needs no loss
+    assert (tmp_path / "run" / "metrics_val.json").read_text() == scores
+    assert "metric_distance is not an option of ObjectiveConfig" in capsys.readouterr().err
 
 
 def test_a_new_loss_is_computed_beside_the_others_and_moves_the_rendered_distances():

@@ -1,0 +1,128 @@
+"""The command lines of this family of projects, as people type them; only sizes, the data root and what torchrun runs on are of a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from splattingocc import pictures
+from splattingocc.cli import main
+from splattingocc.data.key_frames import Index
+from splattingocc.data.nuscenes import read_index
+from splattingocc.experiment import ExperimentConfig, load_config
+from splattingocc.labels.generate import generate_labels
+
+NAME = "splattingocc-synth"
+"""The configuration."""
+ROOT = Path(__file__).parents[1]
+CONFIG = f"{ROOT}/configs/splattingocc/{NAME}.py"
+SIZES = (
+    "--data.num-workers 0 --data.loader.image-size 32 64 --data.loader.num-rays 200 --network.lift.coarsening 4 --network.lift.channels 8"
+)
+SHORT = "--cfg-options trainer.max_epochs=1 optimization.image_steps=1 optimization.warmup_steps=1"
+
+
+@pytest.fixture(scope="module")
+def folder(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands are typed: a checkout's tools, and data with labels."""
+    here = tmp_path_factory.mktemp("family")
+    (here / "tools").symlink_to(ROOT / "tools")
+    shutil.copytree(synthetic_dataroot, here / "data")
+    generate_labels(read_index(here / "data", "v1.0-mini"), here / "data", here / "data" / "labels_2d", show_progress=False)
+    return here
+
+
+def typed(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
+    """Let a shell run a line in a folder, with the sizes of a test."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PORT": "29617"}
+    return subprocess.run(["bash", "-c", line], cwd=folder, env=variables, capture_output=True, text=True, check=False)
+
+
+def done(folder: Path, line: str) -> str:
+    finished = typed(folder, line)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return finished.stdout + finished.stderr
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    """The folder of a training, where it is by default."""
+    work_dir = folder / "work_dirs" / load_config(Path(CONFIG)).name
+    torchrun = "torchrun --standalone --nproc_per_node=1"
+    options = f"--launcher pytorch --work_dir {work_dir.relative_to(folder)} --data.dataroot data {SIZES} {SHORT}"
+    done(folder, f"{torchrun} tools/train.py {CONFIG} {options}")
+    return work_dir
+
+
+def test_training_leaves_a_link_to_its_last_checkpoint(run: Path):
+    assert os.readlink(run / "latest.pth") == "checkpoints/step_00000004.ckpt"
+    assert (run / "latest.pth").is_file()
+
+
+@pytest.fixture(scope="module")
+def output(folder: Path, run: Path) -> Path:
+    """The cache of predictions of the checkpoint whose bare name is typed."""
+    said = done(folder, f"bash tools/dist_test.sh {CONFIG} latest.pth 1 --dump_dir=work_dirs/output --data.dataroot data {SIZES}")
+    assert f"latest.pth: not in this folder; taking work_dirs/{run.name}/latest.pth\n" in said
+    # Its weights are those of the network of the finished training, which has the threshold, too
+    assert f"work_dirs/{run.name}/latest.pth is {run}/network.safetensors\n" in said
+    assert json.loads((run / "metrics_val.json").read_text())["model"]["num_frames"] == 2
+    assert not (run / "output").exists()
+    return folder / "work_dirs" / "output"
+
+
+def test_a_scene_of_the_cache_is_drawn(folder: Path, output: Path):
+    (scene,) = output.glob("scene-*")
+    drawn = done(folder, f"python tools/visualization/visual.py work_dirs/output/{scene.name}")
+    assert drawn.count(".png") == 2
+    assert sorted(path.stem for path in scene.glob("*.png")) == sorted(path.stem for path in scene.glob("*.npz"))
+
+
+def test_torchrun_scores_what_was_predicted(folder: Path, run: Path, output: Path):
+    torchrun, checkpoint = "torchrun --standalone --nproc_per_node=1", f"work_dirs/{run.name}/latest.pth"
+    options = f"--launcher pytorch --eval segm --gpu-collect --dump_dir={output} --data.dataroot data {SIZES}"
+    assert "mIoU m17" in done(folder, f"{torchrun} tools/test.py {CONFIG} {checkpoint} {options}")
+
+
+def test_the_help_of_the_drawing_tool_is_its_use(folder: Path):
+    said = typed(folder, "python tools/visualization/visual.py --help")
+    assert said.returncode == 0
+    assert said.stdout.startswith("Draw the predicted grids of one scene")
+    said = typed(folder, "python tools/visualization/visual.py")
+    assert (said.returncode, said.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("name", ["network.safetensors", "latest.pth"])
+def test_a_network_alone_is_enough_to_test(
+    name: str, folder: Path, run: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)  # its relative data root leads nowhere from here
+    network = str(run / name)
+    for command in ("test", "visualize"):
+        with pytest.raises(SystemExit, match=rf"data: no such folder; .*{name} was trained with it: .* with --data\.dataroot$"):
+            main([command, network])
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*.npz")}
+    # The cache would refuse another experiment
+    main(["test", network, "--data.dataroot", str(folder / "data"), "--dump-dir", str(output), "--work-dir", str(tmp_path / "scores")])
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*.npz")} == before
+    began = json.loads((tmp_path / "log.txt").read_text().splitlines()[0].split(" ", 2)[2])
+    assert began["changed"] == {"data.dataroot": str(folder / "data")}
+    scores = (json.loads((of / "metrics_val.json").read_text())["model"] for of in (tmp_path / "scores", run))
+    assert next(scores) == next(scores)
+
+
+def test_a_network_alone_is_enough_to_draw(folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn: list[tuple[ExperimentConfig, Path, Index, int, Path]] = []
+    monkeypatch.setattr(pictures, "draw_key_frame_without_cache", lambda *given: drawn.append(given) or [])
+    main(["visualize", str(run / "latest.pth"), "--data.dataroot", str(folder / "data"), "--frames", "1"])
+    ((experiment, network, index, position, out),) = drawn
+    assert (experiment.name, experiment.data.loader.image_size) == (run.name, (32, 64))
+    assert (network, out) == (run / "network.safetensors", run / "pictures")
+    assert index[position].index_in_scene == 1
