@@ -143,7 +143,7 @@ class _Ledger:
     def watching(self, name: str, part: nn.Module) -> Iterator[None]:
         """Count to a part what is kept while it runs, and to its stages."""
         stages = list(part.stages()) if isinstance(part, Part) else []
-        self.know([*part.parameters(), *part.buffers()])
+        self.know((*part.parameters(), *part.buffers()))
         hooks = [
             part.register_forward_pre_hook(lambda *_: self._inside.append(name)),
             part.register_forward_hook(lambda *_: self._inside.pop() and None),

@@ -10,8 +10,8 @@
         --eval segm --gpu-collect
 
 N is `--data.loader.label-frames`, 7 by default: three key frames before and three after. Initialisation: a BEVDet detection checkpoint with
-Swin-B gave RenderOcc, whose encoder, input and labels these are, 24.46 mIoU m17 in its published weights; ImageNet's alone gave a user 19.54, and
-2D rendering of fixed Gaussians in the system of 2024 11.18. Score of this configuration: none measured yet.
+Swin-B gave RenderOcc, whose encoder, input and labels these are, 24.46 mIoU m17 in its published weights; ImageNet's alone gave a user
+19.54; the system of 2024, fixed Gaussians from labels of three key frames, logged 11.18. Score of this configuration: none measured yet.
 """
 
 from pathlib import Path

@@ -10,7 +10,7 @@
 
 Initialisation: ImageNet weights of torchvision, or those of a BEVDet detection training; from random weights expect several points less.
 The learning rate is for 16 samples a step (4 × 4 here); other numbers of processes need another `--data.batch-size` or
-`--trainer.accumulate-batches`. Score: none measured yet. ResNet-50 systems that learn from the same kind of 2D labels report mIoU m17 about 20 to 24.
+`--trainer.accumulate-batches`. Score: none measured yet.
 """
 
 from pathlib import Path
