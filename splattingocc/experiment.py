@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from pydantic import AfterValidator, Field, SerializeAsAny, ValidationError, model_validator
 from torch.utils.data import DataLoader
@@ -25,6 +25,7 @@ from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet, calibration_scenes
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.vehicle_masks import VehicleMasks
+from splattingocc.engine.averaging import AveragedWeights
 from splattingocc.engine.batches import TrainingBatches, prediction_loader
 from splattingocc.engine.callbacks import StepProgress
 from splattingocc.engine.checkpoint import AtomicCheckpointIO, GoOnCleanly, RememberExperiment, WithinEpochs
@@ -282,7 +283,7 @@ def _accelerator(config: TrainerConfig) -> str:
 def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bool = True) -> Trainer:
     trainer, meter = config.trainer, StepMeter()
     accelerator = _accelerator(trainer)
-    averaging = [EMAWeightAveraging(decay=config.optimization.ema_decay)] if config.optimization.ema_decay else []
+    averaging = [AveragedWeights(config.optimization.ema_decay)] if config.optimization.ema_decay else []
     bar = [StepProgress(meter)] if show_progress else []
     return Trainer(
         max_epochs=trainer.max_epochs,
