@@ -9,8 +9,8 @@ from torch import Tensor
 class AveragedWeights(WeightAveraging):
     """Keep an exponential moving average of the weights, and give it to the network when the training ends and while it is validated.
 
-    What does not change stays as it is, to the last bit. Lightning's own average rounds at each step what is averaged with itself: constants
-    of the network, which are in no checkpoint, would slowly become others than those of the network that is read from a file.
+    What does not change stays as it is, to the last bit. Lightning's own average rounds what is averaged with itself: constants of the
+    network, which are in no checkpoint, would become others than those of the same network read from a file.
     """
 
     def __init__(self, decay: float) -> None:

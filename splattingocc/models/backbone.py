@@ -106,6 +106,9 @@ class ResNet(Backbone):
         if config.weights is not None:
             load_weights(self, config.weights)
 
+    def stages(self) -> list[nn.Module]:
+        return [block for stage in range(1, 5) for block in self.get_submodule(f"layer{stage}").children()]
+
     def forward(self, images: Float[Tensor, "image 3 height width"]) -> list[Tensor]:
         """Encode RGB images in [0, 1]; the result is ordered from 1/4 to 1/32."""
         x = (images - self.mean) / self.std

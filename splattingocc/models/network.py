@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from einops import rearrange
+from jaxtyping import Float
 from pydantic import model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from splattingocc.config import Config
 from splattingocc.geometry.cameras import Views
@@ -31,6 +34,7 @@ from splattingocc.models.parts import (
     NeckConfig,
     VolumeEncoderConfig,
 )
+from splattingocc.models.recompute import recompute_in_backward
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.struct import Struct
@@ -64,6 +68,10 @@ class NetworkOutput(Struct):
 class OccupancyNetwork(nn.Module):
     """Predict a volume of Gaussians from surround images."""
 
+    format_in_training: torch.dtype = torch.float32
+    """Number format in which backbone, neck and volume encoder compute in training. All that has to do with places is float32: half of its
+    digits would move a projected cell by pixels."""
+
     def __init__(self, config: NetworkConfig, grid: VoxelGrid) -> None:
         super().__init__()
         self.config, self.grid = config, grid
@@ -82,6 +90,17 @@ class OccupancyNetwork(nn.Module):
         """What decides the depth and class that `read_images` gives each pixel; the rest needs a volume to learn."""
         return nn.ModuleList([self.backbone, self.neck, self.image_reader])
 
+    def _in_format(self) -> AbstractContextManager[Any]:
+        if not self.training or self.format_in_training == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.head.centers.device.type, dtype=self.format_in_training)
+
+    def recompute_in_backward(self) -> None:
+        """Keep few activations of the backbone, the volume encoder and the head for the backward pass, which computes them again."""
+        for part in (self.backbone, self.volume_encoder, self.head):
+            for stage in part.stages():
+                recompute_in_backward(stage)
+
     def read_images(self, views: Views) -> ImageReading:
         """Read the newest frame of `views` (batch, frame, view), each image by itself.
 
@@ -91,17 +110,23 @@ class OccupancyNetwork(nn.Module):
         flat = rearrange(images, "batch view c h w -> (batch view) c h w")
         taken = cameras.are_somewhere.flatten()
         if taken.all():
-            features = self.neck(self.backbone(flat))
+            features = self._encode(flat)
         else:
-            of_taken = self.neck(self.backbone(flat[taken]))
+            of_taken = self._encode(flat[taken])
             features = of_taken.new_zeros(len(flat), *of_taken.shape[1:]).index_put((taken.nonzero().squeeze(1),), of_taken)
         features = rearrange(features, "(batch view) c h w -> batch view c h w", batch=images.shape[0])
         return self.image_reader(features, cameras)
+
+    def _encode(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image channel h w"]:
+        with self._in_format():
+            return self.neck(self.backbone(images)).float()
 
     def forward(self, views: Views) -> NetworkOutput:
         """Predict the Gaussians around the newest frame of `views` (batch, frame, view)."""
         reading = self.read_images(views)
         cameras = views.cameras[:, 0]
-        volume = self.volume_encoder(self.lift(reading, cameras))
+        volume = self.lift(reading, cameras)
+        with self._in_format():
+            volume = self.volume_encoder(volume).float()
         evidence = find_evidence(reading, cameras, self.config.image_reader, self.head.centers, self.grid.cell_size)
         return NetworkOutput(self.head(volume, evidence), reading)
