@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from pydantic import AfterValidator, Field, SerializeAsAny, ValidationError, model_validator
 from torch.utils.data import DataLoader
@@ -25,11 +25,12 @@ from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig, PredictionSet, TrainingSet, calibration_scenes
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.vehicle_masks import VehicleMasks
+from splattingocc.engine.averaging import AveragedWeights
 from splattingocc.engine.batches import TrainingBatches, prediction_loader
 from splattingocc.engine.callbacks import StepProgress
 from splattingocc.engine.checkpoint import AtomicCheckpointIO, GoOnCleanly, RememberExperiment, WithinEpochs
 from splattingocc.engine.interruption import EndEarly
-from splattingocc.engine.loggers import MetricsTable, Tracker, build_tracker
+from splattingocc.engine.loggers import MetricsTable, RememberRow, Tracker, build_tracker
 from splattingocc.engine.meter import StepMeter
 from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig
 from splattingocc.evaluation.calibrate import CalibrationConfig
@@ -65,7 +66,7 @@ class DataConfig(Config):
     training and in testing. Labels are made without it by the same option of `prepare`."""
     loader: LoaderConfig = LoaderConfig()
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Samples per step and process."""
+    """Samples per batch and process; a step has `trainer.accumulate_batches` of them."""
     num_workers: Workers = 1
     """Processes that load samples; 0 loads them in the training process."""
     worker_timeout: Annotated[float, Field(gt=0, le=86_400)] = 300.0
@@ -105,10 +106,17 @@ class TrainerConfig(Config):
     """The logged number by which `checkpoints/best.ckpt` is chosen where there is such a measurement; the smallest is best."""
     sync_batchnorm: bool = False
     """Whether BatchNorm counts the images of all processes instead of each process's own. CUDA only."""
+    accumulate_batches: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Batches whose gradients an optimizer step adds up before it learns from them, as if they were one batch; all that counts steps counts
+    optimizer steps. What is left over at the end of an epoch makes a smaller step."""
+    activation_checkpointing: bool = False
+    """Whether the backward pass computes the activations of backbone, volume encoder and head again instead of keeping them: less memory,
+    more time, the same results. It is no property of the network: its file is read with or without."""
     deterministic: bool = False
     """Whether every operation must repeat exactly, also on CUDA, where that is slower; on a CPU runs repeat anyway."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Number format of the network; rendering is always float32."""
+    """Number format in which backbone, neck and volume encoder are trained. Projections, evidence, the head, rendering, losses and
+    prediction are always float32."""
     loggers: tuple[Tracker, ...] = ()
     """Where the metrics of each step go besides `logs/metrics.csv`: `tensorboard` needs the extra `tracking`, `wandb` the extra `wandb`."""
 
@@ -227,7 +235,11 @@ def build_network(config: ExperimentConfig) -> OccupancyNetwork:
 
 def build_module(config: ExperimentConfig) -> OccupancyModule:
     objective = Objective(config.objective, config.network.image_reader.depth_bins)
-    return OccupancyModule(build_network(config), objective, config.render, config.optimization)
+    network = build_network(config)
+    network.format_in_training = torch.bfloat16 if config.trainer.precision == "bf16-mixed" else torch.float32
+    if config.trainer.activation_checkpointing:
+        network.recompute_in_backward()
+    return OccupancyModule(network, objective, config.render, config.optimization)
 
 
 def build_training_batches(config: ExperimentConfig, index: Index) -> TrainingBatches:
@@ -245,7 +257,12 @@ def build_training_batches(config: ExperimentConfig, index: Index) -> TrainingBa
         as_tested = data.loader.model_copy(update={"augment": AugmentConfig(), "label_frames": 1})
         kept_back = TrainingSet(index, store, data.dataroot, as_tested, part="all", positions=positions, masks=masks)
     return TrainingBatches(
-        dataset, batch_size=data.batch_size, num_workers=data.num_workers, worker_timeout=data.worker_timeout, kept_back=kept_back
+        dataset,
+        batch_size=data.batch_size,
+        accumulate_batches=config.trainer.accumulate_batches,
+        num_workers=data.num_workers,
+        worker_timeout=data.worker_timeout,
+        kept_back=kept_back,
     )
 
 
@@ -298,14 +315,13 @@ def _accelerator(config: TrainerConfig) -> str:
 def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bool = True) -> Trainer:
     trainer, meter = config.trainer, StepMeter()
     accelerator = _accelerator(trainer)
-    averaging = [EMAWeightAveraging(decay=config.optimization.ema_decay)] if config.optimization.ema_decay else []
+    averaging = [AveragedWeights(config.optimization.ema_decay)] if config.optimization.ema_decay else []
     bar = [StepProgress(meter)] if show_progress else []
     return Trainer(
         max_epochs=trainer.max_epochs,
         accelerator=accelerator,
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
-        precision=trainer.precision,
         deterministic=trainer.deterministic,
         gradient_clip_val=config.optimization.gradient_clip,
         logger=build_loggers(config, work_dir),
@@ -319,6 +335,7 @@ def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bo
             *build_checkpoints(trainer, work_dir),
             RememberExperiment(config.network, config),
             meter,
+            RememberRow(work_dir),
             EndEarly(work_dir),
             GoOnCleanly(work_dir, trainer.keep_checkpoints),
             *bar,

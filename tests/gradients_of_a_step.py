@@ -1,6 +1,6 @@
 """Run by torchrun: take one training step and save its gradients, as shared between the processes. BatchNorm counts nothing.
 
-Arguments: data root, folder of labels, samples per process, file for the gradients.
+Arguments: data root, folder of labels, samples per batch and process, batches per step, file for the gradients.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ class SaveGradients(Callback):
             save_file(gradients, self.path)
 
 
-def main(dataroot: Path, labels: Path, batch_size: int, out: Path) -> None:
+def main(dataroot: Path, labels: Path, batch_size: int, accumulate_batches: int, out: Path) -> None:
     config = load_config(CONFIG)
     loader = config.data.loader.model_copy(update={"image_size": (32, 64), "num_rays": 500})
     data = {"dataroot": dataroot, "labels": labels, "batch_size": batch_size, "num_workers": 0, "loader": loader}
     started = started_by("pytorch")
     assert started is not None
     optimization = config.optimization.model_copy(update={"image_steps": 0})
-    trainer_config = config.trainer.model_copy(update={"max_epochs": 1, "devices": started[0], "num_nodes": started[1]})
+    trainer_config = config.trainer.model_copy(
+        update={"max_epochs": 1, "devices": started[0], "num_nodes": started[1], "accumulate_batches": accumulate_batches}
+    )
     lift = config.network.lift.model_copy(update={"coarsening": 4})
     network = config.network.model_copy(update={"lift": lift})
     parts = {"data": config.data.model_copy(update=data), "network": network, "optimization": optimization, "trainer": trainer_config}
@@ -58,4 +60,4 @@ def main(dataroot: Path, labels: Path, batch_size: int, out: Path) -> None:
         trainer.strategy.barrier()
 
 
-main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))

@@ -178,9 +178,11 @@ def test_the_death_of_one_process_ends_the_others_with_a_message(synthetic_datar
 
 
 def test_one_process_with_four_samples_has_the_gradients_of_two_with_two_each(synthetic_dataroot: Path, labels: Path, tmp_path: Path):
-    for processes in (1, 2):
+    """The two take theirs one by one, accumulated."""
+    for processes, batch_size, accumulate_batches in ((1, 4, 1), (2, 1, 2)):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        words = [Path(__file__).parent / "gradients_of_a_step.py", synthetic_dataroot, labels, 4 // processes, tmp_path / f"by_{processes}"]
+        script, out = Path(__file__).parent / "gradients_of_a_step.py", tmp_path / f"by_{processes}"
+        words = [script, synthetic_dataroot, labels, batch_size, accumulate_batches, out]
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
         finished = subprocess.run([*command, *map(str, words)], capture_output=True, text=True, check=False, env=one_thread)
         assert finished.returncode == 0, finished.stderr[-3000:]

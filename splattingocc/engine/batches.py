@@ -8,9 +8,10 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from lightning import LightningDataModule
@@ -23,6 +24,8 @@ from splattingocc.engine.interruption import stop_requested
 from splattingocc.files import first_line
 from splattingocc.struct import Struct, stack
 
+Collate: TypeAlias = Callable[[Sequence[Any]], Any]
+"""What makes a batch of samples."""
 POLL_SECONDS = 2.0
 """How often a loader that waits for its workers looks whether it still should."""
 PATIENCE_SECONDS = 10.0
@@ -38,7 +41,9 @@ REMEDIES = (
 class TrainingBatches(LightningDataModule):
     """Serve this rank's share of a training set. The order and the random draws depend on seed and epoch only.
 
-    Where in an epoch a run stands is part of its checkpoints: it goes on with the batch after the last one, whatever the number of workers.
+    What is served is what an optimizer step learns from, as a list of `accumulate_batches` batches whose gradients add up; the last step
+    of an epoch has fewer where they do not come out even. To Lightning it is one batch, so nothing can happen in the middle of a step.
+    Where in an epoch a run stands is part of its checkpoints: it goes on with the step after the last one, whatever the number of workers.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class TrainingBatches(LightningDataModule):
         *,
         batch_size: int,
         num_workers: int,
+        accumulate_batches: int = 1,
         worker_timeout: float = 300.0,
         kept_back: TrainingSet | None = None,
     ) -> None:
@@ -55,6 +61,7 @@ class TrainingBatches(LightningDataModule):
         self.dataset = dataset
         self.kept_back = kept_back
         self.batch_size = batch_size
+        self.samples_per_step = batch_size * accumulate_batches
         self.num_workers = num_workers
         self._resumed: dict[str, int] | None = None
         self._begun = {"epochs": 0, "batches": 0, "total": 0}
@@ -82,26 +89,33 @@ class TrainingBatches(LightningDataModule):
         sampler = EpochSampler(len(self.dataset), seed=self.dataset.seed, rank=rank, world_size=world_size)
         if self._resumed is not None:
             epoch, batches = self._resumed["epochs"], self._resumed["batches"]
-            expected = math.ceil(len(sampler) / self.batch_size)
+            expected = math.ceil(len(sampler) / self.samples_per_step)
             if batches and expected != self._resumed["batches_per_epoch"]:
                 raise ValueError(
                     f"the checkpoint is from the middle of an epoch of {self._resumed['batches_per_epoch']} batches, which has {expected} "
-                    "here; resume with as many processes, samples and data.batch_size as before, or from the end of an epoch"
+                    "here; resume with as many processes, samples, data.batch_size and trainer.accumulate_batches as before, or from the "
+                    "end of an epoch"
                 )
-            sampler.go_on(epoch, batches * self.batch_size)
+            sampler.go_on(epoch, batches * self.samples_per_step)
             self._resumed = None
-        return self._loader(self.dataset, batch_size=self.batch_size, sampler=sampler)
+        collate = partial(parts_to_hand_over, part_size=self.batch_size)
+        return self._loader(self.dataset, batch_size=self.samples_per_step, sampler=sampler, collate=collate)
 
     def val_dataloader(self) -> DataLoader | list:
         """Serve all the key frames that are kept back, to each rank: few, and so every rank has the same numbers."""
         if self.kept_back is None:
             return []
-        return self._loader(self.kept_back, batch_size=1, sampler=None)
+        return self._loader(self.kept_back, batch_size=1, sampler=None, collate=stack_to_hand_over)
 
-    def _loader(self, dataset: Dataset, *, batch_size: int, sampler: EpochSampler | None) -> DataLoader:
-        return _loader(dataset, batch_size=batch_size, num_workers=self.num_workers, worker_timeout=self.worker_timeout, sampler=sampler)
+    def _loader(self, dataset: Dataset, *, batch_size: int, sampler: EpochSampler | None, collate: Collate) -> DataLoader:
+        workers = {"num_workers": self.num_workers, "worker_timeout": self.worker_timeout}
+        return _loader(dataset, batch_size=batch_size, sampler=sampler, collate=collate, **workers)
 
-    def transfer_batch_to_device(self, batch: TrainingSample, device: torch.device, dataloader_idx: int) -> TrainingSample:
+    def transfer_batch_to_device(
+        self, batch: TrainingSample | list[TrainingSample], device: torch.device, dataloader_idx: int
+    ) -> TrainingSample | list[TrainingSample]:
+        if isinstance(batch, list):
+            return [part.to(device, non_blocking=True) for part in batch]
         return batch.to(device, non_blocking=True)
 
 
@@ -118,16 +132,24 @@ def _place(state: dict[str, int]) -> dict[str, int]:
 
 def prediction_loader(dataset: Dataset, *, num_workers: int, worker_timeout: float) -> DataLoader:
     """Serve key frames one by one, in order."""
-    return _loader(dataset, batch_size=1, num_workers=num_workers, worker_timeout=worker_timeout, sampler=None)
+    return _loader(dataset, batch_size=1, num_workers=num_workers, worker_timeout=worker_timeout, sampler=None, collate=stack_to_hand_over)
 
 
-def _loader(dataset: Dataset, *, batch_size: int, num_workers: int, worker_timeout: float, sampler: EpochSampler | None) -> DataLoader:
+def _loader(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    num_workers: int,
+    worker_timeout: float,
+    sampler: EpochSampler | None,
+    collate: Collate,
+) -> DataLoader:
     return WatchfulLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
-        collate_fn=stack_to_hand_over,
+        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         worker_init_fn=leave_signals_to_the_trainer,
@@ -217,6 +239,11 @@ def stack_to_hand_over(samples: Sequence[Struct]) -> Struct:
         return batch.map(Tensor.share_memory_)
     except (RuntimeError, OSError) as error:
         raise LoaderFailed(f"a process that loads samples cannot hand over a batch: {first_line(error)}. {REMEDIES}") from error
+
+
+def parts_to_hand_over(samples: Sequence[Struct], *, part_size: int) -> list[Struct]:
+    """Stack the samples of a step in parts of so many; the last part may be smaller."""
+    return [stack_to_hand_over(samples[start : start + part_size]) for start in range(0, len(samples), part_size)]
 
 
 def leave_signals_to_the_trainer(worker: int) -> None:

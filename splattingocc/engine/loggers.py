@@ -9,10 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import msgspec
+from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from splattingocc.engine.module import OccupancyModule
 from splattingocc.files import read_bytes, write_atomically
 
 Tracker: TypeAlias = Literal["tensorboard", "wandb"]
@@ -44,6 +47,42 @@ class MetricsTable(CSVLogger):
             self._experiment = _AppendingWriter(self.log_dir)
         return self._experiment  # type: ignore[return-value]
 
+    def complete(self, row: dict[str, int | float]) -> None:
+        """Add the row of a training step, where the table has none of that step."""
+        writer = self.experiment
+        assert isinstance(writer, _AppendingWriter)
+        writer.complete(row)
+
+
+class RememberRow(Callback):
+    """Keep in every checkpoint the row of its step, and see to it that the table has it when a training goes on from there.
+
+    Lightning writes the row after the checkpoints of the step: a process that is killed in between leaves a table without it.
+    """
+
+    def __init__(self, work_dir: Path) -> None:
+        self._folder = work_dir / "checkpoints"
+        self._row: dict[str, int | float] = {}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if isinstance(pl_module, OccupancyModule):
+            logged = {name: value.item() for name, value in pl_module.logged.items()}
+            self._row = {**logged, "epoch": trainer.current_epoch, "step": trainer.global_step - 1}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Another folder's training has another table
+        if not self._row or trainer.ckpt_path is None or Path(trainer.ckpt_path).resolve().parent != self._folder.resolve():
+            return
+        for table in trainer.loggers:
+            if isinstance(table, MetricsTable) and trainer.is_global_zero:
+                table.complete(self._row)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._row)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._row = msgspec.convert(state_dict, dict[str, int | float])
+
 
 class _AppendingWriter(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
@@ -57,6 +96,19 @@ class _AppendingWriter(ExperimentWriter):
             if self._path.exists():
                 self._set_aside() if step == 0 else self._go_on()
         super().log_metrics(metrics_dict, step)
+
+    def complete(self, row: dict[str, int | float]) -> None:
+        step = int(row["step"])
+        if self._path.exists():
+            self._has_begun = True
+            self._go_on()
+            # A step may have other rows: validation and the ends of epochs have their own
+            steps = {int(each["step"]) for each in _read_table(read_bytes(self._path)).rows if each.get("loss")}
+            if step in steps:
+                return
+        self._has_begun = True
+        super().log_metrics({name: value for name, value in row.items() if name != "step"}, step)
+        self.save()
 
     def _set_aside(self) -> None:
         """Keep the rows of another training, because this one begins at step 0."""

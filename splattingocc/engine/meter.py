@@ -6,6 +6,7 @@ import math
 import resource
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -113,12 +114,15 @@ class StepMeter(Callback):
         self.total_steps = int(trainer.estimated_stepping_batches)
         self.image_steps = pl_module.optimization.image_steps if isinstance(pl_module, OccupancyModule) else 0
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TrainingSample, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Sequence[TrainingSample], batch_idx: int
+    ) -> None:
         metrics, now = trainer.callback_metrics, time.monotonic()
         parts = {name.removeprefix("loss/"): value.item() for name, value in metrics.items() if name.startswith("loss/")}
         seconds = None if self._last_ended is None else now - self._last_ended
         self._last_ended = now
-        self.add(Step(seconds, len(batch.token) * trainer.world_size, metrics["loss"].item(), parts), trainer.global_step)
+        num_samples = sum(len(part.token) for part in batch) * trainer.world_size
+        self.add(Step(seconds, num_samples, metrics["loss"].item(), parts), trainer.global_step)
 
     def add(self, step: Step, number: int) -> None:
         """Take in a step, the `number`th of the training."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
@@ -77,8 +78,27 @@ class OptimizationConfig(Config):
     scored. 0 averages nothing."""
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What is remembered of a batch of the step in hand."""
+
+    tokens: Sequence[str]
+    share: float
+    """Of the step's samples."""
+    losses: dict[str, Tensor]
+
+
+def _mean(batches: Sequence[_Batch]) -> dict[str, Tensor]:
+    """Return each loss over the samples of some batches of a step."""
+    whole = sum(batch.share for batch in batches)
+    return {name: torch.stack([batch.losses[name] * (batch.share / whole) for batch in batches]).sum() for name in batches[0].losses}
+
+
 class OccupancyModule(LightningModule):
     """Train the network by rendering what it predicts along labelled rays."""
+
+    logged: dict[str, Tensor]
+    """What the step in hand has logged."""
 
     def __init__(
         self, network: OccupancyNetwork, objective: Objective, render_config: RenderConfig, optimization: OptimizationConfig
@@ -89,15 +109,36 @@ class OccupancyModule(LightningModule):
         self.render_config = render_config
         self.optimization = optimization
 
-    def training_step(self, sample: TrainingSample, batch_index: int) -> Tensor:
-        losses = self.losses_of(sample, step=self.global_step)
-        total = losses.total
-        self._in_hand = (sample.token, {name: value.detach() for name, value in losses.parts.items()})
+    def training_step(self, batches: Sequence[TrainingSample], batch_index: int) -> Tensor:
+        """Return the loss of the last batch of an optimizer step; those before it have added their gradients by then.
+
+        Each counts by its share of the samples, so that a step has the gradients of one batch of them all.
+        """
+        if len(batches) > 1:
+            self.zero_grad()
+        self._in_hand = []
+        num_samples = sum(len(batch.token) for batch in batches)
+        for batch in batches[:-1]:
+            # Several processes share gradients in the backward pass that Lightning takes, that of the last batch
+            self._share_of_loss(batch, num_samples).backward()
+        total = self._share_of_loss(batches[-1], num_samples)
+        losses = _mean(self._in_hand)
+        self.logged = {"loss": Losses(losses).total} | {f"loss/{name}": value for name, value in losses.items()}
+        self.log_dict(self.logged, batch_size=num_samples)
         if self.global_step < self.optimization.image_steps and self.trainer.world_size > 1:
             total = total + self._untrained_yet()
-        self.log("loss", total, prog_bar=True, batch_size=len(sample.token))
-        self.log_dict({f"loss/{name}": value for name, value in losses.parts.items()}, batch_size=len(sample.token))
         return total
+
+    def _share_of_loss(self, batch: TrainingSample, num_samples: int) -> Tensor:
+        """Return what a batch gives to the loss of a step of so many samples, and remember the batch."""
+        losses, share = self.losses_of(batch, step=self.global_step), len(batch.token) / num_samples
+        self._in_hand.append(_Batch(batch.token, share, {name: value.detach() for name, value in losses.parts.items()}))
+        return losses.total * share
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Clear gradients, which Lightning asks for after `training_step`: not those of the batches before the last."""
+        if len(self._in_hand) == 1:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def losses_of(self, sample: TrainingSample, *, step: int) -> Losses:
         """Return the losses that a training step is taken on."""
@@ -110,9 +151,15 @@ class OccupancyModule(LightningModule):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
         if not norm.isfinite():
-            tokens, parts = self._in_hand
-            raise NonFiniteLoss(self.global_step, tokens, {name: value.item() for name, value in parts.items()})
+            raise self._non_finite()
+        self.logged["gradient_norm"] = norm
         self.log("gradient_norm", norm)
+
+    def _non_finite(self) -> NonFiniteLoss:
+        """Name the batches of the step in hand whose losses are not finite; all of them, where only gradients are not."""
+        failed = [batch for batch in self._in_hand if not all(value.isfinite() for value in batch.losses.values())] or self._in_hand
+        tokens = [token for batch in failed for token in batch.tokens]
+        return NonFiniteLoss(self.global_step, tokens, {name: value.item() for name, value in _mean(failed).items()})
 
     def validation_step(self, sample: TrainingSample, batch_index: int) -> None:
         """Log the losses on a key frame that is kept back from training, as `val/loss` and `val/loss/<name>`."""

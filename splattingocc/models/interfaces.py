@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,7 +14,18 @@ from splattingocc.models.image_reader import ImageReading
 from splattingocc.splatting.field import Field
 
 
-class Backbone(nn.Module):
+class Part(nn.Module):
+    """A part of a network."""
+
+    def stages(self) -> Iterable[nn.Module]:
+        """Return what is run again, one after the other, where the backward pass computes activations again.
+
+        The part as a whole by default. Stages that follow each other need less memory: the largest is what is in memory at a time.
+        """
+        return [self]
+
+
+class Backbone(Part):
     """Encode images. Built from its configuration alone."""
 
     out_channels: Sequence[int]
@@ -53,7 +64,7 @@ class Lift(nn.Module):
         raise NotImplementedError
 
 
-class VolumeEncoder(nn.Module):
+class VolumeEncoder(Part):
     """Think in 3D. Built from its configuration and the width of the volume."""
 
     out_channels: int
@@ -64,7 +75,7 @@ class VolumeEncoder(nn.Module):
         raise NotImplementedError
 
 
-class Head(nn.Module):
+class Head(Part):
     """Turn a volume into a field. Built from its configuration, the width of the volume, the grid and how much coarser the volume is.
 
     The configuration has a field `num_classes`.

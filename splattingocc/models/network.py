@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ from splattingocc.models.parts import (
     NeckConfig,
     VolumeEncoderConfig,
 )
+from splattingocc.models.recompute import recompute_in_backward
 from splattingocc.models.stereo import CostVolumeConfig, StereoPair
 from splattingocc.models.temporal import TemporalConfig, TemporalFusion
 from splattingocc.models.volume_encoder import UNet3dConfig
@@ -102,6 +103,10 @@ def running_statistics_kept(*modules: nn.Module) -> Iterator[None]:
 class OccupancyNetwork(nn.Module):
     """Predict a field around the vehicle, Gaussians by default, from surround images."""
 
+    format_in_training: torch.dtype = torch.float32
+    """Number format in which backbone, neck and volume encoder compute in training. All that has to do with places is float32: half of its
+    digits would move a projected cell by pixels."""
+
     def __init__(self, config: NetworkConfig, grid: VoxelGrid) -> None:
         super().__init__()
         self.config, self.grid = config, grid
@@ -121,6 +126,17 @@ class OccupancyNetwork(nn.Module):
         """What decides the depth and class that `read_images` gives each pixel; the rest needs a volume to learn."""
         return nn.ModuleList([self.backbone, self.neck, self.image_reader])
 
+    def _in_format(self) -> AbstractContextManager[Any]:
+        if not self.training or self.format_in_training == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.head.centers.device.type, dtype=self.format_in_training)
+
+    def recompute_in_backward(self) -> None:
+        """Keep few activations of the backbone, the volume encoder and the head for the backward pass, which computes them again."""
+        for part in (self.backbone, self.volume_encoder, self.head):
+            for stage in part.stages():
+                recompute_in_backward(stage)
+
     def read_images(self, views: Views) -> ImageReading:
         """Read the newest frame of `views` (batch, frame, view), with `stereo` beside the one before it.
 
@@ -134,8 +150,10 @@ class OccupancyNetwork(nn.Module):
         # Cameras of all frames are seen from the newest one's ego frame, and so each frame is lifted straight into its grid
         volumes = [self.lift(reading, views.cameras[:, frame]) for frame, reading in enumerate(readings)]
         volume = volumes[0] if self.temporal is None else self.temporal(volumes[0], volumes[1:])
+        with self._in_format():
+            volume = self.volume_encoder(volume).float()
         evidence = find_evidence(readings[0], views.cameras[:, 0], self.config.image_reader, self.head.centers, self.grid.cell_size)
-        return NetworkOutput(self.head(self.volume_encoder(volume), evidence), readings[0])
+        return NetworkOutput(self.head(volume, evidence), readings[0])
 
     def _read_frames(self, views: Views, count: int) -> list[ImageReading]:
         """Read the `count` newest frames; all but the newest without gradients."""
@@ -172,8 +190,10 @@ class OccupancyNetwork(nn.Module):
         if frame and not taken.any():
             # Of an earlier frame all cameras may be missing; nothing reads what stands in their place
             return dataclasses.replace(self._encode(views, 0).map(torch.zeros_like), cameras=cameras)
-        levels = self.backbone(flat if taken.all() else flat[taken])
-        features, finest = (_beside_nothing(values, taken) for values in (self.neck(levels), levels[0]))
+        with self._in_format():
+            levels = self.backbone(flat if taken.all() else flat[taken])
+            of_neck = self.neck(levels)
+        features, finest = (_beside_nothing(values.float(), taken) for values in (of_neck, levels[0]))
         return EncodedFrame(features.unflatten(0, images.shape[:2]), finest.unflatten(0, images.shape[:2]), cameras)
 
 

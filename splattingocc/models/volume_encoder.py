@@ -64,6 +64,9 @@ class UNet3d(VolumeEncoder):
         self.merge = nn.ModuleList(ResidualBlock3d(channels, channels) for channels in config.channels[:-1])
         self.out_channels = config.channels[0]
 
+    def stages(self) -> list[nn.Module]:
+        return [module for module in self.modules() if isinstance(module, ResidualBlock3d)]
+
     def forward(self, volume: Float[Tensor, "batch channel x y z"]) -> Float[Tensor, "batch out_channel x y z"]:
         x = volume.contiguous(memory_format=torch.channels_last_3d)
         skips = []

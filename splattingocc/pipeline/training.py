@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Trainer, seed_everything
 from rich.progress import track
 
@@ -187,8 +188,11 @@ def set_aside(work_dir: Path, resume_from: Path | None) -> None:
 
 
 def about_batch(config: ExperimentConfig, world_size: int) -> str:
-    samples, learning_rate = config.data.batch_size * world_size, config.optimization.learning_rate
+    accumulated, learning_rate = config.trainer.accumulate_batches, config.optimization.learning_rate
+    samples = config.data.batch_size * world_size * accumulated
     share_of_each = f"{world_size} × data.batch_size {config.data.batch_size}"
+    if accumulated > 1:
+        share_of_each += f" × trainer.accumulate_batches {accumulated}"
     return f"{samples} samples a step ({share_of_each}); peak learning rate {learning_rate:g}, as configured: it is not scaled"
 
 
@@ -269,13 +273,20 @@ def replay_metadata(config: ExperimentConfig, error: NonFiniteLoss, epoch: int) 
 
 
 def replay(config: ExperimentConfig, path: Path, index: Index) -> Losses:
-    """Compute the losses of a step that was not finite again, from the weights and the samples that `train` saved; gradients are kept."""
+    """Compute the losses of a step that was not finite again, from the weights and the samples that `train` saved; gradients are kept.
+
+    Of several batches of a step, what was saved are those that were not finite; each is computed by itself, as it was.
+    """
     module = build_module(config)
     metadata = load_network(module.network, config.network, path)
     dataset = build_training_batches(config, index).dataset
     places = {index.tokens[position]: i for i, position in enumerate(dataset.positions)}
     keys = [int(metadata["epoch"]) * len(dataset) + places[token] for token in json.loads(metadata["tokens"])]
-    return module.losses_of(stack([dataset[key] for key in keys]), step=int(metadata["step"]))
+    size = config.data.batch_size
+    batches = [stack([dataset[key] for key in keys[start : start + size]]) for start in range(0, len(keys), size)]
+    losses = [module.losses_of(batch, step=int(metadata["step"])).parts for batch in batches]
+    shares = [len(batch.token) / len(keys) for batch in batches]
+    return Losses({name: torch.stack([parts[name] * share for parts, share in zip(losses, shares)]).sum() for name in losses[0]})
 
 
 def quiet_lightning() -> None:

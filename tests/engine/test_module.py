@@ -1,6 +1,9 @@
+import dataclasses
 import math
 
+import pytest
 import torch
+from torch import nn
 
 from splattingocc.data.samples import TrainingSample
 from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig, learning_rate_factor
@@ -44,6 +47,34 @@ def test_the_image_losses_train_the_image_branch_alone():
     assert parts_with_gradient(module) == {"backbone", "neck", "image_reader"}
     in_branch = {id(parameter) for parameter in module.network.image_branch.parameters()}
     assert in_branch == {id(parameter) for parameter in module.network.parameters() if parameter.grad is not None}
+
+
+def gradients_of(module: OccupancyModule, batches: list[TrainingSample]) -> dict[str, torch.Tensor]:
+    """Return the gradients of one optimizer step, with the statistics of testing: those of a batch depend on what is in it."""
+    module.zero_grad()
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eval()
+    module.training_step(batches, 0).backward()
+    return {name: parameter.grad.clone() for name, parameter in module.network.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_batches_of_a_step_have_the_gradients_and_losses_of_one_batch_of_them_all():
+    """Also where the last one is smaller, as at the end of an epoch."""
+    torch.manual_seed(0)
+    module = small_module()
+    samples = [dataclasses.replace(one_camera_sample()[0], token=str(number)) for number in range(3)]
+    whole = gradients_of(module, [stack(samples)])
+    losses = module.logged
+    for parts in ([[0], [1], [2]], [[0, 1], [2]]):
+        found = gradients_of(module, [stack([samples[i] for i in part]) for part in parts])
+        assert found.keys() == whole.keys()
+        for name, gradient in whole.items():
+            assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, name
+        assert module.logged.keys() == losses.keys()
+        for name, value in losses.items():
+            assert module.logged[name].item() == pytest.approx(value.item(), rel=1e-5), name
 
 
 def test_the_losses_train_everything():

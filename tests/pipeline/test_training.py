@@ -21,8 +21,10 @@ from splattingocc.cli import main
 from splattingocc.data.label_store import RayTable, write_manifest, write_scene
 from splattingocc.data.loaders import LoaderConfig, TrainingSet
 from splattingocc.data.nuscenes import read_index
+from splattingocc.data.samples import TrainingSample
 from splattingocc.engine.checkpoint import newest_checkpoint, read_metadata
 from splattingocc.engine.interruption import HEEDED, InterruptedTraining
+from splattingocc.engine.loggers import MetricsTable
 from splattingocc.engine.module import OccupancyModule, OptimizationConfig
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.scoring import score_split
@@ -195,6 +197,91 @@ def test_a_run_that_was_killed_leaves_the_checkpoints_of_one_that_was_not(dataro
             names[name] = sorted(path.name for path in (work_dir / "checkpoints").iterdir())
     assert names["whole"] == [f"step_{step:08d}.ckpt" for step in (4, 6, 7, 8)]
     assert names["killed"] == names["whole"]
+
+
+def with_trainer(config: ExperimentConfig, **options: object) -> ExperimentConfig:
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update=options)})
+
+
+class Killed(BaseException):
+    """As kill -9: nothing of a training expects it."""
+
+
+def test_the_row_of_a_step_that_a_kill_kept_from_the_table_is_in_its_checkpoint(trained: Path, dataroot: Path, tmp_path: Path):
+    config = with_trainer(small_experiment(dataroot), checkpoint_steps=1)
+    log_metrics = MetricsTable.log_metrics
+    for number in (0, 6):  # the first step of all, and one in the middle of an epoch
+        work_dir = tmp_path / str(number)
+
+        def log_and_die(table: MetricsTable, metrics: dict, step: int, number: int = number) -> None:
+            if step == number:
+                raise Killed
+            log_metrics(table, metrics, step)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MetricsTable, "log_metrics", log_and_die)
+            with pytest.raises(Killed):
+                train(config, work_dir, show_progress=False)
+        newest = newest_checkpoint(work_dir)
+        assert newest == work_dir / f"checkpoints/step_{number + 1:08d}.ckpt"
+        assert number == 0 or [int(step) for step, _ in logged_losses(work_dir)] == list(range(number))
+        train(config, work_dir, resume_from=newest, show_progress=False)
+        assert (work_dir / "logs/metrics.csv").read_bytes() == (trained / "logs/metrics.csv").read_bytes()
+
+
+def test_accumulated_batches_are_one_step_in_all_that_counts_steps(dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Four key frames by three: steps of three and of one. A run stopped in the middle of an epoch goes on as if it had not been."""
+    config = with_trainer(small_experiment(dataroot), accumulate_batches=3)
+    config = config.model_copy(update={"optimization": config.optimization.model_copy(update={"image_steps": 1})})
+    original = OccupancyModule.training_step
+    seen: list[list[int]] = []
+
+    def step_with_a_signal(module, batches, batch_index):
+        seen.append([len(batch.token) for batch in batches])
+        if module.global_step == 2 and not (tmp_path / "stopped/checkpoints/step_00000003.ckpt").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(module, batches, batch_index)
+
+    metrics = train(config, tmp_path / "whole", show_progress=False)
+    assert metrics["last_step"] == 4
+    assert "3 samples a step (1 × data.batch_size 1 × trainer.accumulate_batches 3)" in capsys.readouterr().out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OccupancyModule, "training_step", step_with_a_signal)
+        with pytest.raises(InterruptedTraining, match=r"step_00000003\.ckpt"):
+            train(config, tmp_path / "stopped", show_progress=False)
+        newest = newest_checkpoint(tmp_path / "stopped")
+        metrics = train(with_workers(config), tmp_path / "stopped", resume_from=newest, show_progress=False)
+    assert seen == [[1, 1, 1], [1]] * 2
+    assert metrics["last_step"] == 4
+    tables = [(tmp_path / name / "logs/metrics.csv").read_bytes() for name in ("whole", "stopped")]
+    assert tables[0] == tables[1]
+    rows = list(csv.DictReader(tables[0].decode().splitlines()))
+    assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
+    assert [bool(row["loss/semantic"]) for row in rows] == [False, True, True, True]
+    assert_same_network(config, tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_half_the_digits_train_both_phases_and_reach_nothing_that_has_to_do_with_places(dataroot: Path, tmp_path: Path):
+    config = with_trainer(small_experiment(dataroot), precision="bf16-mixed", max_epochs=1, accumulate_batches=2)
+    config = config.model_copy(update={"optimization": config.optimization.model_copy(update={"image_steps": 1})})
+    formats: dict[str, torch.dtype] = {}
+
+    def remembered_losses(module: OccupancyModule, sample: TrainingSample) -> Losses:
+        for name, part in (("encoder", module.network.volume_encoder), ("neck", module.network.neck), ("lift", module.network.lift)):
+            part.register_forward_hook(lambda part, inputs, output, name=name: formats.setdefault(name, output.dtype) and None)
+        found = losses_of(module, sample)
+        formats.update({f"loss/{name}": value.dtype for name, value in found.parts.items()})
+        return found
+
+    losses_of = OccupancyModule._losses
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OccupancyModule, "_losses", remembered_losses)
+        train(config, tmp_path, show_progress=False)
+    assert {name for name, dtype in formats.items() if dtype == torch.bfloat16} == {"encoder", "neck"}
+    assert set(formats.values()) == {torch.bfloat16, torch.float32}
+    assert [math.isfinite(float(loss)) for _, loss in logged_losses(tmp_path)] == [True, True]
+    index = build_index(config.data, tmp_path)
+    assert len(predict(config, tmp_path / "network.safetensors", tmp_path / "output", split="val", index=index)) == 2
 
 
 def test_a_signal_is_heeded_where_every_batch_is_the_last_of_its_epoch(dataroot: Path, tmp_path: Path):
@@ -508,6 +595,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_can_be_replayed(dataroot: Pa
             train(config, tmp_path, show_progress=False)
         path = Path(str(error.value).split("saved for replay: ")[1])
         assert replay(config, path, index).parts["distance"].isnan()
+        accumulated = with_trainer(config, accumulate_batches=4)
+        with pytest.raises(ValueError, match=rf"not finite at step 0, samples {bad_token}: .*distance nan"):
+            train(accumulated, tmp_path / "accumulated", show_progress=False)
     mended = replay(config, path, index)
     assert mended.total.isfinite()
     said = json.loads(read_metadata(path)["losses"])

@@ -97,6 +97,9 @@ class ResNet(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.loaded = load_weights(self, config)
 
+    def stages(self) -> list[nn.Module]:
+        return [block for stage in range(1, 5) for block in self.get_submodule(f"layer{stage}").children()]
+
     def forward(self, images: Float[Tensor, "image 3 height width"]) -> list[Tensor]:
         """Encode RGB images in [0, 1]; the result is ordered from 1/4 to 1/32."""
         x = self.normalize(images)
