@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.progress import track
 
 from splattingocc.data.label_store import LabelStore
@@ -42,7 +43,8 @@ def measure(run: Path, split: str, part: str) -> dict[str, torch.Tensor]:
     index = store.labelled_part(build_index(config.data, run))
     positions = index.of_split(split)
     found: dict[str, list[torch.Tensor]] = {name: [] for name in ("semantics", "mode", "median", "has_earlier")}
-    for sample, position in zip(track(build_prediction_loader(config, index, positions), run.name, total=len(positions)), positions):
+    samples = zip(build_prediction_loader(config, index, positions), positions)
+    for sample, position in track(samples, run.name, total=len(positions), console=Console(stderr=True)):
         views = sample.views.to(device)
         distribution = network.read_images(views).depth_logits.flatten(0, 1).softmax(dim=1)
         held_out_fraction = config.data.loader.held_out_fraction
