@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py splattingocc-synth [--checkpointed]
 
-One JSON line: the bytes counted, and by how much the resident memory of a fresh process grows from before the network is built to the highest
+One JSON line: the bytes counted, and by how much the resident memory of a process grows from before the network is built to the highest
 point of forward, backward and optimizer step.
 """
 
@@ -15,9 +15,11 @@ import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
+from torch import nn
 
 from splattingocc.experiment import build_module, load_config
 from splattingocc.pipeline.description import describe, made_up_sample
@@ -42,6 +44,23 @@ def resident() -> int:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
+def watch(network: nn.Module) -> dict[str, float]:
+    """Return what fills with the seconds that each part of a network spends in its forward passes."""
+    seconds: dict[str, float] = {}
+    for name, part in network.named_children():
+        seconds[name] = 0.0
+
+        def begin(part: nn.Module, inputs: Any, name: str = name) -> None:
+            seconds[name] -= time.perf_counter()
+
+        def end(part: nn.Module, inputs: Any, results: Any, name: str = name) -> None:
+            seconds[name] += time.perf_counter()
+
+        part.register_forward_pre_hook(begin)
+        part.register_forward_hook(end)
+    return seconds
+
+
 def main() -> None:
     arguments = tyro.cli(Arguments)
     config = load_config(arguments.config)
@@ -62,7 +81,7 @@ def main() -> None:
         module.train()
         sample = made_up_sample(config)
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
-        seconds = {}
+        seconds, of_parts = {}, watch(module.network)
         start = time.perf_counter()
         loss = module.losses_of(sample, step=config.optimization.image_steps).total
         seconds["forward"] = time.perf_counter() - start
@@ -74,6 +93,8 @@ def main() -> None:
             highest = next(int(row.split()[1]) * 1024 for row in file if row.startswith("VmHWM"))
         line |= {"measured_mb": round((highest - before) / MIB), "ratio": round(counted / (highest - before), 3)}
         line |= {f"{name}_s": round(value, 2) for name, value in seconds.items()}
+        rest = seconds["forward"] - sum(of_parts.values())
+        line["forward_of_parts_s"] = {name: round(value, 2) for name, value in (*of_parts.items(), ("evidence, rendering, losses", rest))}
     print(json.dumps(line | environment()))
 
 

@@ -6,10 +6,15 @@ import signal
 from pathlib import Path
 
 import pytest
-import tiny_nuscenes
+import torchvision_operators
 
-from splattingocc.data.nuscenes import read_index
-from splattingocc.labels.generate import generate_labels
+# Before anything else is imported: Lightning imports torchvision wherever it is installed
+torchvision_operators.make_torchvision_importable()
+
+import tiny_nuscenes  # noqa: E402
+
+from splattingocc.data.nuscenes import read_index  # noqa: E402
+from splattingocc.labels.generate import generate_labels  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

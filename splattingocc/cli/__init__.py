@@ -1,4 +1,4 @@
-"""The command line: `splattingocc demo | synth | prepare | train | test | visualize | bench | log | doctor`.
+"""The command line: `splattingocc demo | synth | prepare | describe | train | test | visualize | bench | log | doctor`.
 
 What a command needs is imported when it runs, so that `--help` answers at once and Ctrl-C ends it also while it imports.
 """
@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": "run.Demo",
     "synth": "data.Synth",
     "prepare": "data.Prepare",
+    "describe": "run.Describe",
     "train": "run.Train",
     "test": "run.Test",
     "visualize": "draw.Visualize",
@@ -37,7 +38,7 @@ COMMANDS = {
     "doctor": "look.Doctor",
 }
 """Where in this package the class of each command stands."""
-CONFIGURED = ("train", "test", "visualize")
+CONFIGURED = ("describe", "train", "test", "visualize")
 """Commands whose first argument is a configuration, a file or a name, that sets the defaults of their options."""
 OF_NETWORKS = ("test", "visualize")
 """Those for which it may also be a network's file, which holds the configuration that it was trained with."""

@@ -1,7 +1,9 @@
-"""Commands that train, predict and score."""
+"""Commands that describe, train, predict and score."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.table import Table
 
 from splattingocc.data.key_frames import Index
 from splattingocc.engine.distributed import Launcher
@@ -19,6 +22,7 @@ from splattingocc.evaluation.predictions import CachedFrame, Predictions
 from splattingocc.experiment import ExperimentConfig
 from splattingocc.files import check_name, child, sole_writer
 
+MIB, GIB = 2**20, 2**30
 TRAINING_HEADLINE = ("loss", "samples_per_second", "peak_memory_gib", "threshold")
 """What the ledger keeps of a training's metrics."""
 
@@ -38,6 +42,48 @@ class Demo:
         from splattingocc.demo import run_demo
 
         run_demo(self.out, seed=self.seed, fresh=self.fresh)
+
+
+@dataclass
+class Describe:
+    """Say what training a configuration costs before a job starts: parameters, arithmetic and memory of each part."""
+
+    config: tyro.conf.Positional[Path]
+    """Configuration: a file, or the name of one that comes with the package."""
+    experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
+    json: bool = False
+    """Print a JSON object instead of a table."""
+
+    def run(self) -> None:
+        from splattingocc.pipeline.description import describe
+
+        found = describe(self.experiment)
+        if self.json:
+            totals = {"total": found.total, "total_checkpointed": found.total_checkpointed}
+            print(json.dumps({"config": self.experiment.name, **dataclasses.asdict(found), **totals}))
+            return
+        table = Table(title=f"{self.experiment.name}, one sample, forward; what is kept for the backward pass")
+        for column in ("", "parameters", "GFLOP", "MiB", "checkpointed"):
+            table.add_column(column, justify="right" if column else "left", no_wrap=True)
+        for part in found.parts:
+            numbers = (f"{part.parameters / 1e6:,.2f} M", f"{part.flops / 1e9:,.1f}", f"{part.activations / MIB:,.0f}")
+            table.add_row(part.name, *numbers, f"{part.activations_checkpointed / MIB:,.0f}")
+        table.add_row("largest stage, again", "", "", "", f"{found.recomputed_at_once / MIB:,.0f}")
+        gradients, rest = f"{found.gradients / MIB:,.0f}", f"{(found.images + found.labels) / MIB:,.0f}"
+        table.add_row("gradients of the field", "", "", gradients, gradients)
+        table.add_row("images, rays and labels", "", "", rest, rest)
+        parameters, flops = (sum(getattr(part, name) for part in found.parts) for name in ("parameters", "flops"))
+        of_sample = ((total - found.weights) / found.batch_size / MIB for total in (found.total, found.total_checkpointed))
+        table.add_row("in all", f"{parameters / 1e6:,.2f} M", f"{flops / 1e9:,.1f}", *(f"{size:,.0f}" for size in of_sample))
+        console = Console()
+        console.print(table)
+        lines = (
+            f"weights, gradients, optimizer: {found.weights / GIB:.2f} GiB",
+            f"a step of {found.batch_size} on one device: {found.total / GIB:.1f} GiB, with activation checkpointing "
+            f"{found.total_checkpointed / GIB:.1f} GiB",
+            "counted in float32; what kernels need for a moment, and what allocators round up, comes on top",
+        )
+        console.print("\n".join(lines), highlight=False)
 
 
 @dataclass

@@ -23,6 +23,7 @@ from splattingocc.experiment import ExperimentConfig, build_module
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.rays import RayLabels
 from splattingocc.models.interfaces import Part
+from splattingocc.splatting.field import Field
 from splattingocc.struct import Struct, stack
 from splattingocc.taxonomy import NUM_CLASSES
 
@@ -63,6 +64,9 @@ class Description:
     """Bytes of parameters, their gradients, the optimizer's state, and averaged weights where there are any."""
     recomputed_at_once: int
     """Bytes of the largest stage that activation checkpointing computes again, per sample."""
+    gradients: int
+    """Bytes of the gradients of what the head predicts, per sample: the backward pass begins with them, while everything is still kept. The
+    rendering gives one set, the queries another."""
     labels: int
     """Bytes of a sample's rays and labels."""
     images: int
@@ -81,12 +85,12 @@ class Description:
     @property
     def total(self) -> int:
         """Bytes of a training step."""
-        return self.weights + self.batch_size * (self.activations + self.labels + self.images)
+        return self.weights + self.batch_size * (self.activations + self.gradients + self.labels + self.images)
 
     @property
     def total_checkpointed(self) -> int:
         """The same with activation checkpointing."""
-        return self.weights + self.batch_size * (self.activations_checkpointed + self.labels + self.images)
+        return self.weights + self.batch_size * (self.activations_checkpointed + self.gradients + self.labels + self.images)
 
 
 def describe(config: ExperimentConfig) -> Description:
@@ -96,7 +100,7 @@ def describe(config: ExperimentConfig) -> Description:
     """
     sample = made_up_sample(config)
     plain, parameters, flops = _count(config, sample, checkpointed=False)
-    of_stages, of_parts = max(plain.of_stages.values(), default=0), plain.of_parts
+    of_stages, of_parts, predicted = max(plain.of_stages.values(), default=0), plain.of_parts, plain.predicted
     del plain  # and all that it kept
     again = _count(config, sample, checkpointed=True)[0].of_parts
     parts = [PartCost(name, count, flops[name], of_parts[name], again[name]) for name, count in parameters.items()]
@@ -107,6 +111,7 @@ def describe(config: ExperimentConfig) -> Description:
         batch_size=config.data.batch_size,
         weights=copies * BYTES_PER_NUMBER * sum(parameters.values()),
         recomputed_at_once=of_stages,
+        gradients=predicted * (1 + ("query" in config.objective.in_use)),
         labels=_size(sample.rays) + _size(sample.labels),
         images=_size(sample.views),
     )
@@ -119,6 +124,8 @@ class _Ledger:
         self.checkpointed = checkpointed
         self.of_parts: Counter[str] = Counter()
         self.of_stages: Counter[int] = Counter()
+        self.predicted = 0
+        """Bytes of what the head predicts."""
         self._inside: list[str] = []
         self._stages: list[int] = []
         self._seen: set[int] = set()
@@ -156,6 +163,9 @@ class _Ledger:
             for hook in hooks:
                 hook.remove()
 
+    def note_prediction(self, head: nn.Module, inputs: tuple[Any, ...], field: Field) -> None:
+        self.predicted = _size(field)
+
     def _enter(self, stage: nn.Module, inputs: tuple[Any, ...]) -> None:
         if self.checkpointed and torch.is_grad_enabled():
             # They are kept by the function that runs the stage again, of which autograd's hooks do not hear
@@ -187,6 +197,7 @@ def _count(config: ExperimentConfig, sample: TrainingSample, *, checkpointed: bo
             network.add_module(name, _Zeros(images))
         for name, part in network.named_children():
             watched.enter_context(ledger.watching(name, part))
+        watched.callback(network.head.register_forward_hook(ledger.note_prediction).remove)
         with FlopCounterMode(display=False) as counter:
             module.losses_of(sample, step=config.optimization.image_steps)
     of_modules = counter.get_flop_counts()

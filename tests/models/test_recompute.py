@@ -35,8 +35,8 @@ def one_step(network: OccupancyNetwork, views: Views) -> tuple[dict[str, Tensor]
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        gaussians = network(views).gaussians
-        results = {name: getattr(gaussians, name) for name in ("means", "quats", "scales", "opacities", "features")}
+        field = network(views).field
+        results = {name: getattr(field, name) for name in ("means", "quats", "scales", "opacities", "features")}
         loss = torch.stack([(value * torch.linspace(-1, 1, value.numel()).view_as(value)).sum() for value in results.values()]).sum()
     loss.backward()
     found = {name: value.detach() for name, value in results.items()}
@@ -61,12 +61,12 @@ def test_a_copy_runs_its_own_weights():
     network.recompute_in_backward()
     network.eval()
     averaged = copy.deepcopy(network)
-    before = network(views).gaussians
+    before = network(views).field
     with torch.no_grad():
         for parameter in averaged.parameters():
             parameter.zero_()
-    assert torch.equal(network(views).gaussians.opacities, before.opacities)
-    assert not torch.equal(averaged(views).gaussians.opacities, before.opacities)
+    assert torch.equal(network(views).field.opacities, before.opacities)
+    assert not torch.equal(averaged(views).field.opacities, before.opacities)
 
 
 def test_what_is_drawn_is_drawn_again():
@@ -84,5 +84,5 @@ def test_without_gradients_nothing_is_kept_or_run_again():
     network, views = network_and_views()
     network.recompute_in_backward()
     with torch.no_grad():
-        assert not network(views).gaussians.means.requires_grad
+        assert not network(views).field.means.requires_grad
     assert network.backbone.bn1.num_batches_tracked == network.backbone.layer1[0].bn1.num_batches_tracked == 1  # type: ignore[attr-defined, index]

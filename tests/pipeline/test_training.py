@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -266,9 +267,17 @@ def test_half_the_digits_train_both_phases_and_reach_nothing_that_has_to_do_with
     config = config.model_copy(update={"optimization": config.optimization.model_copy(update={"image_steps": 1})})
     formats: dict[str, torch.dtype] = {}
 
+    def remember(name: str) -> Callable[..., None]:
+        def hook(part: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+            formats.setdefault(name, output.dtype)
+
+        return hook
+
     def remembered_losses(module: OccupancyModule, sample: TrainingSample) -> Losses:
-        for name, part in (("encoder", module.network.volume_encoder), ("neck", module.network.neck), ("lift", module.network.lift)):
-            part.register_forward_hook(lambda part, inputs, output, name=name: formats.setdefault(name, output.dtype) and None)
+        network = module.network
+        first_block = network.volume_encoder.get_submodule("down.0.0.conv1")  # its GroupNorm is float32 under autocast, too
+        for name, part in (("encoder", first_block), ("neck", network.neck), ("lift", network.lift)):
+            part.register_forward_hook(remember(name))
         found = losses_of(module, sample)
         formats.update({f"loss/{name}": value.dtype for name, value in found.parts.items()})
         return found

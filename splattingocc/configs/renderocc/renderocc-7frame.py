@@ -1,6 +1,8 @@
 """RenderOcc's renderer and losses in everything else of Nframe: the baseline that the method is measured against.
 
-@COST@
+Computed by `splattingocc describe`, not measured on a GPU: memory and arithmetic of the network as of `splattingocc-Nframe.py`; rendering
+samples 38,400 × 348 points of 18 numbers a sample, twice, because the gradient samples them again (about ten times the time of Gaussians
+on a CPU).
 
     torchrun --nproc-per-node 8 tools/train.py configs/renderocc/renderocc-7frame.py --launcher pytorch --work_dir W \\
         --network.backbone.weights bevdet-swin-b.pth

@@ -78,6 +78,11 @@ class TimmBackbone(Backbone):
         self.normalize = Normalization(taught_with["mean"], taught_with["std"])
         self.loaded = load_weights(self.encoder, config, published_names(self.encoder))
 
+    def stages(self) -> list[nn.Module]:
+        """Return the blocks, where the encoder has them in rows, as timm's transformers and ConvNeXts do."""
+        rows = [module for name, module in self.encoder.named_modules() if name.rpartition(".")[2] == "blocks"]
+        return [block for row in rows for block in row.children()] or [self]
+
     def forward(self, images: Float[Tensor, "image 3 height width"]) -> list[Tensor]:
         height, width = images.shape[-2:]
         padded = functional.pad(self.normalize(images), (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))

@@ -69,6 +69,9 @@ class MobileNetV2(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
         self.loaded = load_weights(self, config)
 
+    def stages(self) -> list[nn.Module]:
+        return list(self.features.children())
+
     def forward(self, images: Float[Tensor, "image 3 height width"]) -> list[Tensor]:
         x = self.normalize(images)
         levels = []

@@ -1,0 +1,90 @@
+"""The configurations that come with the package: each trains, resumes, predicts and is scored, reduced in size by options only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from splattingocc.cli import main, parse
+from splattingocc.config_files import known_configs
+from splattingocc.data.nuscenes import read_index
+from splattingocc.engine.checkpoint import newest_checkpoint
+from splattingocc.experiment import ExperimentConfig, load_config
+from splattingocc.labels.generate import generate_labels
+from splattingocc.pipeline.description import describe
+
+RECIPES = ("renderocc-7frame", "splattingocc-1frame", "splattingocc-Nframe", "splattingocc-r50", "splattingocc-synth")
+SMALL = (
+    "--data.loader.image-size", "64", "128", "--data.loader.num-rays", "200", "--data.batch-size", "2", "--data.num-workers", "0",
+    "--network.lift.coarsening", "4", "--network.lift.channels", "8", "--network.volume-encoder.channels", "8", "16", "24",
+    "--trainer.accelerator", "cpu", "--optimization.warmup-steps", "1", "--optimization.image-steps", "0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dataroot(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic data set, in which a training epoch is two steps of two samples."""
+    out = tmp_path_factory.mktemp("recipes") / "data"
+    shutil.copytree(synthetic_dataroot, out)
+    generate_labels(read_index(out, "v1.0-mini"), out, out / "labels_2d", show_progress=False)
+    return out
+
+
+def words(name: str, dataroot: Path) -> list[str]:
+    """Return options that make a recipe small. Its encoder stays where it is one of ours, or where timm is installed."""
+    options = [*SMALL, "--data.dataroot", str(dataroot), "--data.version", "v1.0-mini"]
+    if load_config(Path(name)).network.backbone.kind == "timm":
+        own = ("--network.backbone.kind", "resnet", "--network.backbone.depth", "18")
+        options += own if find_spec("timm") is None else ("--network.backbone.name", "swin_tiny_patch4_window7_224")
+    return options
+
+
+def test_these_are_all_there_are():
+    assert tuple(sorted(known_configs())) == RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_trains_two_steps_resumes_predicts_and_is_scored(name: str, dataroot: Path, tmp_path: Path):
+    run, options = tmp_path / "run", words(name, dataroot)
+    main(["train", name, *options, "--work-dir", str(run), "--trainer.max-epochs", "1"])
+    first = newest_checkpoint(run)
+    main(["train", name, *options, "--work-dir", str(run), "--trainer.max-epochs", "2", "--auto-resume"])
+    second = newest_checkpoint(run)
+    assert first is not None
+    assert second is not None
+    assert [path.name for path in (first, second)] == ["step_00000002.ckpt", "step_00000004.ckpt"]
+    main(["test", str(run / "network.safetensors"), "--eval", "all"])
+    scores = json.loads((run / "metrics_val.json").read_text())
+    assert scores["model"]["num_frames"] == 2
+    assert 0 <= scores["model"]["ray_iou"]["mean"] <= 100
+    assert scores["rendering"]["num_rays"] > 0
+
+
+@pytest.mark.parametrize("name", ["splattingocc-Nframe", "renderocc-7frame"])
+def test_the_description_counts_every_part_and_less_with_checkpointing(name: str, dataroot: Path):
+    experiment = parse(["describe", name, *words(name, dataroot)]).experiment
+    assert isinstance(experiment, ExperimentConfig)
+    found = describe(experiment)
+    parts = {part.name: part for part in found.parts}
+    assert list(parts)[:4] == ["backbone", "neck", "image_reader", "lift"]
+    assert list(parts)[-1] == "rendering and losses"
+    convolutions = ("backbone", "neck", "image_reader", "volume_encoder")
+    assert all(parts[part].flops > 0 and parts[part].activations > 0 for part in convolutions)
+    assert parts["backbone"].activations_checkpointed < 0.6 * parts["backbone"].activations
+    # Parameters, gradients, two numbers of AdamW's, averaged weights
+    assert found.weights == 4 * 5 * sum(part.parameters for part in found.parts)
+    assert found.total == found.weights + 2 * (found.activations + found.gradients + found.images + found.labels)
+
+
+def test_the_description_is_a_table_or_json(dataroot: Path, capsys: pytest.CaptureFixture):
+    options = words("splattingocc-synth", dataroot)
+    main(["describe", "splattingocc-synth", *options])
+    assert "volume_encoder" in capsys.readouterr().out
+    main(["describe", "splattingocc-synth", *options, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["config"] == "splattingocc-synth"
+    assert found["total"] > found["weights"] > 0
