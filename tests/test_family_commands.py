@@ -18,12 +18,14 @@ from splattingocc.data.nuscenes import read_index
 from splattingocc.experiment import ExperimentConfig, load_config
 from splattingocc.labels.generate import generate_labels
 
-NAME = "splattingocc-synth"
-"""The configuration."""
+NAME = "splattingocc-Nframe"
+"""The configuration. Its encoder is one of ours here: commands have no torchvision that fits."""
 ROOT = Path(__file__).parents[1]
 CONFIG = f"{ROOT}/configs/splattingocc/{NAME}.py"
 SIZES = (
-    "--data.num-workers 0 --data.loader.image-size 32 64 --data.loader.num-rays 200 --network.lift.coarsening 4 --network.lift.channels 8"
+    "--data.num-workers 0 --data.loader.image-size 32 64 --data.loader.num-rays 200 --data.batch-size 1 --network.lift.coarsening 4 "
+    "--network.lift.channels 8 --network.volume-encoder.channels 8 16 24 --network.backbone.kind resnet --network.backbone.depth 18 "
+    "--data.version v1.0-mini"
 )
 SHORT = "--cfg-options trainer.max_epochs=1 optimization.image_steps=1 optimization.warmup_steps=1"
 
