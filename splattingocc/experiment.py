@@ -38,6 +38,7 @@ from splattingocc.files import check_name, first_line, read_bytes, read_json
 from splattingocc.geometry.voxel_grid import GridConfig
 from splattingocc.kernels.gaussian_scene import MAX_REACH_CELLS
 from splattingocc.losses.objective import Objective, ObjectiveConfig
+from splattingocc.models.backbones.weights import WeightsConfig
 from splattingocc.models.cell_head import MAX_OPACITY
 from splattingocc.models.density_head import DensityHeadConfig
 from splattingocc.models.gaussian_head import GaussianHeadConfig
@@ -149,6 +150,13 @@ class ExperimentConfig(Config):
             raise ValueError(
                 f"network.lift.coarsening is {coarsening}, expected a divisor of the grid's {' × '.join(map(str, voxels.shape))}"
             )
+        sides, stride = self.data.loader.image_size, self.network.neck.stride
+        if any(side % stride for side in sides):
+            nearest = " × ".join(str(max(1, round(side / stride)) * stride) for side in sides)
+            raise ValueError(
+                f"data.loader.image_size is {sides[0]} × {sides[1]}, expected multiples of network.neck.stride, {stride}, such as "
+                f"{nearest}: features would not cover the image evenly"
+            )
         largest = MAX_REACH_CELLS * voxels.cell_size / REACH_OF_A_SCALE
         if isinstance(head, GaussianHeadConfig) and head.largest_scale > largest:
             name = "max_scale" if head.learn_scales else "initial_scale"
@@ -229,13 +237,17 @@ def open_masks(config: DataConfig, index: Index) -> VehicleMasks | None:
     return None if config.vehicle_masks is None else VehicleMasks.open(config.vehicle_masks, index)
 
 
-def build_network(config: ExperimentConfig) -> OccupancyNetwork:
-    return OccupancyNetwork(config.network, config.grid.voxels)
+def build_network(config: ExperimentConfig, *, initial_weights: bool = True) -> OccupancyNetwork:
+    """Build the network. Who fills all of it from a checkpoint wants no `initial_weights`, whose file need not be here any more."""
+    network = config.network
+    if not initial_weights and isinstance(network.backbone, WeightsConfig):
+        network = network.model_copy(update={"backbone": network.backbone.model_copy(update={"weights": None})})
+    return OccupancyNetwork(network, config.grid.voxels)
 
 
-def build_module(config: ExperimentConfig) -> OccupancyModule:
+def build_module(config: ExperimentConfig, *, initial_weights: bool = True) -> OccupancyModule:
     objective = Objective(config.objective, config.network.image_reader.depth_bins)
-    network = build_network(config)
+    network = build_network(config, initial_weights=initial_weights)
     network.format_in_training = torch.bfloat16 if config.trainer.precision == "bf16-mixed" else torch.float32
     if config.trainer.activation_checkpointing:
         network.recompute_in_backward()

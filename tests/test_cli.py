@@ -248,7 +248,7 @@ def test_a_misspelled_option_names_the_right_one(capsys: pytest.CaptureFixture):
 
 def test_a_misspelled_command_names_the_right_one(capsys: pytest.CaptureFixture):
     assert refused(capsys, "trian", "x") == "splattingocc: trian is not a command; did you mean train?\n"
-    assert "there are demo, synth, prepare, train" in refused(capsys, "xyzzy")
+    assert "there are demo, synth, prepare, describe, train" in refused(capsys, "xyzzy")
 
 
 @pytest.mark.parametrize("command", ["train", "test", "visualize"])
@@ -257,7 +257,7 @@ def test_a_missing_configuration_is_what_is_said_to_be_missing(command: str, wor
     message = refused(capsys, command, *words)
     assert message.startswith(f"splattingocc {command}: expected a configuration first")
     assert ("or a network's file" in message) == (command != "train")
-    assert "by name there are splattingocc-synth" in message
+    assert "by name there are renderocc-7frame, splattingocc-1frame" in message
     assert message.count("\n") == 1
 
 
@@ -316,9 +316,17 @@ def test_the_only_tables_of_a_data_root_need_no_name(tiny_dataroot: Path, tmp_pa
 
 
 def test_a_switch_is_set_as_configurations_write_it_or_as_a_flag():
-    assert as_flags(["CONFIG", "--trainer.sync-batchnorm", "True", "--x", "1"]) == ["CONFIG", "--trainer.sync-batchnorm", "--x", "1"]
-    assert as_flags(["--network.head.learn-scales=False", "--validate"]) == ["--network.head.no-learn-scales", "--validate"]
-    assert as_flags(["--deterministic", "false"]) == ["--no-deterministic"]
+    switches = {"trainer.sync-batchnorm", "head.learn-scales", "deterministic"}
+    words = ["CONFIG", "--trainer.sync-batchnorm", "True", "--x", "1", "--name", "true"]
+    assert as_flags(words, switches) == ["CONFIG", "--trainer.sync-batchnorm", "--x", "1", "--name", "true"]
+    assert as_flags(["--head.learn_scales=False", "--validate", "--x=false"], switches) == [
+        "--head.no-learn_scales",
+        "--validate",
+        "--x=false",
+    ]
+    assert as_flags(["--deterministic", "false"], switches) == ["--no-deterministic"]
+    assert parse(["train", "splattingocc-synth", "--name", "true"]).experiment.name == "true"
+    assert not parse(["prepare", "--dataroot", "x", "--lidar.with-classes", "False"]).lidar.with_classes
 
     def head(*words: str) -> Any:
         return parse(["train", "splattingocc-synth", *words]).experiment.network.head

@@ -119,6 +119,10 @@ def test_a_configuration_may_define_classes_of_its_own(tmp_path: Path):
     [
         ({"network": {"head": {"num_classes": 16}}}, "network.head.num_classes is 16, labels have 17 classes"),
         ({"network": {"lift": {"coarsening": 3}}}, "network.lift.coarsening is 3, expected a divisor of the grid's 200 × 200 × 16"),
+        (
+            {"data": {"loader": {"image_size": [100, 250]}}},
+            "data.loader.image_size is 100 × 250, expected multiples of network.neck.stride, 8, such as 96 × 248",
+        ),
         ({"network": {"head": {"max_scale": 0.6}}}, "network.head.max_scale is 0.6 m, expected at most 0.48 m"),
         ({"network": {"head": {"initial_scale": 0.3}}}, "head.initial_scale is 0.3 m, expected more than head.min_scale, 0.04 m, and less"),
         ({"network": {"image_reader": {"depth_bins": {"nearest": 60.0}}}}, "depth_bins.nearest is 60.0 m, expected less than"),

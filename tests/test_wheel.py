@@ -113,6 +113,31 @@ def test_the_demo_of_a_wheel_finds_what_it_trains(installed: Path, folder: Path)
     assert "ExperimentConfig.seed is -1" in finished.stderr
 
 
+SMALL_DEMO = """
+from pathlib import Path
+from splattingocc import demo
+
+whole = demo.load_config
+smaller = {"data": {"loader": {"image_size": (32, 64), "num_rays": 300, "label_frames": 3}, "num_workers": 0},
+           "network": {"lift": {"coarsening": 4, "channels": 8}, "volume_encoder": {"channels": (8, 16), "blocks": (1, 1)}},
+           "optimization": {"image_steps": 1, "warmup_steps": 1}, "trainer": {"max_epochs": 1, "accelerator": "cpu"}}
+demo.load_config = lambda path: whole(path).model_copy(update=smaller)
+demo.WORLD = demo.WORLD.model_copy(update={"num_scenes": 2, "num_val_scenes": 1, "image_size": (90, 160)})
+demo.NUM_PICTURES = 1
+demo.run_demo(Path("demo"), seed=0, fresh=False)
+"""
+"""The demo with everything that takes time made small."""
+
+
+@pytest.mark.slow
+def test_the_demo_of_a_wheel_makes_a_trained_scored_and_pictured_model(installed: Path, folder: Path):
+    finished = run(installed, folder, "-c", SMALL_DEMO)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "mIoU m17" in finished.stdout
+    assert (folder / "demo" / "metrics.json").is_file()
+    assert len(list((folder / "demo" / "pictures").glob("*.png"))) == 4
+
+
 @pytest.mark.slow
 def test_a_wheel_makes_streets_labels_a_network_and_scores(installed: Path, folder: Path):
     command(installed, folder, "synth", "--out", "data", "--scenes", "2", "--val-scenes", "1", "--frames", "2", "--image-size", "90", "160")

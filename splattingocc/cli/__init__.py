@@ -13,7 +13,7 @@ import importlib.util
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args, get_type_hints
@@ -71,18 +71,46 @@ def expand_cfg_options(words: Sequence[str]) -> list[str]:
     return expanded
 
 
-def as_flags(words: Sequence[str]) -> list[str]:
-    """Turn `--a.b True` and `--a.b=False`, as configurations write them, into the flags that the parser knows, `--a.b` and `--a.no-b`."""
-    split = [part for word in words for part in (word.split("=", 1) if SWITCHED.fullmatch(word) else [word])]
+def as_flags(words: Sequence[str], switches: Container[str]) -> list[str]:
+    """Turn `--a.b True` and `--a.b=False`, as configurations write them, into the flags that the parser knows, `--a.b` and `--a.no-b`.
+
+    Only of the options that are switched on and off, named without the dashes before them.
+    """
+    split = [part for word in words for part in (word.split("=", 1) if SWITCHED.fullmatch(word) and _name(word) in switches else [word])]
     flags: list[str] = []
     for word in split:
-        if flags and word.lower() in ("true", "false") and flags[-1].startswith("--"):
+        if flags and word.lower() in ("true", "false") and flags[-1].startswith("--") and _name(flags[-1]) in switches:
             place, _, name = flags[-1][2:].rpartition(".")
             if word.lower() == "false":
                 flags[-1] = f"--{place}{'.' if place else ''}no-{name}"
         else:
             flags.append(word)
     return flags
+
+
+def _name(word: str) -> str:
+    """Return the name of an option as a word has it, without a value."""
+    return word.removeprefix("--").split("=", 1)[0].replace("_", "-")
+
+
+def _switches(command: type) -> set[str]:
+    """Return the names of a command's options that are True or False, those of its configurations with their place."""
+    from splattingocc.config import Config
+
+    def of(config: Config, place: str) -> Iterator[str]:
+        for name, value in config:
+            if isinstance(value, bool):
+                yield f"{place}{name}".replace("_", "-")
+            elif isinstance(value, Config):
+                yield from of(value, f"{place}{name}.")
+
+    found = {name.replace("_", "-") for name, kind in get_type_hints(command).items() if kind is bool}
+    for field in dataclasses.fields(command):
+        made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        if isinstance(made, Config):
+            # That of an experiment stands without a place: its parts are options themselves
+            found |= set(of(made, "" if field.name == "experiment" else f"{field.name}."))
+    return found
 
 
 def parse(arguments: Sequence[str]) -> Any:
@@ -93,7 +121,7 @@ def parse(arguments: Sequence[str]) -> Any:
         sys.exit()
     if name not in COMMANDS:
         return _refuse_command(name) if not name.startswith("-") else _print_help(arguments)
-    rest = as_flags(expand_cfg_options(arguments[1:]))
+    rest = expand_cfg_options(arguments[1:])
     prog = f"splattingocc {name}"
     is_configured = name in CONFIGURED and bool(rest) and not rest[0].startswith("-")
     if name in CONFIGURED and not is_configured and not {"-h", "--help"} & set(rest):
@@ -114,7 +142,7 @@ def parse(arguments: Sequence[str]) -> Any:
         experiment, rest = _with_kinds(load_experiment(path), rest, prog)
         options = [("experiment", Annotated[type(experiment), tyro.conf.arg(name="")], dataclasses.field(default=experiment))]
         command = dataclasses.make_dataclass(command.__name__, options, bases=(command,), namespace={"__doc__": command.__doc__})
-    made = _understand(command, prog, rest)
+    made = _understand(command, prog, as_flags(rest, _switches(command)))
     check_bounds(made)
     return made
 

@@ -70,8 +70,10 @@ class LoaderConfig(Config):
             return values
         values = dict(values)
         offsets = values.pop("auxiliary_offsets")
-        loader = cls(label_frames=len(offsets) | 1)
-        if tuple(offsets) != loader.auxiliary_offsets:
+        if not isinstance(offsets, list | tuple) or not all(isinstance(offset, int) for offset in offsets):
+            raise ValueError(f"auxiliary_offsets is {offsets}, expected whole numbers")
+        loader = cls(label_frames=2 * max((abs(offset) for offset in offsets), default=0) + 1)
+        if sorted(offsets) != list(loader.auxiliary_offsets):
             expected = f"label_frames takes its place, {loader.label_frames} for {loader.auxiliary_offsets}"
             raise ValueError(f"auxiliary_offsets is {offsets}; {expected}")
         return values | {"label_frames": loader.label_frames}

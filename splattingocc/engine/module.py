@@ -125,8 +125,8 @@ class OccupancyModule(LightningModule):
         losses = _mean(self._in_hand)
         self.logged = {"loss": Losses(losses).total} | {f"loss/{name}": value for name, value in losses.items()}
         self.log_dict(self.logged, batch_size=num_samples)
-        if self.global_step < self.optimization.image_steps and self.trainer.world_size > 1:
-            total = total + self._untrained_yet()
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            total = total + self._of_every_parameter()
         return total
 
     def _share_of_loss(self, batch: TrainingSample, num_samples: int) -> Tensor:
@@ -167,8 +167,11 @@ class OccupancyModule(LightningModule):
         values = {"val/loss": losses.total} | {f"val/loss/{name}": value for name, value in losses.parts.items()}
         self.log_dict(values, batch_size=len(sample.token))
 
-    def _untrained_yet(self) -> Tensor:
-        """Return a zero that depends on every parameter: processes that share gradients expect one for each of them."""
+    def _of_every_parameter(self) -> Tensor:
+        """Return a zero that depends on every parameter: processes that share gradients expect one for each of them.
+
+        The first steps may train the images alone, and an encoder may have results that nothing reads.
+        """
         return torch.stack([parameter.sum() for parameter in self.network.parameters()]).sum() * 0
 
     def _image_losses(self, sample: TrainingSample) -> Losses:

@@ -101,14 +101,14 @@ class ThresholdCalibration:
         self._occupied += torch.bincount(bins[occupied], minlength=self.config.num_bins).cpu()
 
     def compute(self) -> Calibration:
-        """Choose the threshold of best F1; in the middle, where several do equally well."""
+        """Choose the threshold of best F1; in the middle, where several do equally well. It is never 0: everything would be occupied."""
         num_free, num_occupied = int(self._free.sum()), int(self._occupied.sum())
         if not num_occupied or not num_free:
             raise ValueError(f"calibration saw {num_free} free and {num_occupied} occupied cells; it needs held-out rays that give both")
         found = self._occupied.flip(0).cumsum(0).flip(0).double()
         false_alarms = self._free.flip(0).cumsum(0).flip(0).double() * self.config.free_weight
         f1_curve = 2 * found / (found + false_alarms + num_occupied)
-        best = (f1_curve == f1_curve.max()).nonzero().flatten()
+        best = 1 + (f1_curve[1:] == f1_curve[1:].max()).nonzero().flatten()
         chosen = int(best[len(best) // 2])
         thresholds = torch.arange(self.config.num_bins, dtype=torch.float64) / self.config.num_bins
         return Calibration(thresholds[chosen].item(), f1_curve[chosen].item(), thresholds, f1_curve, self._free, self._occupied)

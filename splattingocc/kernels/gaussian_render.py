@@ -110,7 +110,7 @@ def scatter_geometry(
 
 @wp.func
 @no_type_check
-def recall(
+def replay(
     scene: Scene,
     path: Path,
     hits: Hits,
@@ -225,8 +225,8 @@ def render_kernels(channels: int) -> RenderKernels:
         keys = wp.zeros(shape=_PENDING, dtype=float)
         indices = wp.zeros(shape=_PENDING, dtype=int)
         transmittance = float(1.0)
-        recalled = int(0)
-        cursor = recall(scene, path, hits, ray, recalled, begin_walk(), keys, indices)
+        replayed = int(0)
+        cursor = replay(scene, path, hits, ray, replayed, begin_walk(), keys, indices)
         while not cursor.ended and transmittance >= _MIN_TRANSMITTANCE:
             response = respond(scene, path, cursor.index, cursor.key)
             if response.alpha >= _MIN_ALPHA:
@@ -243,8 +243,8 @@ def render_kernels(channels: int) -> RenderKernels:
                 transmittance *= 1.0 - alpha
                 wp.atomic_add(feature_gradients, cursor.index, weight * composited_gradient)
                 scatter_geometry(geometry_gradients, scene, path, response, cursor.index, alpha_gradient, weight * distance_gradient)
-            recalled += 1
-            cursor = recall(scene, path, hits, ray, recalled, cursor, keys, indices)
+            replayed += 1
+            cursor = replay(scene, path, hits, ray, replayed, cursor, keys, indices)
 
     @wp.kernel(module=module)
     def collect_features(

@@ -36,7 +36,7 @@ from splattingocc.kernels.launch import launch
 
 MAX_REACH_CELLS = 4.0
 """Largest support radius, in cells; beyond it the walk would look at most of the volume."""
-MAX_LEAP = 8
+MAX_SKIP = 8
 """Slabs that a ray passes over at most in one step."""
 SORTING_DISTANCE = 20.0
 """Metres along the rays where they are compared to find those that pass through the same cells."""
@@ -63,7 +63,7 @@ class SceneIndex:
     ids: Int32[Tensor, " active"]
     """Place in the caller's order."""
     starts: Int32[Tensor, " cells_and_one"]
-    leaps: UInt8[Tensor, " cells"]
+    skips: UInt8[Tensor, " cells"]
     reach: float
     """Largest support radius, metres."""
 
@@ -116,8 +116,8 @@ def index_gaussians(
     if active:
         inputs = [as_array(records, wp.vec4), as_array(starts, wp.int32), spec.cell_size, as_array(num_cells, wp.uint8)]
         launch(lateral_cells, grid.num_cells, inputs, device=device)
-    leaps = _leaps(num_cells.reshape(grid.shape))
-    return SceneIndex(records, whitenings, packed_opacities, ids, starts, leaps.flatten(), reach)
+    skips = _skips(num_cells.reshape(grid.shape))
+    return SceneIndex(records, whitenings, packed_opacities, ids, starts, skips.flatten(), reach)
 
 
 def _cells_of_valid(arrays: list[wp.array], count: int, grid: VoxelGrid, device: torch.device) -> tuple[Int32[Tensor, " gaussian"], float]:
@@ -161,7 +161,7 @@ def dilate(mask: Tensor, axes: tuple[int, ...]) -> Tensor:
     return mask
 
 
-def _leaps(lateral: UInt8[Tensor, "x y z"]) -> UInt8[Tensor, "x y z"]:
+def _skips(lateral: UInt8[Tensor, "x y z"]) -> UInt8[Tensor, "x y z"]:
     """Turn the lateral reach of each cell's Gaussians into the number of empty slabs that a ray can skip from each cell."""
     largest = int(lateral.max())
     occupied = torch.zeros_like(lateral, dtype=torch.bool)
@@ -170,12 +170,12 @@ def _leaps(lateral: UInt8[Tensor, "x y z"]) -> UInt8[Tensor, "x y z"]:
         for count in range(largest, 0, -1):
             reached = dilate(reached | (lateral == count), plane)
         occupied |= reached
-    leaps = torch.zeros_like(lateral)
-    for _ in range(MAX_LEAP):
-        leaps += ~occupied
+    skips = torch.zeros_like(lateral)
+    for _ in range(MAX_SKIP):
+        skips += ~occupied
         # One slab further along the main axis is at most one cell further along any axis.
         occupied = dilate(occupied, (0, 1, 2))
-    return leaps
+    return skips
 
 
 def _scene(index: SceneIndex, grid: VoxelGrid, near: float, far: float) -> Any:
@@ -187,7 +187,7 @@ def _scene(index: SceneIndex, grid: VoxelGrid, near: float, far: float) -> Any:
     scene.opacities = as_array(index.opacities, wp.float32)
     scene.ids = as_array(index.ids, wp.int32)
     scene.starts = as_array(index.starts, wp.int32)
-    scene.leaps = as_array(index.leaps, wp.uint8)
+    scene.skips = as_array(index.skips, wp.uint8)
     scene.near = near
     scene.far = far
     return scene

@@ -45,7 +45,7 @@ class Scene:
     """Where each stands in the caller's order."""
     starts: wp.array(dtype=int)
     """First Gaussian of each cell, and the end of the last."""
-    leaps: wp.array(dtype=wp.uint8)
+    skips: wp.array(dtype=wp.uint8)
     """Slabs that a ray can pass over from the middle of each cell without meeting a Gaussian."""
     near: float
     far: float
@@ -200,7 +200,7 @@ def slab_stretch(scene: Scene, path: Path, slab: int) -> wp.vec2:
 
 @wp.func
 @no_type_check
-def leap(scene: Scene, path: Path, slab: int, stretch: wp.vec2) -> int:
+def empty_slabs(scene: Scene, path: Path, slab: int, stretch: wp.vec2) -> int:
     """Number of slabs, from this one on, that hold nothing for the ray."""
     middle = 0.5 * (stretch[0] + stretch[1])
     side = slab_of(scene, path.side, path.origin[path.side] + middle * path.direction[path.side])
@@ -216,7 +216,7 @@ def leap(scene: Scene, path: Path, slab: int, stretch: wp.vec2) -> int:
     if path.main == 2:
         y = other
         z = main
-    return int(scene.leaps[(x * scene.grid.shape[1] + y) * scene.grid.shape[2] + z])
+    return int(scene.skips[(x * scene.grid.shape[1] + y) * scene.grid.shape[2] + z])
 
 
 @wp.func
@@ -370,7 +370,7 @@ def enter_slab(scene: Scene, path: Path, cursor: Cursor, keys: wp.array(dtype=fl
         cursor.limit = stretch[1] - path.hold
         skip = 0
         if cursor.rescan < 0:
-            skip = leap(scene, path, cursor.slab, stretch)
+            skip = empty_slabs(scene, path, cursor.slab, stretch)
             cursor.slab += skip
     if cursor.slab >= path.count:
         cursor.slab = path.count

@@ -26,16 +26,13 @@ EVIDENCE_FLOOR = 0.003
 CLASS_FLOOR = 0.02
 """Added to class probabilities before their logarithm."""
 
-NumClasses = Annotated[int, Field(ge=1, le=254)]
-InitialOpacity = Annotated[float, Field(gt=0, lt=MAX_OPACITY)]
-
 
 class CellHeadConfig(Config):
     """What every head of this kind has."""
 
-    num_classes: NumClasses = NUM_CLASSES
+    num_classes: Annotated[int, Field(ge=1, le=254)] = NUM_CLASSES
     """Channels of the class probabilities."""
-    initial_opacity: InitialOpacity = 0.03
+    initial_opacity: Annotated[float, Field(gt=0, lt=MAX_OPACITY)] = 0.03
     """Opacity before training of a cell where the image branch gives a surface the probability EVIDENCE_CENTER."""
 
 

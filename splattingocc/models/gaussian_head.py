@@ -57,6 +57,17 @@ class GaussianHeadConfig(CellHeadConfig):
         return self.max_scale if self.learn_scales else self.initial_scale
 
 
+def _start_of_geometry(config: GaussianHeadConfig) -> Float[Tensor, " number"]:
+    """Return what the numbers of a cell begin with that say where its Gaussian is, how large, and how it is turned."""
+    parts = [torch.zeros(3 * config.learn_offsets)]
+    if config.learn_scales:
+        share = (config.initial_scale - config.min_scale) / (config.max_scale - config.min_scale)
+        parts.append(torch.full((3,), math.log(share / (1 - share))))
+    if config.learn_rotations:
+        parts.append(torch.tensor([1.0, 0, 0, 0]))
+    return torch.cat(parts)
+
+
 class GaussianHead(CellHead):
     """Predict each cell's Gaussian: opacity, an offset of at most half a cell, bounded scales, rotation and class probabilities.
 
@@ -64,15 +75,9 @@ class GaussianHead(CellHead):
     """
 
     def __init__(self, config: GaussianHeadConfig, in_channels: int, grid: VoxelGrid, coarsening: int) -> None:
+        super().__init__(config, in_channels, grid, coarsening, _start_of_geometry(config))
         self.config = config
         self.widths = [3 * config.learn_offsets, 3 * config.learn_scales, 4 * config.learn_rotations]
-        further = [torch.zeros(3)] if config.learn_offsets else []
-        if config.learn_scales:
-            share = (config.initial_scale - config.min_scale) / (config.max_scale - config.min_scale)
-            further.append(torch.full((3,), math.log(share / (1 - share))))
-        if config.learn_rotations:
-            further.append(torch.tensor([1.0, 0, 0, 0]))
-        super().__init__(config, in_channels, grid, coarsening, torch.cat(further) if further else torch.zeros(0))
 
     def forward(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence) -> Gaussians:
         """Predict the Gaussians of a volume."""

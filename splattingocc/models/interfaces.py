@@ -51,7 +51,7 @@ class Neck(nn.Module):
 
 class Lift(nn.Module):
     """Turn what was read off the images into a volume. Built from its configuration, the width of the image features, the number of
-    classes, the bins of the depth distributions and the grid of the Gaussians.
+    classes, the bins of the depth distributions and the grid.
 
     The configuration has a field `coarsening`: how many cells of that grid a cell of the volume is long.
     """

@@ -26,11 +26,11 @@ class _Recomputed:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         forward = type(self._module).forward
         if not torch.is_grad_enabled():
-            return forward(self._module, *inputs)
-        return checkpoint(forward, self._module, *inputs, use_reentrant=False, context_fn=self._contexts)
+            return forward(self._module, *inputs, **options)
+        return checkpoint(forward, self._module, *inputs, use_reentrant=False, context_fn=self._contexts, **options)
 
     def _contexts(self) -> tuple[Any, Any]:
         return nullcontext(), _buffers_spared(self._module)

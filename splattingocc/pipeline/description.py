@@ -156,7 +156,10 @@ class _Ledger:
             part.register_forward_hook(lambda *_: self._inside.pop() and None),
         ]
         for stage in stages:
-            hooks += [stage.register_forward_pre_hook(self._enter), stage.register_forward_hook(lambda *_: self._stages.pop() and None)]
+            hooks += [
+                stage.register_forward_pre_hook(self._enter, with_kwargs=True),
+                stage.register_forward_hook(lambda *_: self._stages.pop() and None),
+            ]
         try:
             yield
         finally:
@@ -166,18 +169,19 @@ class _Ledger:
     def note_prediction(self, head: nn.Module, inputs: tuple[Any, ...], field: Field) -> None:
         self.predicted = _size(field)
 
-    def _enter(self, stage: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _enter(self, stage: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         if self.checkpointed and torch.is_grad_enabled():
             # They are kept by the function that runs the stage again, of which autograd's hooks do not hear
-            for value in inputs:
+            for value in (*inputs, *options.values()):
                 for tensor in vars(value).values() if isinstance(value, Struct) else [value]:
-                    self.keep(tensor)
+                    if isinstance(tensor, Tensor):
+                        self.keep(tensor)
         self._stages.append(id(stage))
 
 
 def _count(config: ExperimentConfig, sample: TrainingSample, *, checkpointed: bool) -> tuple[_Ledger, dict[str, int], Counter[str]]:
     """Take the forward half of a joint step; return what is kept, and of each part the parameters and the arithmetic."""
-    trainer = config.trainer.model_copy(update={"activation_checkpointing": checkpointed})
+    trainer = config.trainer.model_copy(update={"activation_checkpointing": checkpointed, "precision": "32-true"})
     torch.manual_seed(0)
     module = build_module(config.model_copy(update={"trainer": trainer}))
     network, ledger = module.network, _Ledger(checkpointed=checkpointed)

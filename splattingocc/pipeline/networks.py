@@ -14,10 +14,13 @@ from splattingocc.config import describe_validation
 from splattingocc.engine.checkpoint import CONFIG_KEY, EXPERIMENT_KEY, is_network, is_safetensors, read_metadata, read_network
 from splattingocc.experiment import LARGEST_CONFIG, ExperimentConfig, load_config
 from splattingocc.files import BadFile, child, decoding
+from splattingocc.models.network import NetworkConfig
 from splattingocc.pipeline.training import NETWORK_FILE
 
 FOR_TRAINING_ALONE = ("objective", "optimization", "trainer")
 """Parts of an experiment that predicting, scoring and drawing never look at."""
+SEEN_AT_TEST_TIME = ("image_size", "vertical_position", "previous_frames", "held_out_fraction", "calibration_scenes")
+"""Options of the loader that they do look at."""
 
 
 def find_network(path: Path, name: str) -> Path:
@@ -98,11 +101,23 @@ def experiment_of(network: Path) -> tuple[ExperimentConfig, list[str]]:
     except ValidationError as error:
         about_all = describe_validation(error)
     try:
-        needed = {key: value for key, value in found.items() if key not in FOR_TRAINING_ALONE} if isinstance(found, dict) else found
-        experiment = ExperimentConfig.model_validate(needed)
+        experiment = ExperimentConfig.model_validate(_needed_to_test(found))
     except ValidationError as error:
         raise BadFile(network, f"trained by another version or with parts of its own: {describe_validation(error)}") from error
     return experiment, [f"{network}: trained with what is unknown here and not needed for testing ({about_all})"]
+
+
+def _needed_to_test(found: Any) -> Any:
+    """Return an experiment's options without those that only a training looks at, and without frames that its network never looked at."""
+    if not isinstance(found, dict):
+        return found
+    needed = {key: value for key, value in found.items() if key not in FOR_TRAINING_ALONE}
+    data = needed.get("data")
+    if isinstance(data, dict) and isinstance(data.get("loader"), dict):
+        loader = {key: value for key, value in data["loader"].items() if key in SEEN_AT_TEST_TIME}
+        loader["previous_frames"] = NetworkConfig.model_validate(needed.get("network", {})).previous_frames
+        needed["data"] = data | {"loader": loader}
+    return needed
 
 
 def with_folders_here(config: ExperimentConfig, network: Path) -> tuple[ExperimentConfig, list[str]]:

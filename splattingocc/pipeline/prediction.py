@@ -72,9 +72,11 @@ def trained_with(checkpoint: Path) -> TrainedWith | None:
 def open_network(config: ExperimentConfig, checkpoint: Path) -> tuple[OccupancyNetwork, float | None]:
     """Return a trained network and its occupancy threshold; a checkpoint of an unfinished training has none yet."""
     keep_freed_memory()
-    network = build_network(config)
+    if checkpoint.exists():
+        # Before its weights are found to be of other shapes, which says less
+        check_grid(config, read_metadata(checkpoint).get(EXPERIMENT_KEY), checkpoint)
+    network = build_network(config, initial_weights=False)
     metadata = load_network(network, config.network, checkpoint)
-    check_grid(config, metadata.get(EXPERIMENT_KEY), checkpoint)
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     with decoding(checkpoint, "a network of this project"):
         threshold = float(metadata["threshold"]) if "threshold" in metadata else None

@@ -80,7 +80,7 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     seed_everything(config.seed, workers=True, verbose=False)
     index, store = build_index(config.data, work_dir), LabelStore.open(config.data.label_folder)
     whole, index = index, store.labelled_part(index)
-    module = build_module(config)
+    module = build_module(config, initial_weights=checkpoint is None)
     if checkpoint is not None and resume_from is not None:
         check_weights(module, checkpoint, resume_from)
     batches = build_training_batches(config, index)
@@ -277,7 +277,7 @@ def replay(config: ExperimentConfig, path: Path, index: Index) -> Losses:
 
     Of several batches of a step, what was saved are those that were not finite; each is computed by itself, as it was.
     """
-    module = build_module(config)
+    module = build_module(config, initial_weights=False)
     metadata = load_network(module.network, config.network, path)
     dataset = build_training_batches(config, index).dataset
     places = {index.tokens[position]: i for i, position in enumerate(dataset.positions)}

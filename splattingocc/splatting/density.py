@@ -92,10 +92,9 @@ class DensityVolume(Field):
         return PointResponses(-torch.expm1(-densities * self.grid.cell_size), features, self.grid.cells_of(points)[1])
 
     def _at(self, points: Float[Tensor, "point 3"]) -> tuple[Float[Tensor, " point"], Float[Tensor, "point channel"]]:
-        """Interpolate; beyond the outermost centres their values hold, and beyond the grid nothing is."""
+        """Interpolate as the rendering does: beyond the outermost centres everything fades to nothing over a cell."""
         volume = torch.cat([self.densities[..., None], self.features], dim=-1).permute(3, 0, 1, 2)[None]
         lower, upper = points.new_tensor(self.grid.lower), points.new_tensor(self.grid.upper)
         positions = (2 * (points - lower) / (upper - lower) - 1).flip(-1)
-        sampled = grid_sample(volume, positions[None, None, None], align_corners=False, padding_mode="border")[0, :, 0, 0].T
-        inside = self.grid.cells_of(points)[1]
-        return sampled[:, 0] * inside, sampled[:, 1:]
+        sampled = grid_sample(volume, positions[None, None, None], align_corners=False)[0, :, 0, 0].T
+        return sampled[:, 0], sampled[:, 1:]

@@ -130,7 +130,7 @@ class RenderOptions:
 def _index_op(geometry: list[Tensor], options: list[float]) -> list[Tensor]:
     index = index_gaussians(*geometry, RenderOptions.of(options).grid)
     reach = torch.tensor([index.reach], dtype=torch.float64)
-    return [index.records, index.whitenings, index.opacities, index.ids, index.starts, index.leaps, reach]
+    return [index.records, index.whitenings, index.opacities, index.ids, index.starts, index.skips, reach]
 
 
 @_index_op.register_fake
@@ -206,8 +206,8 @@ _render_op.register_autograd(_backward, setup_context=_save_for_backward)
 
 
 def _index_of(tensors: list[Tensor]) -> SceneIndex:
-    records, whitenings, opacities, ids, starts, leaps, reach = tensors
-    return SceneIndex(records, whitenings, opacities, ids, starts, leaps, float(reach))
+    records, whitenings, opacities, ids, starts, skips, reach = tensors
+    return SceneIndex(records, whitenings, opacities, ids, starts, skips, float(reach))
 
 
 def _bundle_of(rays: list[Tensor], options: list[float]) -> RayBundle:

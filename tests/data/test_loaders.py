@@ -167,7 +167,11 @@ def test_auxiliary_key_frames_add_rays_of_less_weight(index: Index, store: Label
 def test_label_frames_are_as_many_before_as_after_and_its_earlier_name_is_understood():
     assert LoaderConfig(label_frames=7).auxiliary_offsets == (-3, -2, -1, 1, 2, 3)
     assert LoaderConfig.model_validate({"auxiliary_offsets": [-1, 1]}) == LoaderConfig(label_frames=3)
+    assert LoaderConfig.model_validate({"auxiliary_offsets": [1, -1]}) == LoaderConfig(label_frames=3)
     assert LoaderConfig.model_validate({"auxiliary_offsets": []}) == LoaderConfig()
+    for wrong in (None, 3, ["x"]):
+        with pytest.raises(ValidationError, match="expected whole numbers"):
+            LoaderConfig.model_validate({"auxiliary_offsets": wrong})
     with pytest.raises(ValidationError, match="2, expected an odd number"):
         LoaderConfig(label_frames=2)
     with pytest.raises(ValidationError, match="label_frames takes its place"):

@@ -82,7 +82,7 @@ def test_the_losses_train_everything():
     module = small_module()
     losses = module._losses(one_camera_sample())
     losses.total.backward()
-    assert tuple(losses.parts) == tuple(module.objective.config.losses)
+    assert tuple(losses.parts) == tuple(module.objective.config.in_use)
     assert parts_with_gradient(module) == {"backbone", "neck", "image_reader", "lift", "volume_encoder", "head"}
 
 

@@ -69,6 +69,18 @@ def test_a_copy_runs_its_own_weights():
     assert not torch.equal(averaged(views).field.opacities, before.opacities)
 
 
+def test_inputs_may_be_given_by_name():
+    class Scaled(nn.Module):
+        def forward(self, values: Tensor, *, factor: Tensor) -> Tensor:
+            return (values * factor).exp()
+
+    module, factor = Scaled(), torch.tensor(2.0, requires_grad=True)
+    recompute_in_backward(module)
+    module(torch.ones(3), factor=factor).sum().backward()
+    assert factor.grad is not None
+    torch.testing.assert_close(factor.grad, 3 * torch.tensor(2.0).exp())
+
+
 def test_what_is_drawn_is_drawn_again():
     torch.manual_seed(0)
     dropped = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5))

@@ -14,7 +14,8 @@ from splattingocc.config import describe_validation
 from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.checkpoint import newest_checkpoint
 from splattingocc.engine.module import OccupancyModule
-from splattingocc.experiment import ExperimentConfig, build_index
+from splattingocc.experiment import ExperimentConfig, build_index, build_prediction_loader
+from splattingocc.geometry.cameras import Views
 from splattingocc.labels.generate import generate_labels
 from splattingocc.models.stereo import CostVolumeConfig
 from splattingocc.pictures import draw_key_frame_without_cache
@@ -87,12 +88,22 @@ def test_both_phases_train_and_a_resumed_run_equals_an_uninterrupted_one(config:
         assert torch.equal(resumed[name], value), name
 
 
+def repeated(views: Views) -> Views:
+    """The same with the newest frame in the place of those before."""
+    return views.map(lambda values: values[:, :1].expand_as(values))
+
+
 def test_a_trained_network_predicts_and_draws_with_the_frames_that_it_needs(config: ExperimentConfig, trained: Path, tmp_path: Path):
     index, checkpoint = build_index(config.data, tmp_path), trained / "network.safetensors"
     cache = predict(config, checkpoint, tmp_path / "output", split="val", index=index)
     second = index.of_split("val")[1]
     assert len(list((tmp_path / "output").rglob("*.npz"))) == 2
     assert cache.manifest.provenance.split == "val"
+    (sample,) = build_prediction_loader(config, index, [second])
+    network, _ = open_network(config, checkpoint)
+    with torch.inference_mode():
+        seen, standing = (network(views).field.opacities for views in (sample.views, repeated(sample.views)))
+    assert not torch.equal(seen, standing)
     assert len(draw_key_frame_without_cache(config, checkpoint, index, second, tmp_path / "pictures")) == 4
 
 

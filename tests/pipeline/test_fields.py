@@ -52,7 +52,7 @@ def test_every_kind_of_field_goes_the_whole_way(name: str, dataroot: Path, tmp_p
     register(monkeypatch)
     config = experiment(dataroot, HEADS[name])
     metrics = train(config, tmp_path / "run", show_progress=False)
-    assert 0 <= metrics["threshold"] < 1
+    assert 0 < metrics["threshold"] < 1
     index, network = build_index(config.data, tmp_path), tmp_path / "run" / NETWORK_FILE
     cache = predict(config, network, tmp_path / "output", split="val", index=index)
     (row,) = score(config, cache, index, rays=True)
@@ -82,6 +82,9 @@ def test_an_own_grid_decides_what_is_predicted_and_is_not_scored_as_occ3ds(datar
     elsewhere = experiment(dataroot, {}, grid=grid | {"lower": (-24.0, -24.0, -2.0), "upper": (24.0, 24.0, 2.0)})
     with pytest.raises(ValueError, match=r"trained on another grid: grid\.lower is \(-16\.0, -24\.0, -2\.0\) there and \(-24\.0, "):
         open_network(elsewhere, network)
+    flatter = experiment(dataroot, {}, grid=grid | {"upper": (32.0, 24.0, 0.0)})
+    with pytest.raises(ValueError, match=r"trained on another grid: grid\.upper"):
+        open_network(flatter, network)
     with pytest.raises(ValueError, match="trained on another grid"):
         train(elsewhere, tmp_path / "run", resume_from=newest_checkpoint(tmp_path / "run"), show_progress=False)
 

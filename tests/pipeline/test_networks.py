@@ -22,8 +22,10 @@ from splattingocc.engine.checkpoint import (
     is_safetensors,
     save_network,
 )
-from splattingocc.experiment import DataConfig, ExperimentConfig
+from splattingocc.experiment import DataConfig, ExperimentConfig, build_network
+from splattingocc.models.backbones.resnet import ResNetConfig
 from splattingocc.pipeline.networks import experiment_of, find_network, load_experiment, network_to_test, run_folder, with_folders_here
+from splattingocc.pipeline.prediction import open_network
 from splattingocc.pipeline.training import set_aside
 
 EXPERIMENT = ExperimentConfig(name="mine", seed=7)
@@ -94,6 +96,27 @@ def test_anything_else_of_another_version_is_refused_by_name(changes: dict[str, 
     assert message.startswith(f"splattingocc: {network}: trained by another version or with parts of its own: ")
     assert named in message
     assert "\n" not in message
+
+
+def test_what_an_earlier_version_had_for_training_or_for_nothing_is_no_hindrance(tmp_path: Path):
+    """Label frames on one side only, and earlier frames that networks of then never looked at."""
+    experiment = plain()
+    loader = experiment["data"]["loader"]
+    del loader["label_frames"]
+    loader |= {"auxiliary_offsets": [-1], "previous_frames": 2, "image_size": [96, 240]}
+    found, remarks = experiment_of(save(tmp_path / "network.safetensors", experiment))
+    assert (found.data.loader.previous_frames, found.data.loader.image_size) == (0, (96, 240))
+    assert len(remarks) == 1
+
+
+def test_a_network_is_opened_without_the_weights_that_it_started_from(tmp_path: Path):
+    config = ExperimentConfig.model_validate({"name": "x", "network": {"lift": {"coarsening": 8}, "backbone": {"weights": "gone.pth"}}})
+    without = config.model_copy(update={"network": config.network.model_copy(update={"backbone": ResNetConfig()})})
+    path = tmp_path / "network.safetensors"
+    save_network(build_network(without), config.network, path, {EXPERIMENT_KEY: json.dumps(config.model_dump(mode="json"))})
+    open_network(load_experiment(path), path)
+    with pytest.raises(ValueError, match=r"gone\.pth: no such file"):
+        build_network(config)
 
 
 @pytest.mark.parametrize("text", ["", "{", "3", "null", "[]", "[" * 5000, '{"name": "' + "x" * 2**20 + '"}', '{"name": NaN}'])

@@ -88,7 +88,9 @@ class TimmBackbone(Backbone):
         padded = functional.pad(self.normalize(images), (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
         try:
             levels = self.encoder(padded) if self.patch_size is None else self._of_patches(padded, self.patch_size)
-        except AssertionError as error:
+        except (AssertionError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "shape" not in str(error):
+                raise  # of the device, which says nothing of the image
             raise ValueError(f"network.backbone.name: timm's {self.name} takes no images of {height} × {width} pixels ({error})") from error
         if self.is_channels_last:
             levels = [rearrange(level, "image height width channel -> image channel height width") for level in levels]

@@ -27,7 +27,7 @@ class LSSLiftConfig(Config):
     channels: Channels = 32
     """Width of the volume."""
     coarsening: Annotated[int, Field(ge=1, le=64)] = 2
-    """Cells of the Gaussians' grid per cell of the volume, along each axis."""
+    """Cells of the grid per cell of the volume, along each axis."""
 
 
 class LSSLift(Lift):

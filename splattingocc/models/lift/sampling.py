@@ -29,7 +29,7 @@ class SamplingLiftConfig(Config):
     channels: Channels = 32
     """Width of the volume."""
     coarsening: Annotated[int, Field(ge=1, le=64)] = 2
-    """Cells of the Gaussians' grid per cell of the volume, along each axis."""
+    """Cells of the grid per cell of the volume, along each axis."""
 
 
 class SamplingLift(Lift):
