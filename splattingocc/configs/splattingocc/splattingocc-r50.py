@@ -1,7 +1,7 @@
 """ResNet-50 at 256 × 704, LSS with stereo depth, labels of three key frames: the recipe for one to eight ordinary GPUs.
 
-Computed by `splattingocc describe`, not measured on a GPU: 28.8 M parameters; 11.5 GiB for the 4 samples of a step in float32, less in
-bf16, 7.7 GiB with `--trainer.activation-checkpointing`; 1.1 TFLOP a sample, so 24 epochs of nuScenes are 0.74 EFLOP: two and a half hours
+Computed by `splattingocc describe`, not measured on a GPU: 28.8 M parameters; 11.8 GiB for the 4 samples of a step in float32, less in
+bf16, 7.8 GiB with `--trainer.activation-checkpointing`; 1.1 TFLOP a sample, so 24 epochs of nuScenes are 0.74 EFLOP: two and a half hours
 of one A100 at 30 % of its bf16 peak, if loading keeps up (a sample of 12 images costs a core about 0.2 s).
 
     splattingocc prepare --dataroot data/nuscenes
