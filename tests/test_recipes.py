@@ -77,7 +77,10 @@ def test_the_description_counts_every_part_and_less_with_checkpointing(name: str
     assert parts["backbone"].activations_checkpointed < 0.6 * parts["backbone"].activations
     # Parameters, gradients, two numbers of AdamW's, averaged weights
     assert found.weights == 4 * 5 * sum(part.parameters for part in found.parts)
-    assert found.total == found.weights + 2 * (found.activations + found.gradients + found.images + found.labels)
+    assert found.total == found.weights + 2 * (found.highest + found.images + found.labels)
+    kept = sum(part.activations_checkpointed for part in found.parts)
+    assert kept < found.highest_checkpointed < found.highest
+    assert found.highest_checkpointed <= kept + max(found.gradients, *(part.largest_stage for part in found.parts))
 
 
 def test_the_description_is_a_table_or_json(dataroot: Path, capsys: pytest.CaptureFixture):

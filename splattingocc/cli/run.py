@@ -68,13 +68,14 @@ class Describe:
         for part in found.parts:
             numbers = (f"{part.parameters / 1e6:,.2f} M", f"{part.flops / 1e9:,.1f}", f"{part.activations / MIB:,.0f}")
             table.add_row(part.name, *numbers, f"{part.activations_checkpointed / MIB:,.0f}")
-        table.add_row("largest stage, again", "", "", "", f"{found.recomputed_at_once / MIB:,.0f}")
+        again = f"{max(part.largest_stage for part in found.parts) / MIB:,.0f}"
+        table.add_row("largest stage, again", "", "", "", again)
         gradients, rest = f"{found.gradients / MIB:,.0f}", f"{(found.images + found.labels) / MIB:,.0f}"
         table.add_row("gradients of the field", "", "", gradients, gradients)
         table.add_row("images, rays and labels", "", "", rest, rest)
         parameters, flops = (sum(getattr(part, name) for part in found.parts) for name in ("parameters", "flops"))
         of_sample = ((total - found.weights) / found.batch_size / MIB for total in (found.total, found.total_checkpointed))
-        table.add_row("in all", f"{parameters / 1e6:,.2f} M", f"{flops / 1e9:,.1f}", *(f"{size:,.0f}" for size in of_sample))
+        table.add_row("at the highest point", f"{parameters / 1e6:,.2f} M", f"{flops / 1e9:,.1f}", *(f"{size:,.0f}" for size in of_sample))
         console = Console()
         console.print(table)
         lines = (

@@ -52,6 +52,8 @@ class PartCost:
     """Bytes kept for the backward pass."""
     activations_checkpointed: int
     """The same with `trainer.activation_checkpointing`."""
+    largest_stage: int
+    """Bytes of the largest stage that activation checkpointing computes again."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,10 @@ class Description:
     """What training costs on one device."""
 
     parts: tuple[PartCost, ...]
+    """In the order in which they run."""
     batch_size: int
     weights: int
     """Bytes of parameters, their gradients, the optimizer's state, and averaged weights where there are any."""
-    recomputed_at_once: int
-    """Bytes of the largest stage that activation checkpointing computes again, per sample."""
     gradients: int
     """Bytes of the gradients of what the head predicts, per sample: the backward pass begins with them, while everything is still kept. The
     rendering gives one set, the queries another."""
@@ -73,24 +74,28 @@ class Description:
     """Bytes of a sample's images."""
 
     @property
-    def activations(self) -> int:
-        """Bytes kept for the backward pass, per sample."""
-        return sum(part.activations for part in self.parts)
+    def highest(self) -> int:
+        """Bytes per sample where the backward pass begins: all that is kept, and the first gradients."""
+        return sum(part.activations for part in self.parts) + self.gradients
 
     @property
-    def activations_checkpointed(self) -> int:
-        """The same with activation checkpointing, at its highest: while the largest stage is computed again."""
-        return sum(part.activations_checkpointed for part in self.parts) + self.recomputed_at_once
+    def highest_checkpointed(self) -> int:
+        """The same with activation checkpointing, there or while a stage is computed again: all that runs behind it is done by then."""
+        kept, highest = 0, 0
+        for part in self.parts:
+            kept += part.activations_checkpointed
+            highest = max(highest, kept + part.largest_stage)
+        return max(highest, kept + self.gradients)
 
     @property
     def total(self) -> int:
         """Bytes of a training step."""
-        return self.weights + self.batch_size * (self.activations + self.gradients + self.labels + self.images)
+        return self.weights + self.batch_size * (self.highest + self.labels + self.images)
 
     @property
     def total_checkpointed(self) -> int:
         """The same with activation checkpointing."""
-        return self.weights + self.batch_size * (self.activations_checkpointed + self.gradients + self.labels + self.images)
+        return self.weights + self.batch_size * (self.highest_checkpointed + self.labels + self.images)
 
 
 def describe(config: ExperimentConfig) -> Description:
@@ -100,17 +105,17 @@ def describe(config: ExperimentConfig) -> Description:
     """
     sample = made_up_sample(config)
     plain, parameters, flops = _count(config, sample, checkpointed=False)
-    of_stages, of_parts, predicted = max(plain.of_stages.values(), default=0), plain.of_parts, plain.predicted
+    of_stages, of_parts, predicted = plain.largest_stages(), plain.of_parts, plain.predicted
+    order = list(dict.fromkeys(plain.entered))
     del plain  # and all that it kept
     again = _count(config, sample, checkpointed=True)[0].of_parts
-    parts = [PartCost(name, count, flops[name], of_parts[name], again[name]) for name, count in parameters.items()]
-    parts.append(PartCost(OUTSIDE, 0, 0, of_parts[OUTSIDE], again[OUTSIDE]))
+    parts = [PartCost(name, parameters[name], flops[name], of_parts[name], again[name], of_stages[name]) for name in order]
+    parts.append(PartCost(OUTSIDE, 0, 0, of_parts[OUTSIDE], again[OUTSIDE], 0))
     copies = 2 + OPTIMIZER_STATES + (config.optimization.ema_decay > 0)
     return Description(
         parts=tuple(parts),
         batch_size=config.data.batch_size,
         weights=copies * BYTES_PER_NUMBER * sum(parameters.values()),
-        recomputed_at_once=of_stages,
         gradients=predicted * (1 + ("query" in config.objective.in_use)),
         labels=_size(sample.rays) + _size(sample.labels),
         images=_size(sample.views),
@@ -123,11 +128,13 @@ class _Ledger:
     def __init__(self, *, checkpointed: bool) -> None:
         self.checkpointed = checkpointed
         self.of_parts: Counter[str] = Counter()
-        self.of_stages: Counter[int] = Counter()
+        self.of_stages: Counter[tuple[str, int]] = Counter()
+        self.entered: list[str] = []
+        """Parts in the order in which they ran."""
         self.predicted = 0
         """Bytes of what the head predicts."""
         self._inside: list[str] = []
-        self._stages: list[int] = []
+        self._stages: list[tuple[str, int]] = []
         self._seen: set[int] = set()
         self._alive: list[Tensor] = []
 
@@ -152,7 +159,7 @@ class _Ledger:
         stages = list(part.stages()) if isinstance(part, Part) else []
         self.know((*part.parameters(), *part.buffers()))
         hooks = [
-            part.register_forward_pre_hook(lambda *_: self._inside.append(name)),
+            part.register_forward_pre_hook(lambda *_: self._begin(name)),
             part.register_forward_hook(lambda *_: self._inside.pop() and None),
         ]
         for stage in stages:
@@ -176,7 +183,18 @@ class _Ledger:
                 for tensor in vars(value).values() if isinstance(value, Struct) else [value]:
                     if isinstance(tensor, Tensor):
                         self.keep(tensor)
-        self._stages.append(id(stage))
+        self._stages.append((self._inside[-1], id(stage)))
+
+    def _begin(self, name: str) -> None:
+        self._inside.append(name)
+        self.entered.append(name)
+
+    def largest_stages(self) -> Counter[str]:
+        """Return the bytes of each part's largest stage."""
+        found: Counter[str] = Counter()
+        for (name, _), size in self.of_stages.items():
+            found[name] = max(found[name], size)
+        return found
 
 
 def _count(config: ExperimentConfig, sample: TrainingSample, *, checkpointed: bool) -> tuple[_Ledger, dict[str, int], Counter[str]]:

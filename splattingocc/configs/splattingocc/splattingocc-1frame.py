@@ -1,7 +1,7 @@
 """Swin-B at 512 × 1408, LSS without stereo, labels and images of the key frame alone: what Nframe is without its neighbours.
 
-Computed by `splattingocc describe`, not measured on a GPU: 98.6 M parameters; 12.1 GiB for the 2 samples of a step in float32 with
-activation checkpointing, 49.5 GiB without; half of Nframe's arithmetic, for there is no earlier frame to encode.
+Computed by `splattingocc describe`, not measured on a GPU: 98.6 M parameters; 10.6 GiB for the 2 samples of a step in float32 with
+activation checkpointing, 49.7 GiB without; half of Nframe's arithmetic, for there is no earlier frame to encode.
 
     torchrun --nproc-per-node 8 tools/train.py configs/splattingocc/splattingocc-1frame.py --launcher pytorch --work_dir W \\
         --network.backbone.weights bevdet-swin-b.pth

@@ -1,7 +1,7 @@
 """Swin-B at 512 × 1408, LSS with stereo depth, labels of N key frames: the method at its real size.
 
-Computed by `splattingocc describe`, not measured on a GPU: 98.8 M parameters; 14.4 GiB for the 2 samples of a step in float32 with
-activation checkpointing as here, 51.8 GiB without; 15.6 TFLOP a sample, so 12 epochs of nuScenes are 5.3 EFLOP: two hours of 8 A100 at 30
+Computed by `splattingocc describe`, not measured on a GPU: 98.8 M parameters; 10.7 GiB for the 2 samples of a step in float32 with
+activation checkpointing as here, 52.0 GiB without; 15.6 TFLOP a sample, so 12 epochs of nuScenes are 5.3 EFLOP: two hours of 8 A100 at 30
 % of their bf16 peak. RenderOcc, of the same encoder and input, took 28 hours on 8 A100.
 
     pip install splattingocc[backbones]
