@@ -20,7 +20,8 @@ from splattingocc.pipeline.description import describe
 RECIPES = ("renderocc-7frame", "splattingocc-1frame", "splattingocc-Nframe", "splattingocc-r50", "splattingocc-synth")
 SMALL = (
     "--data.loader.image-size", "64", "128", "--data.loader.num-rays", "200", "--data.batch-size", "2", "--data.num-workers", "0",
-    "--network.lift.coarsening", "4", "--network.lift.channels", "8", "--network.volume-encoder.channels", "8", "16", "24",
+    "--network.lift.coarsening", "8", "--network.lift.channels", "8", "--network.volume-encoder.channels", "8", "16",
+    "--network.volume-encoder.blocks", "1", "1",
     "--trainer.accelerator", "cpu", "--optimization.warmup-steps", "1", "--optimization.image-steps", "0",
 )  # fmt: skip
 

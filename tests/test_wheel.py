@@ -118,7 +118,7 @@ from pathlib import Path
 from splattingocc import demo
 
 whole = demo.load_config
-smaller = {"data": {"loader": {"image_size": (32, 64), "num_rays": 300, "label_frames": 3}, "num_workers": 0},
+smaller = {"data": {"version": "v1.0-mini", "loader": {"image_size": (32, 64), "num_rays": 300, "label_frames": 3}, "num_workers": 0},
            "network": {"lift": {"coarsening": 4, "channels": 8}, "volume_encoder": {"channels": (8, 16), "blocks": (1, 1)}},
            "optimization": {"image_steps": 1, "warmup_steps": 1}, "trainer": {"max_epochs": 1, "accelerator": "cpu"}}
 demo.load_config = lambda path: whole(path).model_copy(update=smaller)

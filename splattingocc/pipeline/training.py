@@ -15,7 +15,7 @@ from rich.progress import track
 
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore
-from splattingocc.data.labelled_rays import labelled_rays
+from splattingocc.data.labelled_rays import Part, inside, labelled_rays
 from splattingocc.data.loaders import TrainingSet, calibration_scenes
 from splattingocc.engine.batches import LoaderFailed, TrainingBatches, dead_workers_named
 from splattingocc.engine.checkpoint import (
@@ -86,6 +86,7 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     batches = build_training_batches(config, index)
     (meter,) = (callback for callback in trainer.callbacks if isinstance(callback, StepMeter))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
+        check_labels_reach_grid(config, index, store)
         for line in (*about_labels(store, batches.dataset, whole, config.objective), about_batch(config, trainer.world_size)):
             print(line)
         if (loaded := module.network.backbone.loaded) is not None and checkpoint is None:
@@ -243,15 +244,32 @@ def _fit(
         raise BadFile(resume_from, f"cannot be gone on from: {in_one_line(error)}") from error
 
 
+def calibration_frames(config: ExperimentConfig, index: Index) -> tuple[list[int], Part]:
+    """Return the key frames with labels that choose the threshold, by position, and which of their rays do."""
+    kept_back = index.of_scenes(calibration_scenes(index, config.data.loader))
+    positions, part = (kept_back, "all") if kept_back else (index.of_split("train"), "held_out")
+    return list(positions[:: max(1, len(positions) // CALIBRATION_FRAMES)][:CALIBRATION_FRAMES]), part
+
+
+def check_labels_reach_grid(config: ExperimentConfig, index: Index, store: LabelStore) -> None:
+    """Raise a `ValueError` where no label of the key frames that will choose the threshold lies in the grid, before a whole training."""
+    positions, part = calibration_frames(config, index)
+    for position in positions:
+        rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=config.data.loader.held_out_fraction)
+        if len(inside(rays, labels, config.grid.voxels)[1].distances):
+            return
+    raise ValueError(
+        f"grid: from {config.grid.lower} to {config.grid.upper} m, and none of the labels of the {len(positions)} key frames on which the "
+        f"threshold is chosen lies in it ({store.folder})"
+    )
+
+
 def calibrate(config: ExperimentConfig, network: OccupancyNetwork, index: Index) -> Calibration:
     """Choose the occupancy threshold on the labels of scenes kept back from training, or else on rays that training did not use."""
     loader_config, store = config.data.loader, LabelStore.open(config.data.label_folder)
     index = store.labelled_part(index)
-    kept_back = index.of_scenes(calibration_scenes(index, loader_config))
-    positions, part = (kept_back, "all") if kept_back else (index.of_split("train"), "held_out")
-    step = max(1, len(positions) // CALIBRATION_FRAMES)
+    positions, part = calibration_frames(config, index)
     calibration = ThresholdCalibration(config.calibration, config.grid.voxels)
-    positions = positions[::step][:CALIBRATION_FRAMES]
     loader = build_prediction_loader(config, index, positions)
     samples = predict_fields(network, loader)
     for (_, field), position in zip(track(samples, "calibrating", total=len(positions)), positions):

@@ -89,6 +89,13 @@ def test_an_own_grid_decides_what_is_predicted_and_is_not_scored_as_occ3ds(datar
         train(elsewhere, tmp_path / "run", resume_from=newest_checkpoint(tmp_path / "run"), show_progress=False)
 
 
+def test_a_grid_where_no_label_is_is_refused_before_the_first_step(dataroot: Path, tmp_path: Path):
+    grid = {"lower": (500.0, 500.0, 0.0), "upper": (550.0, 550.0, 4.0), "cell_size": 0.5}
+    with pytest.raises(ValueError, match=r"grid: from \(500\.0, .* none of the labels of the 4 key frames on which"):
+        train(experiment(dataroot, {}, grid=grid), tmp_path / "run", show_progress=False)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
