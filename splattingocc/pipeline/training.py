@@ -86,9 +86,9 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     batches = build_training_batches(config, index)
     (meter,) = (callback for callback in trainer.callbacks if isinstance(callback, StepMeter))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
-        check_labels_reach_grid(config, index, store)
         for line in (*about_labels(store, batches.dataset, whole, config.objective), about_batch(config, trainer.world_size)):
             print(line)
+        check_labels_reach_grid(config, index, store)
         if (loaded := module.network.backbone.loaded) is not None and checkpoint is None:
             print(loaded.describe())
         # Not before all that may be wrong with data and labels has been found: a mistyped folder must cost an earlier training nothing
