@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from splattingocc.config import Config, Workers
 from splattingocc.data.key_frames import Index
@@ -118,6 +119,10 @@ class Synth:
     """Height and width of the images, pixels."""
     version: str = "v1.0-mini"
     """Folder of the tables."""
+    label_errors: bool = True
+    """Give the LiDAR points' classes the errors that people make; the 3D truth and the boxes have none."""
+    dense: Literal["none", "perfect", "degraded"] = "none"
+    """Write maps of class and metric depth for `prepare --dense.*` into `<out>/dense`, perfect or with the errors of foundation models."""
     fresh: bool = False
     """Replace another synthetic data set that is in the folder."""
 
@@ -131,6 +136,8 @@ class Synth:
             image_size=self.image_size,
             seed=self.seed,
             version=self.version,
+            label_errors=self.label_errors,
+            dense=self.dense,
         )
         write_dataset(config, self.out, fresh=self.fresh)
         print(f"{self.out}: {self.scenes} scenes of {self.frames} key frames")

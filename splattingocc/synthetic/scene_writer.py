@@ -14,6 +14,9 @@ from PIL import Image
 
 from splattingocc.files import naming_the_file
 from splattingocc.synthetic.camera_images import render_image
+from splattingocc.synthetic.dense_degradation import degraded_maps
+from splattingocc.synthetic.dense_maps import DenseQuality, see, true_maps, write_maps
+from splattingocc.synthetic.label_errors import LabelErrors
 from splattingocc.synthetic.lidar_sweeps import Lidar, Sweep
 from splattingocc.synthetic.occupancy import VoxelTruth, observed_truth, rays_of_drive, voxelize
 from splattingocc.synthetic.rig import Sensor, draw_rig, rigid_matrix
@@ -45,6 +48,8 @@ class SceneWriter:
         num_frames: int,
         image_size: tuple[int, int],
         device: torch.device,
+        label_errors: bool = False,
+        dense: DenseQuality = "none",
     ) -> None:
         self._tables, self._out, self._version = tables, out, version
         self._seed, self._number, self._num_frames, self._image_size = seed, number, num_frames, image_size
@@ -61,6 +66,8 @@ class SceneWriter:
         ego_from_lidar = self._sensors[-1].ego_from_sensor
         self._lidar = Lidar(ego_from_lidar, self._device)
         self._rays_of_drive = rays_of_drive(self._world.ego, ego_from_lidar, num_frames * FRAME_INTERVAL).to(self._device)
+        self._label_errors = LabelErrors(self._world.things, self._rng("label errors")) if label_errors else None
+        self._dense: DenseQuality = dense
         # Compressing is left to a thread of its own while the next picture is rendered.
         self._compressor = ThreadPoolExecutor(1, thread_name_prefix="compress")
         self._compressions: list[Future[None]] = []
@@ -80,6 +87,7 @@ class SceneWriter:
             pose = self._world.ego.world_from_ego(time)
             filename = f"samples/{sensor.channel}/{self.name}__{sensor.channel}__{timestamp + delay}.jpg"
             self._write_image(sensor, time, pose @ sensor.ego_from_sensor, filename, index + frame * len(self._sensors))
+            self._write_dense_maps(sensor, time, pose @ sensor.ego_from_sensor, filename, index + frame * len(self._sensors))
             self._add_data_row(sample_token, sensor, frame, timestamp + delay, pose, filename)
             cameras.append((sensor, pose @ sensor.ego_from_sensor))
         self._write_lidar_and_truth(frame, timestamp, sample_token, cameras)
@@ -125,6 +133,15 @@ class SceneWriter:
         image = render_image(self._scene_mesh, self._world.light, sensor.K, world_from_cam, self._image_size, noise_seed)
         self._compressions.append(self._compressor.submit(_write_jpeg, self._out / filename, image))
 
+    def _write_dense_maps(self, sensor: Sensor, time: float, world_from_cam: ndarray, filename: str, seed: int) -> None:
+        if self._dense == "none":
+            return
+        assert sensor.K is not None
+        self._scene_mesh.set_time(time)
+        seen = see(self._scene_mesh, sensor.K, world_from_cam, self._image_size)
+        maps = true_maps(seen) if self._dense == "perfect" else degraded_maps(seen, self._rng("dense maps", seed))
+        self._compressions.append(self._compressor.submit(write_maps, maps, self._out, filename))
+
     def _write_lidar_and_truth(self, frame: int, timestamp: int, sample_token: str, cameras: list[tuple[Sensor, ndarray]]) -> None:
         time = frame * FRAME_INTERVAL
         sensor, pose = self._sensors[-1], self._world.ego.world_from_ego(time)
@@ -133,7 +150,11 @@ class SceneWriter:
         filename = f"samples/{sensor.channel}/{self.name}__{sensor.channel}__{timestamp}.pcd.bin"
         data_token = self._add_data_row(sample_token, sensor, frame, timestamp, pose, filename)
         label_file = f"lidarseg/{self._version}/{data_token}_lidarseg.bin"
-        for name, array in ((filename, sweep.points), (label_file, sweep.categories)):
+        categories = sweep.categories
+        if self._label_errors:
+            rng = self._rng("label errors", frame)
+            categories = self._label_errors.categories(sweep, pose @ sensor.ego_from_sensor, rng)
+        for name, array in ((filename, sweep.points), (label_file, categories)):
             with naming_the_file(self._out / name):
                 (self._out / name).parent.mkdir(parents=True, exist_ok=True)
                 array.tofile(self._out / name)

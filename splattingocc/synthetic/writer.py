@@ -16,13 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from splattingocc.config import Config, ImageSize, Seed
 from splattingocc.files import BadFile, check_name, child, read_json, sole_writer, write_json
 from splattingocc.files.lock import LOCK_NAME
+from splattingocc.synthetic.dense_maps import DENSE_FOLDER, DenseQuality
 from splattingocc.synthetic.scene_writer import SceneWriter, scene_name
 from splattingocc.synthetic.tables import common_tables, token
 
 GENERATOR_VERSION = 2
 """Raised whenever the same configuration gives other bytes than before."""
 MANIFEST = "synthetic.json"
-CONTENTS = ("samples", "lidarseg", "gts", "maps")
+CONTENTS = ("samples", "lidarseg", "gts", "maps", DENSE_FOLDER)
 """The folders that a data set consists of, besides the one of its tables."""
 
 
@@ -41,6 +42,10 @@ class SynthConfig(Config):
     """Everything is drawn from it."""
     version: Annotated[str, Field(pattern=r"^[\w.\-]+$"), AfterValidator(partial(check_name, what="the version"))] = "v1.0-mini"
     """The folder of the tables."""
+    label_errors: bool = True
+    """Give the LiDAR points' classes in lidarseg the errors that people make; the 3D truth and the boxes have none."""
+    dense: DenseQuality = "none"
+    """Write maps of class and metric depth beside the images, perfect or with the errors of foundation models."""
 
     @model_validator(mode="after")
     def _check(self) -> SynthConfig:
@@ -85,7 +90,7 @@ def _write_dataset(config: SynthConfig, out: Path, *, progress: bool, fresh: boo
         for number in range(config.num_scenes):
             scene = SceneWriter(
                 tables, out, version=config.version, seed=config.seed, number=number, num_frames=config.frames_per_scene,
-                image_size=config.image_size, device=torch.device(device),
+                image_size=config.image_size, device=torch.device(device), label_errors=config.label_errors, dense=config.dense,
             )  # fmt: skip
             for frame in range(config.frames_per_scene):
                 scene.write_frame(frame)
