@@ -127,7 +127,8 @@ def thin_parts(depths: Float32[ndarray, "height width"], radius: int) -> Bool[nd
 
 
 def _largest(values: torch.Tensor, radius: int) -> torch.Tensor:
-    return functional.max_pool2d(values, 2 * radius + 1, stride=1, padding=radius)
+    side = 2 * radius + 1
+    return functional.max_pool2d(functional.max_pool2d(values, (side, 1), 1, (radius, 0)), (1, side), 1, (0, radius))
 
 
 def taken_over_by_background(
@@ -172,8 +173,9 @@ def _with_grown_crowns(
 
 def _blurred(values: Float32[ndarray, "height width"], radius: int) -> Float32[ndarray, "height width"]:
     """Return the mean over a square around each pixel."""
-    mean = functional.avg_pool2d(torch.from_numpy(values)[None, None], 2 * radius + 1, 1, radius, count_include_pad=False)
-    return mean[0, 0].numpy()
+    side = 2 * radius + 1
+    mean = functional.avg_pool2d(torch.from_numpy(values)[None, None], (side, 1), 1, (radius, 0), count_include_pad=False)
+    return functional.avg_pool2d(mean, (1, side), 1, (0, radius), count_include_pad=False)[0, 0].numpy()
 
 
 def _blurred_classes(
