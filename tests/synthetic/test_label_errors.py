@@ -94,6 +94,19 @@ def test_a_wrong_border_lies_within_reach_of_the_label_that_it_gives(measured: l
     assert 0.15 < num_wrong / num_near < 0.35
 
 
+def test_a_border_moves_to_one_side_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    without(monkeypatch, "CONFUSED_SURFACES", "FAR_NOISE_SHARE", "BORDER_NOISE_SHARE")
+    x, y = np.meshgrid(np.linspace(-0.15, 0.15, 4), np.arange(0, 400, 0.05))
+    categories = np.where(x < 0, ROAD, CATEGORY_INDEX["flat.sidewalk"]).astype(np.uint8).ravel()
+    points = np.column_stack([x.ravel(), y.ravel(), np.zeros((x.size, 3))]).astype(np.float32)
+    sweep = Sweep(points, categories, np.full(x.size, -1, np.int32))
+    wrong = LabelErrors((), np.random.default_rng(0)).categories(sweep, np.eye(4), np.random.default_rng(1)) != categories
+    at_left, at_right = wrong.reshape(-1, 4)[:, 1], wrong.reshape(-1, 4)[:, 2]
+    assert at_left.mean() == pytest.approx(label_errors.BORDER_SHARE / 2, abs=0.06)
+    assert at_right.mean() == pytest.approx(label_errors.BORDER_SHARE / 2, abs=0.06)
+    assert not (at_left & at_right).any()
+
+
 def test_the_nearest_point_of_another_category_is_that_of_a_search_through_all_pairs():
     rng = np.random.default_rng(0)
     points, categories = rng.uniform(-1, 1, (700, 3)), rng.integers(0, 4, 700).astype(np.uint8)
