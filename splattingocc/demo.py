@@ -42,6 +42,8 @@ CONFIG = CONFIGS / "splattingocc" / "splattingocc-synth.py"
 """What the demo trains."""
 WORLD = SynthConfig(num_scenes=30, num_val_scenes=6, frames_per_scene=2, image_size=(180, 320))
 """What it trains on: many streets with few frames each, because neighbouring frames teach little."""
+WORLD_WORKERS = 2
+"""Processes that write it."""
 STAGES_NAME = "stages.json"
 NUM_PICTURES = 2
 """Key frames of the val split that are drawn."""
@@ -136,13 +138,22 @@ class Demo:
         stages = Stages(self.folder, console)
         data = self.experiment.data
         root, labels = data.dataroot, data.label_folder
-        stages.run("world", "1/6  Build synthetic streets", self.world, lambda: write_dataset(self.world, root), makes=root)
+        stages.run(
+            "world",
+            "1/6  Build synthetic streets",
+            self.world,
+            lambda: write_dataset(self.world, root, num_workers=WORLD_WORKERS),
+            makes=root,
+        )
         stages.run("labels", "2/6  Project LiDAR to 2D labels", data, self._labels, makes=labels)
         stages.run("train", "3/6  Train on 2D labels", self.experiment, self._train, makes=self.checkpoint.parent)
         stages.run("predict", "4/6  Predict the val scenes", self.experiment, self._predict, makes=self.folder / "output")
         stages.run("score", "5/6  Score", self.experiment, lambda: self._score(stages))
         stages.run("draw", "6/6  Draw", self.experiment, self._draw, makes=self.folder / "pictures")
         self._conclude(stages, console)
+
+    def _world(self) -> None:
+        write_dataset(self.world, self.experiment.data.dataroot, num_workers=WORLD_WORKERS)
 
     def _labels(self) -> None:
         data = self.experiment.data

@@ -119,10 +119,17 @@ class Synth:
     """Height and width of the images, pixels."""
     version: str = "v1.0-mini"
     """Folder of the tables."""
+    truth: Literal["accumulated", "complete", "both"] = "accumulated"
+    """What `gts` holds: what the LiDAR met in the whole drive, as in Occ3D, or every surface; of both, every surface is in
+    `gts_complete`."""
+    pose_errors: bool = True
+    """State poses with the errors that locating a vehicle has."""
     label_errors: bool = True
     """Give the LiDAR points' classes the errors that people make; the 3D truth and the boxes have none."""
     dense: Literal["none", "perfect", "degraded"] = "none"
     """Write maps of class and metric depth for `prepare --dense.*` into `<out>/dense`, perfect or with the errors of foundation models."""
+    workers: Workers = 2
+    """Processes that write scenes beside each other; 0 writes them in this one. The bytes are the same."""
     fresh: bool = False
     """Replace another synthetic data set that is in the folder."""
 
@@ -136,8 +143,10 @@ class Synth:
             image_size=self.image_size,
             seed=self.seed,
             version=self.version,
+            truth=self.truth,
+            pose_errors=self.pose_errors,
             label_errors=self.label_errors,
             dense=self.dense,
         )
-        write_dataset(config, self.out, fresh=self.fresh)
+        write_dataset(config, self.out, fresh=self.fresh, num_workers=self.workers)
         print(f"{self.out}: {self.scenes} scenes of {self.frames} key frames")

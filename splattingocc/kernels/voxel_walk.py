@@ -162,6 +162,7 @@ def _mark_visited(
     first: int,
     origins: wp.array(dtype=wp.vec3d),
     directions: wp.array(dtype=wp.vec3d),
+    max_distances: wp.array(dtype=wp.float64),
     occupied: wp.array3d(dtype=wp.uint8),
     lower: wp.vec3d,
     cell_size: wp.float64,
@@ -172,7 +173,8 @@ def _mark_visited(
     origin = origins[ray]
     direction = directions[ray]
     span = grid_span(origin, direction, lower, cell_size, shape)
-    if span[0] >= span[1]:
+    limit = max_distances[ray]
+    if span[0] >= span[1] or span[0] > limit:
         return
     cell = cell_at(origin + span[0] * direction, lower, cell_size, shape)
     spacing = exit_spacing(direction, cell_size)
@@ -182,7 +184,10 @@ def _mark_visited(
         visited[cell[0], cell[1], cell[2]] = wp.uint8(1)
         if occupied[cell[0], cell[1], cell[2]] != wp.uint8(0):
             return
-        cell = next_cell(cell, exits_of_cell(first_exits, spacing, cell), spacing)
+        exits = exits_of_cell(first_exits, spacing, cell)
+        if wp.min(exits) > limit:
+            return
+        cell = next_cell(cell, exits, spacing)
 
 
 def cast_first_hit(occupied: UInt8[Tensor, "x y z"], grid: VoxelGrid, rays: Rays) -> VoxelHits:
@@ -198,10 +203,15 @@ def cast_first_hit(occupied: UInt8[Tensor, "x y z"], grid: VoxelGrid, rays: Rays
     return hits
 
 
-def mark_visited(occupied: UInt8[Tensor, "x y z"], grid: VoxelGrid, rays: Rays) -> UInt8[Tensor, "x y z"]:
-    """Mark with 1 the cells that the rays cross up to and including the first occupied one."""
+def mark_visited(
+    occupied: UInt8[Tensor, "x y z"], grid: VoxelGrid, rays: Rays, max_distances: Float[Tensor, " ray"] | None = None
+) -> UInt8[Tensor, "x y z"]:
+    """Mark with 1 the cells that the rays cross up to and including the first occupied one, or the one in which each ray's greatest
+    distance (metres) lies."""
     visited = torch.zeros_like(occupied)
-    inputs = [*_walk_inputs(occupied, grid, rays), wp.from_torch(visited)]
+    origins, directions, *walk = _walk_inputs(occupied, grid, rays)
+    limits = torch.full((len(rays.origins),), torch.inf, device=occupied.device) if max_distances is None else max_distances
+    inputs = [origins, directions, wp.from_torch(limits.detach().double().contiguous()), *walk, wp.from_torch(visited)]
     launch(_mark_visited, len(rays.origins), inputs, device=rays.origins.device)
     return visited
 

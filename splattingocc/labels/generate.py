@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection
 from pathlib import Path
 
 import msgspec
@@ -35,6 +28,9 @@ from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.files import BadFile, sha256_of, sole_writer
 from splattingocc.labels.lidar import LidarLabels
 from splattingocc.labels.source import LabelSource, MissingInput
+from splattingocc.worker_pool import run_jobs
+
+IF_KILLED = "a label worker was killed, most likely for want of memory; finished scenes are kept, use fewer workers"
 
 
 def generate_labels(
@@ -80,7 +76,8 @@ def generate_labels(
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, disable=not show_progress) as progress:
             task = progress.add_task("2D labels, scenes", total=len(names), completed=len(names) - len(jobs))
-            for name, record in _run(jobs, num_workers):
+            named = {job.name: job for job in jobs}
+            for name, record in run_jobs(label_scene, named, num_workers=num_workers, if_killed=IF_KILLED):
                 manifest = msgspec.structs.replace(manifest, scenes={**manifest.scenes, name: record})
                 write_manifest(out, manifest)
                 progress.advance(task)
@@ -158,46 +155,6 @@ def _is_finished(job: SceneJob, record: SceneRecord | None) -> bool:
     if record is None or record.source_sha256 != job.source_sha256 or not path.is_file() or record.skipped != job.missing():
         return False
     return sha256_of(path) == record.sha256
-
-
-def _run(jobs: Sequence[SceneJob], num_workers: int) -> Iterator[tuple[str, SceneRecord]]:
-    """Yield the record of each scene as it is finished."""
-    if num_workers == 0 or len(jobs) < 2:
-        for job in jobs:
-            yield job.name, label_scene(job)
-        return
-    # Spawned, not forked: the parent may hold threads or a GPU.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context, initializer=end_with_parent)
-    try:
-        # Workers inherit what is blocked: Ctrl-C is for this process, which ends them
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            name_of = {pool.submit(label_scene, job): job.name for job in jobs}
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        for future in as_completed(name_of):
-            yield name_of[future], future.result()
-    except KeyboardInterrupt:
-        for worker in multiprocessing.active_children():
-            worker.terminate()  # at any moment: a scene's file is put in place whole
-        raise
-    except BrokenProcessPool:
-        raise ValueError("a label worker was killed, most likely for want of memory; finished scenes are kept, use fewer workers") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def end_with_parent() -> None:
-    """Let this process end when the one that started it is gone: a pool's workers would wait for its next job for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_leave_after, args=(parent.sentinel,), daemon=True).start()
-
-
-def _leave_after(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
 
 
 def label_scene(job: SceneJob) -> SceneRecord:

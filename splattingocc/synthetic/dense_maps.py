@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,8 +21,6 @@ from splattingocc.synthetic.camera_images import VIEW_DISTANCE, pixel_rays
 from splattingocc.synthetic.scene_mesh import SceneMesh
 from splattingocc.taxonomy import SKY
 
-DenseQuality = Literal["none", "perfect", "degraded"]
-"""No maps, maps without errors, or maps with those of foundation models."""
 DENSE_FOLDER = "dense"
 DEPTH_SCALE = 256
 """Units of a depth map per metre."""

@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from numpy.random import Generator
 
-from splattingocc.synthetic.layout import HALF_WIDTH, Layout, LotKind, SideRoad
+from splattingocc.synthetic.layout import HALF_WIDTH, Layout, SideRoad
 from splattingocc.synthetic.materials import Material
 from splattingocc.synthetic.mesh import Color, Mesh, join, quads, scaled
+from splattingocc.synthetic.street_kinds import LotKind
 
 DRIVEABLE, OTHER_FLAT, SIDEWALK, TERRAIN = 24, 25, 26, 27
 """nuScenes-lidarseg indices of the ground."""
@@ -58,10 +59,15 @@ def draw_surfaces(rng: Generator, parking_is_other_flat: bool) -> tuple[Surface,
         Surface(DRIVEABLE, 0.0, Material.SOLID_LINE, center),
         Surface(DRIVEABLE, 0.0, Material.ZEBRA, asphalt),
         Surface(bay_category, 0.0, Material.PAVERS if parking_is_other_flat else Material.ASPHALT, bay),
-        Surface(OTHER_FLAT, CURB_HEIGHT, Material.GRASS if median_is_lawn else Material.PAVERS, lawn if median_is_lawn else bay),
+        Surface(
+            TERRAIN if median_is_lawn else OTHER_FLAT,
+            CURB_HEIGHT,
+            Material.GRASS if median_is_lawn else Material.PAVERS,
+            lawn if median_is_lawn else bay,
+        ),
         Surface(SIDEWALK, CURB_HEIGHT, Material.PAVERS, pavement),
         Surface(TERRAIN, CURB_HEIGHT, Material.GRASS, lawn),
-        Surface(SIDEWALK if rng.random() < 0.6 else OTHER_FLAT, CURB_HEIGHT, Material.PAVERS, scaled(pavement, rng.uniform(0.5, 1.1))),
+        Surface(SIDEWALK if rng.random() < 0.85 else OTHER_FLAT, CURB_HEIGHT, Material.PAVERS, scaled(pavement, rng.uniform(0.5, 1.1))),
         Surface(TERRAIN, CURB_HEIGHT, Material.SOIL, dirt),
         Surface(DRIVEABLE, 0.05, Material.ASPHALT, scaled(asphalt, rng.uniform(0.8, 1.5))),
     )
@@ -81,8 +87,8 @@ class Ground:
         for left in (False, True):
             side, curb = self.layout.side(left), self.layout.curb(left)
             beyond = (l - curb) if left else (curb - l)
-            kinds = np.where(beyond <= side.verge + side.sidewalk, PAVEMENT, kinds)
-            kinds = np.where(beyond <= side.verge, LAWN, kinds)
+            kinds = np.where((beyond > 0) & (beyond <= side.verge + side.sidewalk), PAVEMENT, kinds)
+            kinds = np.where((beyond > 0) & (beyond <= side.verge), LAWN, kinds)
         right_curb, left_curb = self.layout.curb(False), self.layout.curb(True)
         right_lane, left_lane = self.layout.lane_edges
         kinds = np.where((l > right_curb) & (l < left_curb), BAY, kinds)
@@ -99,7 +105,7 @@ class Ground:
     def _lots_at(self, s: ndarray, l: ndarray) -> ndarray:
         kinds = np.full(np.broadcast_shapes(s.shape, l.shape), LAWN)
         of_lot = {LotKind.BUILDING: PAVEMENT, LotKind.HOUSE: LAWN, LotKind.PARK: LAWN, LotKind.PARKING: LOT_ASPHALT}
-        of_lot |= {LotKind.PLAZA: PLAZA, LotKind.WORKS: DIRT}
+        of_lot |= {LotKind.PLAZA: PLAZA, LotKind.WORKS: DIRT, LotKind.GREEN: LAWN, LotKind.WALLED: LAWN}
         for lot in self.layout.lots:
             inside = (s >= lot.s_range[0]) & (s < lot.s_range[1]) & ((l > 0) == lot.left)
             kinds = np.where(inside, of_lot[lot.kind], kinds)
@@ -151,19 +157,20 @@ class Ground:
         return kinds
 
 
-def _edges_along(layout: Layout) -> ndarray:
-    edges = [np.arange(0.0, layout.length, 2.5)]
+def _edges_along(layout: Layout, span: tuple[float, float]) -> ndarray:
+    edges = [np.arange(*span, 2.5)]
     for road in layout.side_roads:
         w = road.half_width
         marks = np.array([LINE_WIDTH / 2, w, w + 0.3, w + 0.6, w + 1.0, w + 1.5, w + 2.5, w + CORNER_RADIUS, w + 4.5])
         edges += [road.s - marks, road.s + marks]
     edges += [np.array(lot.s_range) for lot in layout.lots]
-    return _merge(np.concatenate(edges), 0.0, layout.length)
+    return _merge(np.concatenate(edges), *span)
 
 
 def _edges_across(ground: Ground) -> ndarray:
     layout = ground.layout
-    edges = [np.arange(-HALF_WIDTH, HALF_WIDTH + 1, 4.0), np.array(layout.lane_edges)]
+    middle = (layout.curb(False) + layout.curb(True)) / 2
+    edges = [np.arange(-HALF_WIDTH, HALF_WIDTH + 1, 4.0), np.array(layout.lane_edges), np.array([middle])]
     for position, _ in ground.line_positions():
         edges.append(np.array([position - LINE_WIDTH / 2, position + LINE_WIDTH / 2]))
     if layout.median:
@@ -180,13 +187,13 @@ def _merge(edges: ndarray, low: float, high: float) -> ndarray:
     return edges[np.append(True, np.diff(edges) > 1e-2)]
 
 
-def ground_mesh(ground: Ground) -> Mesh:
-    """Build the ground: a sheet for each surface, and a curb wherever two of them differ in height."""
-    s_edges, l_edges = _edges_along(ground.layout), _edges_across(ground)
+def ground_mesh(ground: Ground, span: tuple[float, float]) -> Mesh:
+    """Build the ground between two places along the street: a sheet for each surface, a curb wherever two of them differ in height."""
+    s_edges, l_edges = _edges_along(ground.layout, span), _edges_across(ground)
     kinds = ground.kinds_at((s_edges[:-1, None] + s_edges[1:, None]) / 2, (l_edges[None, :-1] + l_edges[None, 1:]) / 2)
     s, l = np.meshgrid(s_edges, l_edges, indexing="ij")
     xy = ground.layout.course.xy(s, l)
-    nodes = np.concatenate([xy, ground.layout.course.hill(xy)[..., None]], axis=-1)
+    nodes = np.concatenate([xy, ground.layout.road_height(s, l)[..., None]], axis=-1)
     uv = np.stack([s, l], axis=-1)
     heights = np.array([surface.height for surface in ground.surfaces])[kinds]
 

@@ -7,9 +7,10 @@ from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int32, UInt8
+from jaxtyping import Float, Float32, Int32, Int64, UInt8
 from numpy import ndarray
 from numpy.random import Generator
+from torch import Tensor
 
 from splattingocc.geometry.rays import Rays
 from splattingocc.kernels.mesh_cast import cast_at_mesh
@@ -42,6 +43,22 @@ class Sweep:
     """Number of the annotated thing that was hit, or −1."""
 
 
+@dataclass(frozen=True)
+class Returns:
+    """What came back of the rays of a turn."""
+
+    rays: Int64[ndarray, " point"]
+    """Which of the rays it was."""
+    distances: Float[ndarray, " point"]
+    """As measured, metres."""
+    brightness: Float32[ndarray, " point"]
+    """Of the surface, 0..1."""
+    categories: UInt8[ndarray, " point"]
+    """nuScenes-lidarseg index."""
+    things: Int32[ndarray, " point"]
+    """Number of the annotated thing that was hit, or −1."""
+
+
 @cache
 def beam_directions() -> Float[ndarray, "ray 3"]:
     """Return the unit directions of all beams of a turn in the sensor frame, azimuth by azimuth, the lowest beam first."""
@@ -53,10 +70,9 @@ def beam_directions() -> Float[ndarray, "ray 3"]:
     return np.stack([x * np.cos(elevation), y * np.cos(elevation), np.sin(elevation)], axis=-1).reshape(-1, 3)
 
 
-def lidar_rays(world_from_lidar: Float[ndarray, "4 4"], *, azimuths: slice = slice(None)) -> Rays:
-    """Return the rays of a turn in the world frame, or those of some of its azimuths."""
-    directions_lidar = beam_directions().reshape(NUM_AZIMUTHS, NUM_BEAMS, 3)[azimuths].reshape(-1, 3)
-    directions = torch.from_numpy((directions_lidar @ world_from_lidar[:3, :3].T).astype(np.float32))
+def lidar_rays(world_from_lidar: Float[ndarray, "4 4"], chosen: Int64[ndarray, " ray"] | slice = slice(None)) -> Rays:
+    """Return the rays of a turn in the world frame, or those of some numbers."""
+    directions = torch.from_numpy((beam_directions()[chosen] @ world_from_lidar[:3, :3].T).astype(np.float32))
     return Rays(torch.from_numpy(world_from_lidar[:3, 3].astype(np.float32)).expand_as(directions).contiguous(), directions)
 
 
@@ -72,33 +88,39 @@ class Lidar:
     """One vehicle's LiDAR and what it sees of that vehicle."""
 
     def __init__(self, ego_from_lidar: Float[ndarray, "4 4"], device: torch.device) -> None:
-        self._ego_from_lidar = ego_from_lidar
+        self.ego_from_lidar = ego_from_lidar
         body = soup_index(torch.from_numpy(ego_body().corners).to(device))
         rays = lidar_rays(ego_from_lidar).to(device)
         hits = cast_at_mesh(body, rays, torch.full((len(rays.origins),), MAX_RANGE, device=device))
         self._ego_distances = torch.where(hits.triangles >= 0, hits.distances, torch.inf).cpu().numpy()
 
-    def measure(self, scene: SceneMesh, world_from_ego: Float[ndarray, "4 4"], rng: Generator) -> Sweep:
-        """Measure the scene at the time that it is set to; `rng` draws noise and lost returns."""
-        rays = lidar_rays(world_from_ego @ self._ego_from_lidar)
-        hits = scene.cast(rays.to(scene.device), MAX_RANGE)
+    def returns(self, scene: SceneMesh, rays: Rays, rng: Generator, *, numbers: ndarray, limits: Float[Tensor, " ray"]) -> Returns:
+        """Measure the scene at the time that it is set to, along some rays of a turn (world frame), each up to its own greatest distance.
+
+        `numbers` are the rays' numbers in the turn; `rng` draws errors and losses.
+        """
+        hits = scene.cast(rays.to(scene.device), limits.to(scene.device))
         triangles = hits.triangles.long().clamp(min=0)
         distances = np.where(hits.triangles.cpu() >= 0, hits.distances.cpu(), np.inf)
-        categories = scene.categories[triangles].cpu().numpy()
-        things = scene.things[triangles].cpu().numpy()
-        materials = scene.materials[triangles].cpu().numpy()
-        brightness = scene.colors[triangles].mean(dim=-1).cpu().numpy()
-        is_ego = self._ego_distances < distances
-        categories = np.where(is_ego, EGO_CATEGORY, categories).astype(np.uint8)
-        things = np.where(is_ego, -1, things).astype(np.int32)
-        distances = np.minimum(distances, self._ego_distances)
-        returned = np.isfinite(distances) & _returns(distances, materials, brightness, rng)
-        measured = np.where(returned, distances, 0.0) + rng.normal(0, RANGE_NOISE, len(distances))
-        intensities = np.clip(255 * brightness * np.exp(-measured / 60) * rng.uniform(0.7, 1.3, len(measured)), 0, 255).round()
-        directions = beam_directions()
-        columns = [directions * measured[:, None], intensities[:, None], np.tile(np.arange(NUM_BEAMS), NUM_AZIMUTHS)[:, None]]
-        points = np.concatenate(columns, axis=-1).astype(np.float32)[returned]
-        return _with_noise_points(Sweep(points, categories[returned], things[returned]), rng)
+        is_ego = self._ego_distances[numbers] < distances
+        distances = np.minimum(distances, self._ego_distances[numbers])
+        brightness = scene.brightness[triangles].cpu().numpy()
+        returned = np.flatnonzero(np.isfinite(distances) & _returns(distances, scene.materials[triangles].cpu().numpy(), brightness, rng))
+        measured = distances[returned] + rng.normal(0, RANGE_NOISE, len(returned))
+        hit = triangles[torch.from_numpy(returned).to(scene.device)]
+        categories = np.where(is_ego[returned], EGO_CATEGORY, scene.categories[hit].cpu().numpy()).astype(np.uint8)
+        things = np.where(is_ego[returned], -1, scene.things[hit].cpu().numpy()).astype(np.int32)
+        return Returns(returned, measured, brightness[returned], categories, things)
+
+    def measure(self, scene: SceneMesh, world_from_ego: Float[ndarray, "4 4"], rng: Generator) -> Sweep:
+        """Measure the scene at the time that it is set to; `rng` draws noise and lost returns."""
+        rays, every = lidar_rays(world_from_ego @ self.ego_from_lidar), np.arange(NUM_BEAMS * NUM_AZIMUTHS)
+        returns = self.returns(scene, rays, rng, numbers=every, limits=torch.full((len(every),), MAX_RANGE))
+        fading = np.exp(-returns.distances / 60) * rng.uniform(0.7, 1.3, len(returns.rays))
+        intensities = np.clip(255 * returns.brightness * fading, 0, 255).round()
+        positions = beam_directions()[returns.rays] * returns.distances[:, None]
+        points = np.column_stack([positions, intensities, returns.rays % NUM_BEAMS]).astype(np.float32)
+        return _with_noise_points(Sweep(points, returns.categories, returns.things), rng)
 
 
 def _returns(distances: ndarray, materials: ndarray, brightness: ndarray, rng: Generator) -> ndarray:

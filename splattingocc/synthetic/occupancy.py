@@ -20,8 +20,7 @@ from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.kernels.launch import launch
 from splattingocc.kernels.voxel_walk import mark_visited
 from splattingocc.synthetic.camera_images import pixel_rays
-from splattingocc.synthetic.lidar_sweeps import lidar_rays
-from splattingocc.synthetic.rig import EgoMotion, Sensor
+from splattingocc.synthetic.rig import Sensor
 from splattingocc.synthetic.scene_mesh import SceneMesh
 from splattingocc.taxonomy import FREE, NUM_CLASSES
 
@@ -29,14 +28,10 @@ SAMPLE_SPACING = 0.12
 """Greatest distance between neighbouring samples of a triangle, metres; a third of a cell."""
 AREA_UNIT = 1e-4
 """What a count of one stands for, square metres. Counts are whole numbers, so that their sum does not depend on the order."""
+FACE_DEPTH = 0.499
+"""How far from a cell's middle a ray aims at its face, in cells: a hair inside, so that a grazing ray enters through that face."""
 CAMERA_RAYS_ACROSS = 160
 """Rays over the width of an image: about 0.4° apart, less than a cell at 55 m."""
-SWEEP_INTERVAL = 0.1
-"""Seconds between the turns of the LiDAR whose rays make `mask_lidar`."""
-SWEEP_THINNING = 8
-"""Of each such turn, every this many azimuths count, each turn with others."""
-SWEEP_MARGIN = 1.0
-"""How long before the first and after the last key frame the LiDAR sees already, seconds."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +49,6 @@ def concatenate(rays: list[Rays]) -> Rays:
     return Rays(torch.cat([part.origins for part in rays]), torch.cat([part.directions for part in rays]))
 
 
-def rays_of_drive(ego: EgoMotion, ego_from_lidar: Float[ndarray, "4 4"], duration: float) -> Rays:
-    """Return the LiDAR rays of a whole scene in the world frame, thinned out."""
-    times = np.arange(-SWEEP_MARGIN, duration + SWEEP_MARGIN, SWEEP_INTERVAL)
-    turns = [
-        lidar_rays(ego.world_from_ego(float(time)) @ ego_from_lidar, azimuths=slice(turn % SWEEP_THINNING, None, SWEEP_THINNING))
-        for turn, time in enumerate(times)
-    ]
-    return concatenate(turns)
-
-
 def _rays_to(
     centers_world: Float[Tensor, "cell 3"],
     sensor: Sensor,
@@ -71,11 +56,12 @@ def _rays_to(
     image_size: tuple[int, int],
     cell_size: float,
 ) -> Rays:
-    """Return the rays from a camera to the near sides of the cells that lie in its image. Rays through pixels alone would miss cells of
-    the ground, which from afar are much thinner than a pixel."""
+    """Return the rays from a camera to the middles of those faces of the cells that look at it and lie in its image. Rays through pixels
+    alone would miss cells of the ground, which from afar are much thinner than a pixel."""
     origin = torch.from_numpy(world_from_cam[:3, 3]).to(centers_world.device)
-    reach = 0.45 * cell_size
-    directions = centers_world + (origin - centers_world).clamp(-reach, reach) - origin
+    reach = FACE_DEPTH * cell_size
+    ways = centers_world - origin
+    directions = torch.cat([ways - axis * ways.sign() * reach for axis in torch.eye(3, dtype=ways.dtype, device=ways.device)])
     x, y, z = transform_directions(torch.from_numpy(world_from_cam.T.copy()).to(centers_world.device), directions).unbind(dim=-1)
     assert sensor.K is not None
     u, v = sensor.K[0, 0] * x / z + sensor.K[0, 2], sensor.K[1, 1] * y / z + sensor.K[1, 2]
@@ -150,23 +136,28 @@ def voxelize(scene: SceneMesh, ego_from_world: Float[ndarray, "4 4"], grid: Voxe
 def observed_truth(
     semantics: UInt8[Tensor, "x y z"],
     world_from_ego: Float[ndarray, "4 4"],
-    lidar_rays: Rays,
+    sight_lines: tuple[Rays, Float[Tensor, " ray"]],
     cameras: list[tuple[Sensor, Float[ndarray, "4 4"]]],
     image_size: tuple[int, int],
     grid: VoxelGrid = OCC3D_GRID,
 ) -> VoxelTruth:
-    """Mark what could be seen: by the LiDAR, whose rays (world frame) come from the whole drive as in Occ3D, and of that, by one of the key
-    frame's own cameras, given with their world_from_cam."""
+    """Mark what could be seen: by the LiDAR in the whole drive, whose rays (world frame) and their lengths are `sight_lines`, as in Occ3D,
+    and of that, by one of the key frame's own cameras, given with their world_from_cam."""
     ego_from_world = torch.from_numpy(np.linalg.inv(world_from_ego)).to(semantics.device)
     occupied = (semantics != FREE).to(torch.uint8)
 
-    def visited(rays: Rays) -> Tensor:
+    def visited(rays: Rays, lengths: Float[Tensor, " ray"] | None = None) -> Tensor:
         moved = Rays(rays.origins.double(), rays.directions.double()).transform(ego_from_world)
-        return mark_visited(occupied, grid, moved)
+        return mark_visited(occupied, grid, moved, lengths)
 
+    # As published: of the points inside of the grid.
+    lines, lengths = sight_lines
+    ends = transform_points(ego_from_world, lines.origins + lines.directions * lengths[:, None])
+    ends_inside = grid.cells_of(ends)[1]
     step = max(1, image_size[1] // CAMERA_RAYS_ACROSS)
-    mask_lidar = visited(lidar_rays)
-    surfaces = grid.centers(semantics.device)[(occupied & mask_lidar).bool()].double()
+    # What was measured was seen, though in another turn than those whose lines are followed.
+    mask_lidar = visited(lines[ends_inside], lengths[ends_inside]) | occupied
+    surfaces = grid.centers(semantics.device)[occupied.bool()].double()
     surfaces_world = transform_points(torch.from_numpy(world_from_ego).to(semantics.device), surfaces)
     camera_rays = [pixel_rays(sensor.K, pose, image_size, step).to(semantics.device) for sensor, pose in cameras if sensor.K is not None]
     camera_rays += [_rays_to(surfaces_world, sensor, pose, image_size, grid.cell_size) for sensor, pose in cameras]

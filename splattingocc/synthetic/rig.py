@@ -10,7 +10,8 @@ from numpy import ndarray
 from numpy.random import Generator
 
 from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS
-from splattingocc.synthetic.layout import Course, Lane
+from splattingocc.synthetic.layout import Layout
+from splattingocc.synthetic.motion import Motion
 
 NATIVE_IMAGE_SIZE = (900, 1600)
 """Height and width for which the intrinsics below hold."""
@@ -82,10 +83,9 @@ def draw_rig(rng: Generator, image_size: tuple[int, int]) -> tuple[Sensor, ...]:
 class EgoMotion:
     """How the ego vehicle drives: along its lane, weaving a little, following the hills on springs."""
 
-    course: Course
-    lane: Lane
-    start_s: float
-    """Of the rear axle at time 0, metres."""
+    layout: Layout
+    motion: Motion
+    """Of the point of the road under the rear axle."""
     weave: float
     """Amplitude of the weaving, metres."""
     weave_length: float
@@ -95,20 +95,28 @@ class EgoMotion:
 
     def world_from_ego(self, time: float) -> Float[ndarray, "4 4"]:
         """Return the pose at a time in seconds since the start of the scene. The ego frame lies on the road under the rear axle."""
-        position = self._position(time)
-        ahead = self._position(time + 0.05) - self._position(time - 0.05)
-        yaw = np.arctan2(ahead[1], ahead[0])
-        left = position[:2] + np.array([-np.sin(yaw), np.cos(yaw)])
-        slope = np.arctan2(ahead[2], np.hypot(ahead[0], ahead[1]))
-        bank = float(self.course.hill(left)) - position[2]
-        pitch = -slope + 0.004 * np.sin(7.3 * time + self.phase)
-        roll = bank + 0.004 * np.sin(5.1 * time + 2 * self.phase)
+        s, l = self._place(time)
+        behind, ahead = (self._point(s + step, l + step * self._drift(s)) for step in (-0.5, 0.5))
+        along, position = ahead - behind, self._point(s, l)
+        yaw = np.arctan2(along[1], along[0])
+        slope = np.arctan2(along[2], np.hypot(along[0], along[1]))
+        bank = float(self.layout.road_height(s, l + 0.5) - self.layout.road_height(s, l - 0.5))
+        # Springs work while it moves.
+        sway = 0.004 * min(self.motion.speed_at(time) / 3.0, 1.0)
+        pitch = -slope + sway * np.sin(7.3 * time + self.phase)
+        roll = bank + sway * np.sin(5.1 * time + 2 * self.phase)
         return rigid_matrix(rotation_from_euler(roll, pitch, yaw), position)
 
-    def _position(self, time: float) -> ndarray:
-        s = self.start_s + self.lane.speed * time
-        xy = self.course.xy(s, self.lane.l + self.weave * np.sin(2 * np.pi * s / self.weave_length + self.phase))
-        return np.array([*xy, self.course.hill(xy)])
+    def _place(self, time: float) -> tuple[float, float]:
+        s, l, _ = self.motion.at(time)
+        return float(s), float(l + self.weave * np.sin(2 * np.pi * s / self.weave_length + self.phase))
+
+    def _drift(self, s: float) -> float:
+        """Return how much the weaving shifts to the left on each metre."""
+        return self.weave * 2 * np.pi / self.weave_length * float(np.cos(2 * np.pi * s / self.weave_length + self.phase))
+
+    def _point(self, s: float, l: float) -> ndarray:
+        return np.array([*self.layout.course.xy(s, l), float(self.layout.road_height(s, l))])
 
 
 def rotation_from_euler(roll: float, pitch: float, yaw: float) -> Float[ndarray, "3 3"]:

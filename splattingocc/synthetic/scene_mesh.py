@@ -23,7 +23,7 @@ class SceneMesh:
     """All triangles of a world: first those that stand still, then those that move, in one numbering."""
 
     def __init__(self, world: World, device: torch.device) -> None:
-        self._moving_things = MovingThings(world.moving_things, world.ground.layout.course)
+        self._moving_things = MovingThings(world.moving_things, world.ground.layout)
         moving = self._moving_things.mesh()
         mesh = join([world.static, moving])
         self.num_static = len(world.static)
@@ -31,6 +31,8 @@ class SceneMesh:
         self.uvs = torch.from_numpy(mesh.uvs).to(device)
         self.materials = torch.from_numpy(mesh.materials).to(device)
         self.colors = torch.from_numpy(mesh.colors).to(device)
+        self.brightness = self.colors.mean(dim=-1)
+        """Mean of each triangle's colour: what the LiDAR's infrared light meets."""
         self.categories = torch.from_numpy(mesh.categories).to(device)
         self.things = torch.from_numpy(mesh.things).to(device)
         self._static_index = soup_index(self.corners[: self.num_static])
@@ -47,9 +49,9 @@ class SceneMesh:
         self.corners[self.num_static :] = torch.from_numpy(self._moving_things.corners_at(time)).to(self.device)
         self._moving_index.move(self.corners[self.num_static :].reshape(-1, 3))
 
-    def cast(self, rays: Rays, max_distance: float) -> MeshHits:
-        """Find what each ray of a (ray, 3) batch, world frame, meets first."""
-        limits = torch.full((len(rays.origins),), max_distance, device=self.device)
+    def cast(self, rays: Rays, max_distances: Float[Tensor, " ray"] | float) -> MeshHits:
+        """Find what each ray of a (ray, 3) batch, world frame, meets first within its greatest distance, or within one for all."""
+        limits = torch.as_tensor(max_distances, dtype=torch.float32, device=self.device).expand(len(rays.origins))
         hits = cast_at_mesh(self._static_index, rays, limits)
         if self._moving_index is None:
             return hits

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
 
 from splattingocc.synthetic import people, vehicles
-from splattingocc.synthetic.layout import Lane
+from splattingocc.synthetic.driving import Driver, RedLight, draw_lights, simulate
+from splattingocc.synthetic.layout import Lane, Layout
 from splattingocc.synthetic.mesh import Mesh
+from splattingocc.synthetic.motion import Motion, motion_times, steady
 from splattingocc.synthetic.things import SceneBuilder
 
 Maker = Callable[[Generator], Mesh]
 
 _TRAFFIC: tuple[tuple[str, Maker, float], ...] = (
-    ("vehicle.car", vehicles.car, 0.53),
-    ("vehicle.truck", vehicles.truck, 0.10),
-    ("vehicle.bus.rigid", vehicles.bus, 0.09),
-    ("vehicle.bus.bendy", vehicles.bendy_bus, 0.03),
-    ("vehicle.motorcycle", people.motorcyclist, 0.08),
-    ("vehicle.bicycle", people.cyclist, 0.08),
-    ("vehicle.construction", vehicles.construction_vehicle, 0.06),
-    ("vehicle.emergency.police", vehicles.emergency_vehicle, 0.03),
+    ("vehicle.car", vehicles.car, 0.70),
+    ("vehicle.truck", vehicles.truck, 0.13),
+    ("vehicle.bus.rigid", vehicles.bus, 0.03),
+    ("vehicle.bus.bendy", vehicles.bendy_bus, 0.008),
+    ("vehicle.motorcycle", people.motorcyclist, 0.03),
+    ("vehicle.bicycle", people.cyclist, 0.015),
+    ("vehicle.construction", vehicles.construction_vehicle, 0.008),
+    ("vehicle.emergency.police", vehicles.emergency_vehicle, 0.006),
 )
 _PARKED: tuple[tuple[str, Maker, float], ...] = (
-    ("vehicle.car", vehicles.car, 0.62),
-    ("vehicle.truck", vehicles.truck, 0.12),
-    ("vehicle.trailer", vehicles.trailer, 0.09),
-    ("vehicle.motorcycle", vehicles.motorcycle, 0.09),
+    ("vehicle.car", vehicles.car, 0.76),
+    ("vehicle.truck", vehicles.truck, 0.10),
+    ("vehicle.trailer", vehicles.trailer, 0.06),
+    ("vehicle.motorcycle", vehicles.motorcycle, 0.025),
     ("vehicle.bus.rigid", vehicles.bus, 0.03),
-    ("vehicle.construction", vehicles.construction_vehicle, 0.05),
+    ("vehicle.construction", vehicles.construction_vehicle, 0.015),
 )
 _WALKERS: tuple[tuple[str, Maker, float], ...] = (
     ("human.pedestrian.adult", people.person, 0.72),
@@ -42,8 +45,16 @@ _WALKERS: tuple[tuple[str, Maker, float], ...] = (
     ("human.pedestrian.personal_mobility", vehicles.small_scooter, 0.03),
     ("animal", people.dog, 0.04),
 )
-EGO_CLEARANCE = 7.0
-"""Metres between the middle of the ego vehicle and the end of another vehicle in its lane."""
+CYCLES = ("vehicle.bicycle", "vehicle.motorcycle")
+"""What has a rider while it drives or waits."""
+EGO_LENGTH, EGO_CENTER = 4.1, 1.35
+"""Metres: of the ego vehicle, and from its rear axle to its middle."""
+EGO_CLEARANCE = 8.0
+"""Metres between the middle of the ego vehicle and the end of another vehicle in its lane, at first."""
+CROSSING_SPEED = 1.4
+"""Of people, metres per second."""
+INFLOW = 120.0
+"""How far before the built street traffic comes from, metres."""
 
 
 def _draw(rng: Generator, mix: tuple[tuple[str, Maker, float], ...]) -> tuple[str, Mesh, float]:
@@ -54,28 +65,60 @@ def _draw(rng: Generator, mix: tuple[tuple[str, Maker, float], ...]) -> tuple[st
     return category, shape, float(np.ptp(shape.corners[..., 0]))
 
 
-def add_traffic(builder: SceneBuilder, ego_lane: Lane, ego_s: float) -> None:
-    """Fill the lanes with vehicles that keep their lane's speed, so that none ever overtakes another. The ego vehicle starts at `ego_s`."""
-    for lane in builder.layout.lanes:
-        is_ego_lane = lane.l == ego_lane.l
-        stands = not is_ego_lane and builder.rng.random() < 0.2
-        speed = 0.0 if stands else lane.speed * lane.direction
-        mean_gap = builder.rng.choice([8.0, 20.0, 40.0])
-        s = builder.rng.uniform(2.0, 15.0)
-        while s < builder.layout.length:
-            category, shape, length = _draw(builder.rng, _TRAFFIC)
-            middle = s + length / 2
-            if not (is_ego_lane and abs(middle - ego_s) < EGO_CLEARANCE + length / 2):
-                _add_vehicle(builder, lane, category, shape, middle, speed)
-            s += length + 3.0 + builder.rng.exponential(mean_gap)
+@dataclass(frozen=True)
+class Vehicle:
+    """A vehicle of the traffic and its way through the scene."""
+
+    category: str
+    shape: Mesh
+    motion: Motion
 
 
-def _add_vehicle(builder: SceneBuilder, lane: Lane, category: str, shape: Mesh, s: float, speed: float) -> None:
-    is_cycle = category in ("vehicle.bicycle", "vehicle.motorcycle")
-    shift = builder.rng.uniform(-1.0, 1.0) if is_cycle else builder.rng.uniform(-0.25, 0.25)
-    # Cycles in a lane have riders even while they wait.
-    attribute = "cycle.with_rider" if is_cycle else "" if speed else "vehicle.stopped"
-    builder.place(category, shape, s, lane.l + shift, 0.0 if lane.direction > 0 else np.pi, speed=speed, attribute=attribute)
+@dataclass(frozen=True)
+class Traffic:
+    """All that drives through a scene."""
+
+    ego: Motion
+    """Of the ego vehicle's rear axle."""
+    vehicles: tuple[Vehicle, ...]
+    lights: tuple[RedLight, ...]
+
+
+def draw_traffic(rng: Generator, layout: Layout, ego_s: float, duration: float) -> Traffic:
+    """Fill the lanes with traffic and let it drive; the ego vehicle begins near `ego_s` metres along the street."""
+    own = [lane for lane in layout.lanes if lane.direction > 0]
+    lane = own[rng.integers(len(own))]
+    ego = Driver(EGO_LENGTH, lane, ego_s + EGO_CENTER, lane.speed, may_leave=False)
+    drivers, kinds = [ego], []
+    for other in layout.lanes:
+        gap = rng.uniform(*layout.kind.traffic_gap)
+        way = -INFLOW if other.direction > 0 else -layout.length - INFLOW
+        while way < (layout.length if other.direction > 0 else 0.0) + INFLOW / 2:
+            category, shape, length = _draw(rng, _TRAFFIC)
+            middle = way + length / 2
+            if other is not lane or abs(middle - ego.way) > EGO_CLEARANCE + length / 2:
+                drivers.append(_driver(rng, other, category, length, middle))
+                kinds.append((category, shape))
+            way += length + 4.0 + rng.exponential(gap)
+    lights = draw_lights(rng, layout, duration)
+    motions = simulate(rng, layout, drivers, lights, duration)
+    axle = Motion(motions[0].places - np.array([EGO_CENTER, 0.0, 0.0]))
+    return Traffic(axle, tuple(Vehicle(category, shape, motion) for (category, shape), motion in zip(kinds, motions[1:])), lights)
+
+
+def _driver(rng: Generator, lane: Lane, category: str, length: float, way: float) -> Driver:
+    is_cycle = category in CYCLES
+    slow = category in ("vehicle.construction", "vehicle.bicycle")
+    desired = min(lane.speed, 5.0) if slow else lane.speed * rng.uniform(0.8, 1.25)
+    shift = rng.uniform(-0.9, 0.9) if is_cycle else rng.uniform(-0.25, 0.25)
+    return Driver(length, lane, way, desired, shift=shift, may_leave=category != "vehicle.bicycle")
+
+
+def add_traffic(builder: SceneBuilder, traffic: Traffic) -> None:
+    """Put the traffic into the scene."""
+    for vehicle in traffic.vehicles:
+        attribute = "cycle.with_rider" if vehicle.category in CYCLES else ""
+        builder.place_moving(vehicle.category, vehicle.shape, vehicle.motion, attribute=attribute)
 
 
 def add_parked(builder: SceneBuilder) -> None:
@@ -86,13 +129,13 @@ def add_parked(builder: SceneBuilder) -> None:
         if not side.parking:
             continue
         middle = layout.curb(left) + side.parking / 2 * (-1 if left else 1)
-        occupancy = rng.uniform(0.25, 0.9)
-        s = rng.uniform(2.0, 10.0)
-        while s < layout.length:
+        occupancy = rng.uniform(0.1, 0.6)
+        s = builder.span[0] + rng.uniform(2.0, 10.0)
+        while s < builder.span[1]:
             category, shape, length = _draw(rng, _PARKED)
             place = s + length / 2
             if rng.random() < occupancy and not builder.is_on_side_road(place, middle, length / 2 + 5.0):
-                yaw = rng.normal(0, 0.03) + (0.0 if left == (rng.random() < 0.15) else np.pi)
+                yaw = rng.normal(0, 0.03) + (0.0 if left == (layout.drives_on_left == (rng.random() < 0.9)) else np.pi)
                 builder.place(category, shape, place, middle, yaw)
             s += length + rng.uniform(0.7, 2.5)
 
@@ -100,45 +143,64 @@ def add_parked(builder: SceneBuilder) -> None:
 def add_waiting(builder: SceneBuilder) -> None:
     """Let vehicles wait where side roads meet the street."""
     rng, layout = builder.rng, builder.layout
+    keep = 1 if layout.drives_on_left else -1
     for road in layout.side_roads:
         for left in (False, True):
             if not (road.left if left else road.right):
                 continue
             sign = 1 if left else -1
             l = layout.curb(left) + sign * rng.uniform(4.5, 9.0)
-            while abs(l) < 50.0 and rng.random() < 0.6:
+            while abs(l) < 50.0 and rng.random() < 0.5:
                 category, shape, length = _draw(rng, _TRAFFIC)
                 place = l + sign * length / 2
-                attribute = "cycle.with_rider" if category in ("vehicle.bicycle", "vehicle.motorcycle") else "vehicle.stopped"
-                builder.place(category, shape, road.s + sign * road.half_width * 0.45, place, -sign * np.pi / 2, attribute=attribute)
+                attribute = "cycle.with_rider" if category in CYCLES else "vehicle.stopped"
+                builder.place(category, shape, road.s + keep * sign * road.half_width * 0.45, place, -sign * np.pi / 2, attribute=attribute)
                 l += sign * (length + rng.uniform(1.5, 4.0))
 
 
 def add_pedestrians(builder: SceneBuilder) -> None:
     """Let people walk and stand on the outer part of the sidewalks, clear of what stands at the curb."""
     rng, layout = builder.rng, builder.layout
-    density = rng.choice([0.02, 0.06, 0.15])
+    reach = builder.span[1] - builder.span[0]
+    density = 0.7 * layout.kind.people * rng.uniform(0.5, 1.5)
     for left in (False, True):
         sign, side = (1 if left else -1), layout.side(left)
-        for _ in range(rng.poisson(density * layout.length)):
+        for _ in range(rng.poisson(density * reach)):
             category, shape, _ = _draw(rng, _WALKERS)
-            outward = side.verge + side.sidewalk - rng.uniform(0.4, min(1.2, side.sidewalk / 2))
-            direction = rng.choice([-1, 1])
-            walks = rng.random() < 0.75
-            speed = direction * rng.uniform(0.8, 1.6) if walks else 0.0
-            yaw = (0.0 if direction > 0 else np.pi) if walks else rng.uniform(-np.pi, np.pi)
-            builder.place(category, shape, rng.uniform(0.0, layout.length), layout.curb(left) + sign * outward, yaw, speed=speed)
+            outward = side.verge + side.sidewalk - rng.uniform(0.4, max(min(1.2, side.sidewalk / 2), 0.4))
+            s, l = rng.uniform(*builder.span), layout.curb(left) + sign * outward
+            if rng.random() < 0.7:
+                direction = rng.choice([-1, 1])
+                velocity = (direction * rng.uniform(0.8, 1.6), 0.0)
+                builder.place_moving(category, shape, steady(s, l, 0.0 if direction > 0 else np.pi, velocity, builder.duration))
+            else:
+                builder.place(category, shape, s, l, rng.uniform(-np.pi, np.pi))
 
 
-def add_crossing_people(builder: SceneBuilder, ego_s: float, reach: float) -> None:
-    """Stand people on crosswalks that the ego vehicle does not drive over, between `ego_s` − 8 and `ego_s` + `reach` metres."""
+def add_crossing_people(builder: SceneBuilder, lights: tuple[RedLight, ...]) -> None:
+    """Let people cross the street while its traffic waits at a red light, and stand at crosswalks otherwise."""
     rng, layout = builder.rng, builder.layout
+    low, high = layout.curb(False), layout.curb(True)
     for road in layout.side_roads:
+        red = [light for light in lights if light.s == road.s]
         for end in (-1, 1):
             s = road.s + end * (road.half_width + 3.0)
-            if not road.has_crosswalk or ego_s - 8.0 < s < ego_s + reach:
+            if not road.has_crosswalk or not builder.span[0] < s < builder.span[1]:
                 continue
-            for _ in range(rng.poisson(0.8)):
+            for _ in range(rng.poisson(min(20 * layout.kind.people, 2.0))):
                 category, shape, _ = _draw(rng, _WALKERS[:4])
-                place = rng.choice([layout.curb(False) + rng.uniform(0.3, 1.2), layout.curb(True) - rng.uniform(0.3, 1.2)])
-                builder.place(category, shape, s + rng.uniform(-1, 1), place, rng.choice([-1, 1]) * np.pi / 2)
+                direction, place = int(rng.choice([-1, 1])), s + rng.uniform(-1, 1)
+                if red:
+                    motion = _crossing(place, (low, high), direction, red[0].red_from + rng.uniform(0.5, 2.5), builder.duration)
+                    builder.place_moving(category, shape, motion)
+                else:
+                    curb = high + 0.5 if direction < 0 else low - 0.5
+                    builder.place(category, shape, place, curb, direction * np.pi / 2)
+
+
+def _crossing(s: float, curbs: tuple[float, float], direction: int, start: float, duration: float) -> Motion:
+    """Return the motion of somebody who waits at the curb, crosses in `direction` from `start` on, and stops at the other curb."""
+    wait, goal = (curbs[0] - 0.5, curbs[1] + 0.6) if direction > 0 else (curbs[1] + 0.5, curbs[0] - 0.6)
+    walked = np.clip((motion_times(duration) - start) * CROSSING_SPEED, 0.0, abs(goal - wait))
+    l = wait + direction * walked
+    return Motion(np.stack([np.full(len(l), s), l, np.full(len(l), direction * np.pi / 2)], axis=-1))

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
+from splattingocc.synthetic.driving import WARM_UP
 from splattingocc.synthetic.ground import Ground, ground_mesh
-from splattingocc.synthetic.layout import Lane, draw_layout
+from splattingocc.synthetic.layout import draw_layout
 from splattingocc.synthetic.mesh import Mesh
 from splattingocc.synthetic.rig import EgoMotion
 from splattingocc.synthetic.scenery import add_scenery
+from splattingocc.synthetic.street_kinds import STREET_KINDS, StreetKind
 from splattingocc.synthetic.things import SceneBuilder, Thing
-from splattingocc.synthetic.traffic import add_crossing_people, add_parked, add_pedestrians, add_traffic, add_waiting
+from splattingocc.synthetic.traffic import add_crossing_people, add_parked, add_pedestrians, add_traffic, add_waiting, draw_traffic
 
 VIEW_MARGIN = 95.0
 """Metres of street before the first and after the last place of the ego vehicle."""
-FASTEST = 11.0
-"""Metres per second: no ego vehicle drives faster."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class World:
 
     @property
     def moving_things(self) -> list[Thing]:
-        return [thing for thing in self.things if thing.speed != 0.0]
+        return [thing for thing in self.things if thing.motion.moves]
 
 
 def draw_light(rng: Generator) -> Light:
@@ -86,20 +86,21 @@ def _triple(values: np.ndarray) -> tuple[float, float, float]:
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def draw_world(rng: Generator, duration: float) -> World:
-    """Draw a scene that lasts `duration` seconds."""
-    layout = draw_layout(rng, 2 * VIEW_MARGIN + FASTEST * duration)
+def draw_world(rng: Generator, duration: float, kind: StreetKind | None = None) -> World:
+    """Draw a scene that lasts `duration` seconds, in a street of a given kind or of any."""
+    kind = kind or STREET_KINDS[rng.integers(len(STREET_KINDS))]
+    layout = draw_layout(rng, kind, 2 * VIEW_MARGIN + kind.speed[1] * duration)
+    traffic = draw_traffic(rng, layout, VIEW_MARGIN - 0.7 * WARM_UP * kind.speed[0], duration)
+    ego = EgoMotion(layout, traffic.ego, float(rng.uniform(0.05, 0.4)), float(rng.uniform(25, 60)), float(rng.uniform(0, 6)))
+    places = traffic.ego.places[:, 0]
     ground = Ground(rng, layout)
-    ahead = [lane for lane in layout.lanes if lane.direction > 0]
-    lane: Lane = ahead[rng.integers(len(ahead))]
-    start_s = VIEW_MARGIN + float(rng.uniform(0.0, FASTEST * duration - lane.speed * duration))
-    ego = EgoMotion(layout.course, lane, start_s, float(rng.uniform(0.05, 0.4)), float(rng.uniform(25, 60)), float(rng.uniform(0, 6)))
-    builder = SceneBuilder(rng, ground, duration)
-    builder.add_ground(ground_mesh(ground))
+    span = (max(float(places.min()) - VIEW_MARGIN, 0.0), min(float(places.max()) + VIEW_MARGIN, layout.length))
+    builder = SceneBuilder(rng, ground, span, duration)
+    builder.add_ground(ground_mesh(ground, span))
     add_scenery(builder)
-    add_traffic(builder, lane, start_s + 1.0)
+    add_traffic(builder, traffic)
     add_parked(builder)
     add_waiting(builder)
     add_pedestrians(builder)
-    add_crossing_people(builder, start_s, lane.speed * duration + 12.0)
+    add_crossing_people(builder, traffic.lights)
     return World(ground, builder.static_mesh(), tuple(builder.things), draw_light(rng), ego)

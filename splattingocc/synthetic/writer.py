@@ -2,64 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import torch
 from PIL import Image
-from pydantic import AfterValidator, Field, model_validator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from splattingocc.config import Config, ImageSize, Seed
 from splattingocc.files import BadFile, check_name, child, read_json, sole_writer, write_json
 from splattingocc.files.lock import LOCK_NAME
-from splattingocc.synthetic.dense_maps import DENSE_FOLDER, DenseQuality
-from splattingocc.synthetic.scene_writer import SceneWriter, scene_name
-from splattingocc.synthetic.tables import common_tables, token
+from splattingocc.synthetic.config import SynthConfig, scene_name
+from splattingocc.synthetic.dense_maps import DENSE_FOLDER
+from splattingocc.synthetic.scene_writer import COMPLETE_TRUTH_FOLDER, SceneJob, write_scene
+from splattingocc.synthetic.tables import Row, common_tables, token
+from splattingocc.worker_pool import run_jobs
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Raised whenever the same configuration gives other bytes than before."""
+IF_KILLED = "a process that wrote scenes was killed, most likely for want of memory; use fewer workers"
 MANIFEST = "synthetic.json"
-CONTENTS = ("samples", "lidarseg", "gts", "maps", DENSE_FOLDER)
+CONTENTS = ("samples", "lidarseg", "gts", COMPLETE_TRUTH_FOLDER, "maps", DENSE_FOLDER)
 """The folders that a data set consists of, besides the one of its tables."""
-
-
-class SynthConfig(Config):
-    """A synthetic data set. The same configuration gives the same bytes."""
-
-    num_scenes: Annotated[int, Field(ge=1, le=10_000)] = 10
-    """Scenes in all, validation included. Each has a street of its own."""
-    num_val_scenes: Annotated[int, Field(ge=0, le=10_000)] = 2
-    """How many of them, the last ones, are for validation."""
-    frames_per_scene: Annotated[int, Field(ge=1, le=80)] = 10
-    """Key frames of each scene, half a second apart."""
-    image_size: ImageSize = (450, 800)
-    """Height and width of the images, pixels."""
-    seed: Seed = 0
-    """Everything is drawn from it."""
-    version: Annotated[str, Field(pattern=r"^[\w.\-]+$"), AfterValidator(partial(check_name, what="the version"))] = "v1.0-mini"
-    """The folder of the tables."""
-    label_errors: bool = True
-    """Give the LiDAR points' classes in lidarseg the errors that people make; the 3D truth and the boxes have none."""
-    dense: DenseQuality = "none"
-    """Write maps of class and metric depth beside the images, perfect or with the errors of foundation models."""
-
-    @model_validator(mode="after")
-    def _check(self) -> SynthConfig:
-        if self.num_val_scenes > self.num_scenes:
-            raise ValueError(f"num_val_scenes: {self.num_val_scenes}, but there are only {self.num_scenes} scenes in all")
-        if min(self.image_size) < 16:
-            raise ValueError(f"image_size: {self.image_size} is too small; give height and width of at least 16 pixels")
-        return self
-
-    def splits(self) -> dict[str, list[str]]:
-        """Return the names of the training and of the validation scenes."""
-        names = [scene_name(number) for number in range(self.num_scenes)]
-        num_train = self.num_scenes - self.num_val_scenes
-        return {"train": names[:num_train], "val": names[num_train:]}
 
 
 def is_complete(out: Path, config: SynthConfig) -> bool:
@@ -67,35 +31,40 @@ def is_complete(out: Path, config: SynthConfig) -> bool:
     return _manifest(out) == _manifest_of(config, finished=True)
 
 
-def write_dataset(config: SynthConfig, out: Path, *, progress: bool = True, fresh: bool = False, device: str = "cpu") -> None:
+def write_dataset(
+    config: SynthConfig, out: Path, *, progress: bool = True, fresh: bool = False, num_workers: int = 0, device: str = "cpu"
+) -> None:
     """Write the data set of a configuration to `out`; one that is there already and finished is left as it is.
 
     A folder that holds another synthetic data set is refused, unless `fresh` says to replace it; one that holds anything else always is.
-    The bytes are the same for any number of threads; another kind of device or processor may round differently.
+    With `num_workers` scenes are written in so many processes of their own, which are spawned, so a script must guard its entry point;
+    with 0 in this one. The bytes are the same for any number of processes and threads; another kind of device or processor may round
+    differently.
     """
     if is_complete(out, config) and not fresh:
         return
     with sole_writer(out):
-        _write_dataset(config, out, progress=progress, fresh=fresh, device=device)
+        _write_dataset(config, out, progress=progress, fresh=fresh, num_workers=num_workers, device=device)
 
 
-def _write_dataset(config: SynthConfig, out: Path, *, progress: bool, fresh: bool, device: str) -> None:
+def _write_dataset(config: SynthConfig, out: Path, *, progress: bool, fresh: bool, num_workers: int, device: str) -> None:
     _clear(config, out, fresh=fresh)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / MANIFEST, _manifest_of(config, finished=False))
     tables = common_tables()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    # Processes beside each other share the cores.
+    num_threads = max(1, len(os.sched_getaffinity(0)) // num_workers) if num_workers else None
+    jobs = {scene_name(number): SceneJob(config, out, number, device, num_threads) for number in range(config.num_scenes)}
+    rows_of: dict[str, dict[str, list[Row]]] = {}
     with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("synthetic key frames", total=config.num_scenes * config.frames_per_scene)
-        for number in range(config.num_scenes):
-            scene = SceneWriter(
-                tables, out, version=config.version, seed=config.seed, number=number, num_frames=config.frames_per_scene,
-                image_size=config.image_size, device=torch.device(device), label_errors=config.label_errors, dense=config.dense,
-            )  # fmt: skip
-            for frame in range(config.frames_per_scene):
-                scene.write_frame(frame)
-                bar.advance(task)
-            scene.finish()
+        task = bar.add_task("synthetic scenes", total=config.num_scenes)
+        for name, rows in run_jobs(write_scene, jobs, num_workers=num_workers, if_killed=IF_KILLED):
+            rows_of[name] = rows
+            bar.advance(task)
+    for name in jobs:
+        for table, rows in rows_of[name].items():
+            tables.rows[table] += rows
     logs = [row["token"] for row in tables.rows["log"]]
     tables.add(
         "map", {"token": token(config.seed, "map"), "log_tokens": logs, "category": "semantic_prior", "filename": "maps/synthetic.png"}

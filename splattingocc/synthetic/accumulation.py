@@ -1,0 +1,182 @@
+"""The LiDAR's returns of a whole drive, put together as Occ3D does: what stands still in the world, what moves in its own box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int32, Int64, UInt8
+from numpy import ndarray
+from numpy.random import Generator
+from torch import Tensor
+
+from splattingocc.data.nuscenes_taxonomy import CLASS_OF_LIDARSEG
+from splattingocc.geometry.rays import Rays
+from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
+from splattingocc.synthetic.layout import Layout
+from splattingocc.synthetic.lidar_sweeps import HIGHEST_BEAM, LOWEST_BEAM, MAX_RANGE, NUM_AZIMUTHS, NUM_BEAMS, Lidar, lidar_rays
+from splattingocc.synthetic.localization import Localization
+from splattingocc.synthetic.rig import EgoMotion
+from splattingocc.synthetic.scene_mesh import SceneMesh
+from splattingocc.synthetic.things import Thing
+from splattingocc.taxonomy import FREE, IGNORE, NUM_CLASSES
+
+TURN_INTERVAL = 0.05
+"""Seconds between the turns of the LiDAR: 20 Hz."""
+STEEP_BEAM = -7.0
+"""Degrees: beams below it meet the ground within 15 m, which the drive covers many times over."""
+STEEP_THINNING, FLAT_THINNING = 8, 2
+"""Of each turn every this many azimuths of the beams below and above are measured, each turn others: cells are so large that all of them
+would add little (`docs/synthetic.md`)."""
+SIGHT_TURNS = 10
+"""Of the turns every this many, two a second, say what the LiDAR could see."""
+REACH = 60.0
+"""How far around a key frame's vehicle returns are wanted, metres: a little more than to the corners of its cells."""
+CLASSES_OF_CATEGORIES = np.array(CLASS_OF_LIDARSEG, dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class DriveScan:
+    """All that the LiDAR measured in a drive, turn by turn, without the ego vehicle and noise."""
+
+    times: Float[ndarray, " turn"]
+    """Seconds since the start of the scene."""
+    turns: Int32[ndarray, " point"]
+    points: Float32[ndarray, "point 3"]
+    """As measured, in the true world frame, metres."""
+    classes: UInt8[ndarray, " point"]
+    things: Int32[ndarray, " point"]
+    """Number of the annotated thing that a point lies on, if that moves in this drive; −1 for all others."""
+
+    def of_turns(self, chosen: slice) -> DriveScan:
+        """Return the points of some of the turns."""
+        is_chosen = np.zeros(len(self.times), dtype=bool)
+        is_chosen[chosen] = True
+        kept = is_chosen[self.turns]
+        return DriveScan(self.times, self.turns[kept], self.points[kept], self.classes[kept], self.things[kept])
+
+
+def chosen_rays(turn: int) -> Int64[ndarray, " ray"]:
+    """Return the numbers of the rays of a turn that are measured."""
+    beams = np.linspace(LOWEST_BEAM, HIGHEST_BEAM, NUM_BEAMS)
+    azimuth, beam = np.meshgrid(np.arange(NUM_AZIMUTHS), np.arange(NUM_BEAMS), indexing="ij")
+    thinning = np.where(beams[beam] < STEEP_BEAM, STEEP_THINNING, FLAT_THINNING)
+    return np.flatnonzero(((azimuth + beam + turn) % thinning == 0).reshape(-1))
+
+
+def scan_drive(
+    scene: SceneMesh, ego: EgoMotion, lidar: Lidar, things: Sequence[Thing], duration: float, key_times: Sequence[float], rng: Generator
+) -> DriveScan:
+    """Drive through a scene and measure what lies around the places of the key frames; leaves the scene set to the end of the drive."""
+    times = np.arange(0.0, duration, TURN_INTERVAL)
+    moves = np.array([thing.motion.moves for thing in things] + [False])
+    places = np.stack([ego.world_from_ego(time)[:2, 3] for time in key_times])
+    low, high = places.min(axis=0) - REACH, places.max(axis=0) + REACH
+    all_chosen, every = [chosen_rays(turn) for turn in range(STEEP_THINNING)], np.arange(NUM_AZIMUTHS * NUM_BEAMS)
+    key_turns = {round(time / TURN_INTERVAL) for time in key_times}
+    parts = []
+    for turn, time in enumerate(times):
+        pose = ego.world_from_ego(float(time)) @ lidar.ego_from_lidar
+        # A key frame's own turn is there as a whole: its points are what labels are made of.
+        chosen = every if turn in key_turns else all_chosen[turn % STEEP_THINNING]
+        rays = lidar_rays(pose, chosen)
+        limits = _leaving(rays, low, high).clamp(max=MAX_RANGE)
+        reaching = limits > 0
+        rays, chosen, limits = rays[reaching], chosen[reaching.numpy()], limits[reaching]
+        scene.set_time(float(time))
+        returns = lidar.returns(scene, rays, rng, numbers=chosen, limits=limits)
+        points = pose[:3, 3] + rays.directions.numpy()[returns.rays] * returns.distances[:, None]
+        classes = CLASSES_OF_CATEGORIES[returns.categories]
+        kept = classes != IGNORE
+        parts.append((np.full(kept.sum(), turn), points[kept], classes[kept], np.where(moves[returns.things], returns.things, -1)[kept]))
+    turns, points, classes, on_things = (np.concatenate(column) for column in zip(*parts))
+    return DriveScan(times, turns.astype(np.int32), points.astype(np.float32), classes, on_things.astype(np.int32))
+
+
+def _leaving(rays: Rays, low: Float[ndarray, " 2"], high: Float[ndarray, " 2"]) -> Float[Tensor, " ray"]:
+    """Return the distances at which rays leave a rectangle of the plane; 0 or less for those that never meet it."""
+    origins, directions = rays.origins[:, :2], rays.directions[:, :2]
+    # A direction that is exactly along an axis gives infinities, which compare as they should.
+    to_low, to_high = ((torch.from_numpy(side).float() - origins) / directions for side in (low, high))
+    enter, leave = torch.minimum(to_low, to_high).amax(dim=-1), torch.maximum(to_low, to_high).amin(dim=-1)
+    return torch.where(leave > enter.clamp(min=0.0), leave, 0.0)
+
+
+class Accumulation:
+    """A drive's returns in the ego frame of any moment of it."""
+
+    def __init__(self, scan: DriveScan, ego: EgoMotion, localization: Localization, things: Sequence[Thing], layout: Layout) -> None:
+        self._scan, self._ego, self._localization, self._things, self._layout = scan, ego, localization, things, layout
+        stated = np.stack([localization.world_from_ego(time) for time in scan.times])
+        true = np.stack([ego.world_from_ego(time) for time in scan.times])
+        self._stated_from_true = stated @ np.linalg.inv(true)
+        """For each turn, from where the vehicle was to where it is said to have been."""
+        moving = scan.things >= 0
+        self._static = _moved(scan.points[~moving], scan.turns[~moving], self._stated_from_true)
+        self._static_classes = scan.classes[~moving]
+        self._thing_points = self._into_boxes(moving)
+        self._thing_classes, self._thing_numbers = scan.classes[moving], scan.things[moving]
+
+    def _into_boxes(self, chosen: ndarray) -> Float32[ndarray, "point 3"]:
+        """Return points on things in the things' own frames."""
+        scan = self._scan
+        points, local = scan.points[chosen].astype(np.float64), np.zeros((int(chosen.sum()), 3), dtype=np.float32)
+        keys, inverse = np.unique(scan.turns[chosen].astype(np.int64) << 32 | scan.things[chosen], return_inverse=True)
+        poses = [self._things[int(key & 0xFFFFFFFF)].world_from_thing(self._layout, float(scan.times[key >> 32])) for key in keys]
+        if len(keys):
+            inverses = np.linalg.inv(np.stack(poses))[inverse]
+            local[:] = np.einsum("pij,pj->pi", inverses[:, :3, :3], points) + inverses[:, :3, 3]
+        return local
+
+    def points_at(self, time: float) -> tuple[Float[ndarray, "point 3"], UInt8[ndarray, " point"]]:
+        """Return all points, and their classes, in the ego frame of a moment.
+
+        What moves is put where it is at that moment. Annotators draw its boxes in each turn's own points, so that the errors of the poses
+        blur what stands still and not what moves.
+        """
+        ego_from_stated = np.linalg.inv(self._localization.world_from_ego(time))
+        static = self._static @ ego_from_stated[:3, :3].T + ego_from_stated[:3, 3]
+        ego_from_world = np.linalg.inv(self._ego.world_from_ego(time))
+        is_there = np.array([thing.is_there(time) for thing in self._things] + [False])
+        kept = is_there[self._thing_numbers]
+        numbers, index = np.unique(self._thing_numbers[kept], return_inverse=True)
+        if not len(numbers):
+            return static, self._static_classes
+        poses = np.stack([ego_from_world @ self._things[number].world_from_thing(self._layout, time) for number in numbers])[index]
+        moved = np.einsum("pij,pj->pi", poses[:, :3, :3], self._thing_points[kept]) + poses[:, :3, 3]
+        return np.concatenate([static, moved]), np.concatenate([self._static_classes, self._thing_classes[kept]])
+
+    def voxelized(self, time: float, grid: VoxelGrid = OCC3D_GRID) -> UInt8[Tensor, "x y z"]:
+        """Return the class that most points of each cell have, FREE where there is none, in the ego frame of a moment."""
+        points, classes = self.points_at(time)
+        cells = np.floor((points - np.array(grid.lower)) / grid.cell_size).astype(np.int32)
+        inside = ((cells >= 0) & (cells < np.array(grid.shape))).all(axis=-1)
+        x, y, z = cells[inside].T
+        keys, counts = np.unique(((x * grid.shape[1] + y) * grid.shape[2] + z) * NUM_CLASSES + classes[inside], return_counts=True)
+        # Of the classes of a cell the one with most points comes last; among equals the lowest.
+        order = np.lexsort((-(keys % NUM_CLASSES), counts, keys // NUM_CLASSES))
+        semantics = np.full(grid.num_cells, FREE, dtype=np.uint8)
+        semantics[keys[order] // NUM_CLASSES] = keys[order] % NUM_CLASSES
+        return torch.from_numpy(semantics.reshape(grid.shape))
+
+    def sight_lines(self, ego_from_lidar: Float[ndarray, "4 4"]) -> tuple[Rays, Float[Tensor, " ray"]]:
+        """Return the rays, in the stated world frame, from the LiDAR to the points that it measured in the turns of key frames, and their
+        lengths."""
+        scan = self._scan.of_turns(slice(0, None, SIGHT_TURNS))
+        stated = np.stack([self._localization.world_from_ego(time) @ ego_from_lidar for time in scan.times])
+        origins = stated[scan.turns, :3, 3]
+        ways = _moved(scan.points, scan.turns, self._stated_from_true) - origins
+        lengths = np.linalg.norm(ways, axis=-1)
+        rays = Rays(torch.from_numpy(origins).double(), torch.from_numpy(ways / lengths[:, None]).double())
+        return rays, torch.from_numpy(lengths).double()
+
+
+def _moved(points: Float[ndarray, "point 3"], turns: ndarray, transforms: Float[ndarray, "turn 4 4"]) -> Float32[ndarray, "point 3"]:
+    """Return points, ordered by turns, each moved by its turn's transform."""
+    moved = np.empty(points.shape, dtype=np.float32)
+    ends = np.searchsorted(turns, np.arange(len(transforms) + 1))
+    for transform, start, end in zip(transforms, ends, ends[1:]):
+        moved[start:end] = points[start:end] @ transform[:3, :3].T.astype(np.float32) + transform[:3, 3].astype(np.float32)
+    return moved

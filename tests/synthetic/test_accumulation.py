@@ -1,0 +1,118 @@
+"""The truth that a drive's LiDAR gives, against the surfaces that are there."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.synthetic.accumulation import Accumulation, DriveScan, chosen_rays, scan_drive
+from splattingocc.synthetic.lidar_sweeps import NUM_AZIMUTHS, NUM_BEAMS, Lidar
+from splattingocc.synthetic.localization import Localization
+from splattingocc.synthetic.mesh import Mesh
+from splattingocc.synthetic.occupancy import voxelize
+from splattingocc.synthetic.rig import draw_rig
+from splattingocc.synthetic.scene_mesh import SceneMesh
+from splattingocc.synthetic.street_kinds import DOWNTOWN
+from splattingocc.synthetic.world import World, draw_world
+from splattingocc.taxonomy import FREE, MOVING_CLASSES
+
+KEY_TIME = 4.0
+DURATION = 8.0
+NEIGHBOURS = torch.nn.MaxPool3d(3, stride=1, padding=1)
+
+
+def without(mesh: Mesh, left_out: np.ndarray) -> Mesh:
+    return Mesh(**{field.name: getattr(mesh, field.name)[~left_out] for field in dataclasses.fields(Mesh)})
+
+
+def accumulate(world: World, *, pose_errors: bool = False) -> tuple[Accumulation, SceneMesh]:
+    rng = np.random.default_rng(3)
+    lidar = Lidar(draw_rig(rng, (90, 160))[-1].ego_from_sensor, torch.device("cpu"))
+    scene = SceneMesh(world, torch.device("cpu"))
+    scan = scan_drive(scene, world.ego, lidar, world.things, DURATION, [KEY_TIME], rng)
+    localization = Localization(rng, world.ego, errors=pose_errors)
+    return Accumulation(scan, world.ego, localization, world.things, world.ground.layout), scene
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return draw_world(np.random.default_rng([7, 1]), DURATION, DOWNTOWN)
+
+
+@pytest.fixture(scope="module")
+def static_world(world: World) -> World:
+    return dataclasses.replace(world, things=tuple(thing for thing in world.things if not thing.motion.moves))
+
+
+def test_what_is_accumulated_in_a_static_scene_is_there(static_world: World):
+    accumulation, scene = accumulate(static_world)
+    semantics = accumulation.voxelized(KEY_TIME)
+    complete = voxelize(scene, np.linalg.inv(static_world.ego.world_from_ego(KEY_TIME)))
+    found, there = semantics != FREE, complete != FREE
+    assert found.sum() > 10_000
+    # Range noise carries points over the border into the next cell, never further.
+    assert (there[found]).float().mean() > 0.93
+    near = NEIGHBOURS(there.float()[None])[0].bool()
+    assert near[found].float().mean() > 0.9995
+    both = found & there
+    assert (semantics == complete)[both].float().mean() > 0.95
+    # Holes where no ray came: the backs and insides of things are not in it.
+    assert found.sum() < 0.7 * there.sum()
+
+
+def test_moving_things_leave_no_trail(world: World):
+    is_vehicle = world.static.things >= 0
+    only_moving = dataclasses.replace(world, static=without(world.static, is_vehicle))
+    accumulation, _ = accumulate(only_moving)
+    points, classes = accumulation.points_at(KEY_TIME)
+    ego_from_world = np.linalg.inv(world.ego.world_from_ego(KEY_TIME))
+    on_things = np.isin(classes, list(MOVING_CLASSES))
+    assert on_things.sum() > 500
+    in_some_box = np.zeros(on_things.sum(), dtype=bool)
+    for thing in world.moving_things:
+        center, size = thing.box()
+        box_from_ego = np.linalg.inv(ego_from_world @ thing.world_from_thing(world.ground.layout, KEY_TIME))
+        local = points[on_things] @ box_from_ego[:3, :3].T + box_from_ego[:3, 3]
+        in_some_box |= (np.abs(local - center) < size / 2 + 0.12).all(axis=-1)
+    assert in_some_box.all()
+    # Some of them moved while they were measured.
+    ways = [np.ptp(thing.motion.places[:, 0]) for thing in world.moving_things]
+    assert max(ways) > 10.0
+
+
+def test_the_turn_of_a_moment_is_where_its_vehicle_saw_it(static_world: World):
+    accumulation, scene = accumulate(static_world, pose_errors=True)
+    scan: DriveScan = accumulation._scan
+    turn = int(np.flatnonzero(np.isclose(scan.times, KEY_TIME))[0])
+    measured = scan.points[scan.turns == turn]
+    ego_from_world = np.linalg.inv(static_world.ego.world_from_ego(KEY_TIME))
+    points, _ = accumulation.points_at(KEY_TIME)
+    own = points[scan.turns[scan.things < 0] == turn]
+    np.testing.assert_allclose(own, measured @ ego_from_world[:3, :3].T + ego_from_world[:3, 3], atol=2e-3)
+
+
+def test_errors_of_poses_blur_what_stands_still(static_world: World):
+    exact, _ = accumulate(static_world)
+    blurred, _ = accumulate(static_world, pose_errors=True)
+    differences = np.linalg.norm(exact.points_at(KEY_TIME)[0] - blurred.points_at(KEY_TIME)[0], axis=-1)
+    assert 0.01 < np.median(differences) < 0.15
+    counts = [int((accumulation.voxelized(KEY_TIME) != FREE).sum()) for accumulation in (exact, blurred)]
+    assert counts[0] < counts[1] < 1.6 * counts[0]
+
+
+def test_the_rays_of_successive_turns_cover_all_beams_and_azimuths():
+    rays = np.concatenate([chosen_rays(turn) for turn in range(8)])
+    assert np.array_equal(np.unique(rays), np.arange(NUM_AZIMUTHS * NUM_BEAMS))
+
+
+def test_the_lidar_saw_every_cell_that_it_filled_from_where_it_was(static_world: World):
+    accumulation, _ = accumulate(static_world)
+    rays, lengths = accumulation.sight_lines(np.eye(4))
+    ends = rays.origins + rays.directions * lengths[:, None]
+    ego_from_world = torch.from_numpy(np.linalg.inv(static_world.ego.world_from_ego(KEY_TIME)))
+    cells, inside = OCC3D_GRID.cells_of(ends @ ego_from_world[:3, :3].T + ego_from_world[:3, 3])
+    semantics = accumulation.voxelized(KEY_TIME)
+    x, y, z = cells[inside].T
+    assert (semantics[x, y, z] != FREE).float().mean() > 0.999
