@@ -1,0 +1,227 @@
+"""The light that comes back along the rays of an image: the kernels behind `camera_images.py`."""
+
+from __future__ import annotations
+
+from typing import no_type_check
+
+import warp as wp
+
+from splattingocc.synthetic.shading import Sky, glow_of, headlight, lamp_light, mirror_share, scattered, sky_at
+from splattingocc.synthetic.textures import Surface, is_ground, surface_at
+
+SHADOW_DISTANCE = wp.constant(60.0)
+"""How far away from a place something may stand and still throw its shadow on it, metres."""
+SKY_DISTANCE = wp.constant(8.0)
+"""How far away from a place something may stand and still hide a part of a closed sky from it, metres."""
+SHADOW_OFFSET = wp.constant(0.02)
+"""How far above a surface its second ray starts, metres."""
+TO_SUN, TO_SKY, TO_LAMP = (wp.constant(mode) for mode in range(3))
+"""Where second rays go."""
+
+
+@wp.struct
+@no_type_check
+class Faces:
+    """What the triangles of a scene look like."""
+
+    uvs: wp.array(dtype=wp.vec2)
+    materials: wp.array(dtype=wp.uint8)
+    colors: wp.array(dtype=wp.vec3)
+    num_static: int
+
+
+@wp.struct
+@no_type_check
+class Hits:
+    """What the rays of an image met."""
+
+    origins: wp.array(dtype=wp.vec3)
+    directions: wp.array(dtype=wp.vec3)
+    triangles: wp.array(dtype=int)
+    distances: wp.array(dtype=float)
+    barycentrics: wp.array(dtype=wp.vec2)
+    starts: wp.array(dtype=wp.vec3)
+    normals: wp.array(dtype=wp.vec3)
+    limits: wp.array(dtype=float)
+    chosen: wp.array(dtype=int)
+    blocked: wp.array(dtype=wp.bool)
+    mirrored: wp.array(dtype=wp.vec3)
+    mirrored_triangles: wp.array(dtype=int)
+    """−1 where the mirrored ray meets the sky, −2 where none was cast."""
+    width: int
+    height: int
+
+
+@wp.kernel
+@no_type_check
+def start_second_rays(
+    first: int,
+    hits: Hits,
+    corners: wp.array(dtype=wp.vec3),
+    mode: int,
+    sun: wp.vec3,
+    lamps: wp.array(dtype=wp.vec3),
+    num_lamps: int,
+    toward: wp.array(dtype=wp.vec3),
+):
+    i = first + wp.tid()
+    hits.limits[i] = 0.0
+    toward[i] = sun
+    hits.chosen[i] = -1
+    triangle = hits.triangles[i]
+    if triangle < 0:
+        return
+    a = corners[3 * triangle]
+    normal = wp.normalize(wp.cross(corners[3 * triangle + 1] - a, corners[3 * triangle + 2] - a))
+    if wp.dot(normal, hits.directions[i]) > 0.0:
+        normal = -normal
+    hits.normals[i] = normal
+    start = hits.origins[i] + hits.directions[i] * hits.distances[i] + normal * SHADOW_OFFSET
+    hits.starts[i] = start
+    if mode == TO_SUN:
+        if wp.dot(normal, sun) > 0.0:
+            hits.limits[i] = SHADOW_DISTANCE
+    elif mode == TO_SKY:
+        part = float((i % hits.width) % 3 + 3 * ((i / hits.width) % 3))
+        # Nine directions about the upright and the normal, turned by the golden angle.
+        radius, angle = wp.sqrt((part + 0.5) / 9.0), part * 2.39996
+        side = wp.normalize(wp.cross(normal, wp.vec3(0.31, 0.95, 0.02)))
+        other = wp.cross(normal, side)
+        up = wp.sqrt(1.0 - 0.94 * radius * radius)
+        toward[i] = wp.normalize(side * (radius * wp.cos(angle)) + other * (radius * wp.sin(angle)) + normal * up + wp.vec3(0.0, 0.0, 0.35))
+        hits.limits[i] = SKY_DISTANCE
+    else:
+        strongest = float(0.0)
+        for lamp in range(num_lamps):
+            light = lamp_light(lamps[lamp], start, normal)
+            if light > strongest:
+                strongest = light
+                hits.chosen[i] = lamp
+        if strongest > 1.0e-4:
+            ray = lamps[hits.chosen[i]] - start
+            # The lamp's own housing is no obstacle.
+            hits.limits[i] = wp.max(wp.length(ray) - 0.5, 0.0)
+            toward[i] = wp.normalize(ray)
+
+
+@wp.kernel
+@no_type_check
+def start_mirror_rays(
+    first: int,
+    hits: Hits,
+    materials: wp.array(dtype=wp.uint8),
+    seed: int,
+    mirrored: wp.array(dtype=wp.vec3),
+    is_wet: wp.array(dtype=wp.bool),
+):
+    i = first + wp.tid()
+    direction, normal = hits.directions[i], hits.normals[i]
+    is_wet[i] = False
+    if hits.triangles[i] >= 0:
+        is_wet[i] = normal[2] > 0.8 and is_ground(int(materials[hits.triangles[i]]))
+    # Ripples and grain draw out what is mirrored towards the viewer.
+    random = wp.rand_init(seed, i)
+    slope = wp.vec3(wp.randn(random), wp.randn(random), 0.0) * 0.025
+    tilted = wp.normalize(normal + slope)
+    ray = direction - tilted * (2.0 * wp.dot(direction, tilted))
+    mirrored[i] = wp.normalize(wp.vec3(ray[0], ray[1], wp.max(ray[2], 0.01)))
+
+
+@wp.func
+@no_type_check
+def open_share(i: int, hits: Hits) -> float:
+    """Return the share of the second rays of a pixel and its neighbours on the same surface that met nothing."""
+    row, column = i / hits.width, i % hits.width
+    count, clear = float(0.0), float(0.0)
+    for down in range(-1, 2):
+        for right in range(-1, 2):
+            y, x = row + down, column + right
+            if y >= 0 and y < hits.height and x >= 0 and x < hits.width:
+                j = y * hits.width + x
+                if hits.limits[j] > 0.0 and wp.abs(hits.distances[j] - hits.distances[i]) < 0.06 * hits.distances[i]:
+                    if wp.dot(hits.normals[j], hits.normals[i]) > 0.7:
+                        count = count + 1.0
+                        clear = clear + wp.where(hits.blocked[j], 0.0, 1.0)
+    return clear / wp.max(count, 1.0)
+
+
+@wp.func
+@no_type_check
+def mirrored_light(i: int, hits: Hits, faces: Faces, ray: wp.vec3, sky: Sky) -> wp.vec3:
+    """Return roughly what comes along a mirrored ray: the sky, or what stands before it in the light of the sky alone."""
+    other = hits.mirrored_triangles[i]
+    if other == -1:
+        return sky_at(hits.mirrored[i], sky)
+    if other >= 0:
+        surface = Surface()
+        glow = glow_of(int(faces.materials[other]), faces.colors[other], other >= faces.num_static, surface, sky)
+        return wp.cw_mul(faces.colors[other], (sky.zenith + sky.horizon) * 0.3) + glow
+    seen = sky_at(ray, sky)
+    if ray[2] < 0.08:
+        return seen * 0.35
+    return seen
+
+
+@wp.func
+@no_type_check
+def radiance_of(
+    i: int,
+    hits: Hits,
+    faces: Faces,
+    mode: int,
+    lamps: wp.array(dtype=wp.vec3),
+    num_lamps: int,
+    pixel_angle: float,
+    sky: Sky,
+) -> wp.vec3:
+    """Return the light that comes back along the ray of a pixel that met a surface."""
+    triangle, direction, normal = hits.triangles[i], hits.directions[i], hits.normals[i]
+    weights = hits.barycentrics[i]
+    uv = faces.uvs[3 * triangle] * weights[0] + faces.uvs[3 * triangle + 1] * weights[1]
+    uv = uv + faces.uvs[3 * triangle + 2] * (1.0 - weights[0] - weights[1])
+    facing = wp.max(wp.abs(wp.dot(normal, direction)), 0.05)
+    # The geometric mean of a pixel's footprint along and across the slant.
+    footprint = hits.distances[i] * pixel_angle / wp.sqrt(facing)
+    material, color = int(faces.materials[triangle]), faces.colors[triangle]
+    surface = surface_at(material, color, uv, hits.starts[i], footprint)
+    unblocked = wp.where(hits.limits[i] > 0.0 and not hits.blocked[i], 1.0, 0.0)
+    in_sun, open_sky = wp.where(mode == TO_SUN, unblocked, 0.0), float(1.0)
+    if mode == TO_SKY:
+        open_sky = 0.3 + 0.75 * open_share(i, hits)
+    light = scattered(material, normal, surface, in_sun, open_sky, sky)
+    if mode == TO_LAMP:
+        from_lamps = float(0.0)
+        for lamp in range(num_lamps):
+            from_lamps = from_lamps + wp.where(lamp == hits.chosen[i], unblocked, 1.0) * lamp_light(lamps[lamp], hits.starts[i], normal)
+        light = light + wp.cw_mul(surface.color, wp.vec3(1.0, 0.86, 0.64) * (from_lamps * sky.lamps))
+        if sky.has_vehicle > 0:
+            light = light + surface.color * headlight(hits.starts[i], normal, sky)
+    share = mirror_share(material, normal, direction, uv, surface, sky)
+    if share > 0.0:
+        ray = direction - normal * (2.0 * wp.dot(direction, normal))
+        light = light + mirrored_light(i, hits, faces, ray, sky) * share
+        if in_sun > 0.0:
+            light = light + sky.sun_color * (wp.pow(wp.max(wp.dot(ray, sky.sun), 0.0), 150.0) * 12.0 * share)
+    light = light + glow_of(material, color, triangle >= faces.num_static, surface, sky)
+    clear = wp.exp(-hits.distances[i] / sky.haze)
+    return light * clear + sky.horizon * (0.9 * (1.0 - clear))
+
+
+@wp.kernel
+@no_type_check
+def gather_light(
+    first: int,
+    hits: Hits,
+    faces: Faces,
+    mode: int,
+    lamps: wp.array(dtype=wp.vec3),
+    num_lamps: int,
+    pixel_angle: float,
+    sky: Sky,
+    radiances: wp.array(dtype=wp.vec3),
+):
+    i = first + wp.tid()
+    if hits.triangles[i] >= 0:
+        radiances[i] = radiance_of(i, hits, faces, mode, lamps, num_lamps, pixel_angle, sky)
+    else:
+        radiances[i] = sky_at(hits.directions[i], sky)
