@@ -118,8 +118,8 @@ def _draw_camera(light: Light, fingerprint: int, image_size: tuple[int, int]) ->
         scatter=float(rng.uniform(0.02, 0.05) + 0.06 * light.glare),
         blur=float(0.25 + pixels * rng.uniform(0.3, 1.2)),
         shutter=shutter * float(rng.uniform(0.7, 1.4)),
-        shot_noise=float(rng.uniform(0.008, 0.02)),
-        read_noise=float(rng.uniform(0.0008, 0.0025)),
+        shot_noise=float(rng.uniform(0.006, 0.014)),
+        read_noise=float(rng.uniform(0.0003, 0.0009)),
         softness=softness,
         dirt=dirt,
     )

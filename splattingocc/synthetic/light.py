@@ -88,20 +88,20 @@ def draw_light(rng: Generator, weather: Weather | None = None) -> Light:
 
 def _clear(rng: Generator) -> Light:
     elevation, cloudiness = np.deg2rad(rng.uniform(25, 70)), rng.uniform(0.0, 0.65)
-    sky = np.array([0.30, 0.42, 0.62]) * rng.uniform(0.75, 1.1) * (1 - cloudiness) + np.array([0.62, 0.65, 0.7]) * cloudiness
+    sky = np.array([0.5, 0.66, 0.92]) * rng.uniform(0.8, 1.1) * (1 - cloudiness) + np.array([0.85, 0.89, 0.95]) * cloudiness
     return _light(
         rng, Weather.CLEAR, elevation, rng.uniform(2.2, 3.4) * np.array([1.0, 0.95, 0.88]), sky,
-        horizon=sky * 0.45 + 0.5, clouds=1.25, cloudiness=cloudiness, haze=rng.uniform(200, 700), glare=0.25,
+        horizon=sky * 0.5 + 0.9, clouds=2.5, cloudiness=cloudiness, haze=rng.uniform(200, 700), glare=0.25,
     )  # fmt: skip
 
 
 def _low_sun(rng: Generator) -> Light:
     elevation, cloudiness = np.deg2rad(rng.uniform(5, 18)), rng.uniform(0.0, 0.45)
-    sky = np.array([0.30, 0.37, 0.5]) * rng.uniform(0.6, 0.9)
-    horizon = np.array([0.85, 0.72, 0.58]) * rng.uniform(0.7, 1.1)
+    sky = np.array([0.36, 0.43, 0.55]) * rng.uniform(0.7, 1.0)
+    horizon = np.array([1.0, 0.87, 0.72]) * rng.uniform(0.7, 1.1)
     return _light(
         rng, Weather.LOW_SUN, elevation, rng.uniform(1.6, 2.6) * np.array([1.0, 0.84, 0.62]), sky,
-        horizon=horizon, clouds=1.0, cloudiness=cloudiness, haze=rng.uniform(120, 400), glare=rng.uniform(0.6, 1.0),
+        horizon=horizon, clouds=1.3, cloudiness=cloudiness, haze=rng.uniform(120, 400), glare=rng.uniform(0.6, 1.0),
     )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def _dusk(rng: Generator) -> Light:
 
 
 def _night(rng: Generator) -> Light:
-    level = rng.uniform(0.003, 0.012)
+    level = rng.uniform(0.0012, 0.006)
     sky, horizon = np.array([0.9, 0.8, 0.85]) * level, np.array([1.9, 1.5, 1.2]) * level
     wetness = rng.uniform(0.5, 1.0) if rng.random() < WET_NIGHTS else 0.0
     return _light(

@@ -91,7 +91,7 @@ def start_second_rays(
         toward[i] = wp.normalize(side * (radius * wp.cos(angle)) + other * (radius * wp.sin(angle)) + normal * up + wp.vec3(0.0, 0.0, 0.35))
         hits.limits[i] = SKY_DISTANCE
     else:
-        strongest = float(0.0)
+        strongest = wp.float32(0.0)
         for lamp in range(num_lamps):
             light = lamp_light(lamps[lamp], start, normal)
             if light > strongest:
@@ -121,7 +121,7 @@ def start_mirror_rays(
         is_wet[i] = normal[2] > 0.8 and is_ground(int(materials[hits.triangles[i]]))
     # Ripples and grain draw out what is mirrored towards the viewer.
     random = wp.rand_init(seed, i)
-    slope = wp.vec3(wp.randn(random), wp.randn(random), 0.0) * 0.025
+    slope = wp.vec3(wp.randn(random), wp.randn(random), 0.0) * 0.012
     tilted = wp.normalize(normal + slope)
     ray = direction - tilted * (2.0 * wp.dot(direction, tilted))
     mirrored[i] = wp.normalize(wp.vec3(ray[0], ray[1], wp.max(ray[2], 0.01)))
@@ -132,34 +132,45 @@ def start_mirror_rays(
 def open_share(i: int, hits: Hits) -> float:
     """Return the share of the second rays of a pixel and its neighbours on the same surface that met nothing."""
     row, column = i / hits.width, i % hits.width
-    count, clear = float(0.0), float(0.0)
+    count, clear = wp.float32(0.0), wp.float32(0.0)
     for down in range(-1, 2):
         for right in range(-1, 2):
             y, x = row + down, column + right
             if y >= 0 and y < hits.height and x >= 0 and x < hits.width:
                 j = y * hits.width + x
-                if hits.limits[j] > 0.0 and wp.abs(hits.distances[j] - hits.distances[i]) < 0.06 * hits.distances[i]:
-                    if wp.dot(hits.normals[j], hits.normals[i]) > 0.7:
-                        count = count + 1.0
-                        clear = clear + wp.where(hits.blocked[j], 0.0, 1.0)
+                is_near = wp.abs(hits.distances[j] - hits.distances[i]) < 0.06 * hits.distances[i]
+                if hits.limits[j] > 0.0 and is_near and wp.dot(hits.normals[j], hits.normals[i]) > 0.7:
+                    count = count + 1.0
+                    clear = clear + wp.where(hits.blocked[j], 0.0, 1.0)
     return clear / wp.max(count, 1.0)
 
 
 @wp.func
 @no_type_check
-def mirrored_light(i: int, hits: Hits, faces: Faces, ray: wp.vec3, sky: Sky) -> wp.vec3:
-    """Return roughly what comes along a mirrored ray: the sky, or what stands before it in the light of the sky alone."""
+def mirrored_at(i: int, hits: Hits, faces: Faces, sky: Sky) -> wp.vec3:
+    """Return roughly what comes along a cast mirrored ray: the sky, or what stands before it in the light of the sky alone."""
     other = hits.mirrored_triangles[i]
-    if other == -1:
+    if other < 0:
         return sky_at(hits.mirrored[i], sky)
-    if other >= 0:
-        surface = Surface()
-        glow = glow_of(int(faces.materials[other]), faces.colors[other], other >= faces.num_static, surface, sky)
-        return wp.cw_mul(faces.colors[other], (sky.zenith + sky.horizon) * 0.3) + glow
-    seen = sky_at(ray, sky)
-    if ray[2] < 0.08:
-        return seen * 0.35
-    return seen
+    color = faces.colors[other]
+    glow = glow_of(int(faces.materials[other]), color, other >= faces.num_static, Surface(), sky)
+    return wp.cw_mul(color, (sky.zenith + sky.horizon) * 0.3) + glow
+
+
+@wp.func
+@no_type_check
+def mirrored_light(i: int, hits: Hits, faces: Faces, ray: wp.vec3, sky: Sky) -> wp.vec3:
+    """Return what a surface mirrors: on wet ground the mean over neighbours, for the water ripples; elsewhere a guess without a ray."""
+    if hits.mirrored_triangles[i] == -2:
+        # Along the street other houses stand before the sky.
+        return sky_at(ray, sky) * wp.clamp(0.3 + 2.5 * ray[2], 0.3, 1.0)
+    total, count = mirrored_at(i, hits, faces, sky), wp.float32(1.0)
+    for step in range(2):
+        j = i + (2 * step - 1) * hits.width
+        if j >= 0 and j < hits.width * hits.height and hits.mirrored_triangles[j] > -2:
+            total = total + mirrored_at(j, hits, faces, sky)
+            count = count + 1.0
+    return total / count
 
 
 @wp.func
@@ -185,12 +196,12 @@ def radiance_of(
     material, color = int(faces.materials[triangle]), faces.colors[triangle]
     surface = surface_at(material, color, uv, hits.starts[i], footprint)
     unblocked = wp.where(hits.limits[i] > 0.0 and not hits.blocked[i], 1.0, 0.0)
-    in_sun, open_sky = wp.where(mode == TO_SUN, unblocked, 0.0), float(1.0)
+    in_sun, open_sky = wp.where(mode == TO_SUN, unblocked, 0.0), 1.0
     if mode == TO_SKY:
         open_sky = 0.3 + 0.75 * open_share(i, hits)
     light = scattered(material, normal, surface, in_sun, open_sky, sky)
     if mode == TO_LAMP:
-        from_lamps = float(0.0)
+        from_lamps = wp.float32(0.0)
         for lamp in range(num_lamps):
             from_lamps = from_lamps + wp.where(lamp == hits.chosen[i], unblocked, 1.0) * lamp_light(lamps[lamp], hits.starts[i], normal)
         light = light + wp.cw_mul(surface.color, wp.vec3(1.0, 0.86, 0.64) * (from_lamps * sky.lamps))

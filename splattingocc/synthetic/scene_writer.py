@@ -13,6 +13,7 @@ from numpy.random import Generator
 from PIL import Image
 
 from splattingocc.files import naming_the_file
+from splattingocc.synthetic.camera_effects import jpeg_quality, vehicle_state
 from splattingocc.synthetic.camera_images import render_image
 from splattingocc.synthetic.lidar_sweeps import Lidar, Sweep
 from splattingocc.synthetic.occupancy import VoxelTruth, observed_truth, rays_of_drive, voxelize
@@ -28,7 +29,6 @@ EPOCH = 1_600_000_000_000_000
 """Timestamp of the first scene's start, microseconds."""
 SCENE_SPACING = 1_000_000_000
 """Microseconds from the start of one scene to the start of the next."""
-JPEG_QUALITY = 90
 
 
 class SceneWriter:
@@ -122,8 +122,16 @@ class SceneWriter:
         assert sensor.K is not None
         self._scene_mesh.set_time(time)
         noise_seed = int(self._rng("noise", seed).integers(1 << 30))
-        image = render_image(self._scene_mesh, self._world.light, sensor.K, world_from_cam, self._image_size, noise_seed)
-        self._compressions.append(self._compressor.submit(_write_jpeg, self._out / filename, image))
+        image = render_image(
+            self._scene_mesh,
+            self._world.light,
+            sensor.K,
+            world_from_cam,
+            self._image_size,
+            noise_seed,
+            vehicle=vehicle_state(self._world.ego, time),
+        )
+        self._compressions.append(self._compressor.submit(_write_jpeg, self._out / filename, image, jpeg_quality(self._world.light)))
 
     def _write_lidar_and_truth(self, frame: int, timestamp: int, sample_token: str, cameras: list[tuple[Sensor, ndarray]]) -> None:
         time = frame * FRAME_INTERVAL
@@ -177,10 +185,10 @@ class SceneWriter:
         }  # fmt: skip
 
 
-def _write_jpeg(path: Path, image: ndarray) -> None:
+def _write_jpeg(path: Path, image: ndarray, quality: int) -> None:
     with naming_the_file(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path, quality=JPEG_QUALITY)
+        Image.fromarray(image).save(path, quality=quality)
 
 
 def _write_truth(path: Path, truth: VoxelTruth) -> None:

@@ -16,7 +16,7 @@ HEAD_LAMP = wp.constant(int(Material.HEAD_LAMP))
 TAIL_LAMP = wp.constant(int(Material.TAIL_LAMP))
 SIGNAL = wp.constant(int(Material.SIGNAL))
 
-STREET_LAMP_INTENSITY = wp.constant(2.2)
+STREET_LAMP_INTENSITY = wp.constant(9.0)
 """Irradiance one metre below a street lamp."""
 HEADLIGHT_INTENSITY = wp.constant(14.0)
 """Irradiance one metre ahead of the ego vehicle's headlights, in the middle of the beam."""
@@ -66,7 +66,7 @@ def sky_of(light: Light) -> Sky:
 def sky_at(direction: wp.vec3, sky: Sky) -> wp.vec3:
     """Return the radiance of the sky; below the horizon the haze that hides what lies beyond the built street."""
     height = wp.max(direction[2], 0.0)
-    blend = 1.0 - wp.exp(-4.0 * height)
+    blend = 1.0 - wp.exp(-2.5 * height)
     color = sky.horizon * (1.0 - blend) + sky.zenith * blend
     if direction[2] > 0.0:
         plane = wp.vec2(direction[0], direction[1]) / (direction[2] + 0.12)
@@ -146,7 +146,10 @@ def mirror_share(material: int, normal: wp.vec3, direction: wp.vec3, uv: wp.vec2
 @wp.func
 @no_type_check
 def scattered(material: int, normal: wp.vec3, surface: Surface, in_sun: float, open_sky: float, sky: Sky) -> wp.vec3:
-    """Return the radiance that a surface scatters of sun and sky. `normal` faces the viewer; `open_sky` is 1 where nothing hides the sky."""
+    """Return the radiance that a surface scatters of sun and sky.
+
+    `normal` faces the viewer; `open_sky` is 1 where nothing hides the sky.
+    """
     color = surface.color
     if sky.wetness > 0.0 and is_ground(material):
         color = color * (1.0 - 0.5 * sky.wetness)

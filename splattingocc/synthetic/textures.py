@@ -136,17 +136,17 @@ def facade(color: wp.vec3, uv: wp.vec2, footprint: float) -> Surface:
     half_width, half_height = 0.2 + 0.22 * trait, 0.22 + 0.1 * style
     if style < 0.22:
         # All of glass, in a grid of thin frames.
-        spacing, half_width, half_height = 1.2 + 0.8 * trait, float(0.47), float(0.45)
+        spacing, half_width, half_height = 1.2 + 0.8 * trait, 0.47, 0.45
     elif style < 0.42:
         # Ribbons of windows from one end to the other.
-        half_width = float(0.49)
+        half_width = 0.49
     column = wp.floor(uv[0] / spacing)
     row = wp.floor((uv[1] - 0.9) / floor_height)
     x = modulo(uv[0], spacing) / spacing
     y = modulo(uv[1] - 0.9, floor_height) / floor_height
     shop = row < 1.0 and trait > 0.55
     if shop:
-        half_width, half_height = float(0.44), float(0.4)
+        half_width, half_height = 0.44, 0.4
     wall = color * (1.0 + 0.2 * wave(uv, 0.3, 8))
     if style > 0.75:
         wall = bricks(color, uv, footprint)
@@ -172,7 +172,7 @@ def facade(color: wp.vec3, uv: wp.vec2, footprint: float) -> Surface:
     lit = wp.where(hash_of(column, row, 9.0 + style) < 0.22 or (shop and room > 0.3), 1.0, 0.0) * visible + (1.0 - visible) * 0.25
     warmth = hash_of(column, row, 12.0)
     tone = wp.vec3(1.0, 0.85, 0.6) * warmth + wp.vec3(0.8, 0.92, 1.0) * (1.0 - warmth)
-    surface.glow = tone * (share * lit * (1.0 - frame) * (0.05 + 0.22 * room * room))
+    surface.glow = tone * (share * lit * (1.0 - frame) * (0.012 + 0.05 * room * room + wp.where(shop, 0.05, 0.0)))
     return surface
 
 
