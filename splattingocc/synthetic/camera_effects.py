@@ -26,7 +26,7 @@ from splattingocc.synthetic.light import Light, Weather
 from splattingocc.synthetic.rig import EgoMotion
 
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-KEY = 0.145
+KEY = 0.15
 """Linear value that the exposure gives to the geometric mean of what a camera sees by day."""
 DARKNESS = 0.02
 """Radiance at which the exposure gives only half of that: cameras leave the night dark."""
@@ -36,6 +36,8 @@ CELL = wp.constant(8)
 """Pixels along the side of a cell of the grid on which scattered light is computed."""
 NUM_TAPS = wp.constant(5)
 """Places along the motion of a pixel whose light is averaged."""
+MIDDLE_GREY = wp.constant(0.42)
+"""Tone that the contrast of a camera leaves as it is."""
 LONGEST_STREAK = 40.0
 """Of motion blur, pixels at the native width: the nearest ground moves faster than five taps can follow."""
 
@@ -80,6 +82,8 @@ class CameraState:
     white_balance: tuple[float, float, float]
     color_strength: float
     """1 keeps colours, 0 makes them grey."""
+    contrast: float
+    """Steepness of the tone curve in its middle, in units of sRGB's."""
     vignetting: float
     """Share of the light that is lost in the corners."""
     scatter: float
@@ -111,9 +115,10 @@ def _draw_camera(light: Light, fingerprint: int, image_size: tuple[int, int]) ->
     softness, dirt = _film(rng, light, image_size)
     balance = scene_rng.uniform(0.95, 1.05, 3) * rng.uniform(0.98, 1.02, 3)
     return CameraState(
-        exposure=float(np.exp(scene_rng.normal(0, 0.12) + rng.normal(0, 0.18))),
+        exposure=float(np.exp(scene_rng.normal(0.05, 0.14) + rng.normal(0, 0.22))),
         white_balance=(float(balance[0]), float(balance[1]), float(balance[2])),
-        color_strength=float(scene_rng.uniform(0.5, 0.8)),
+        color_strength=float(scene_rng.uniform(0.5, 0.85) * (0.7 if light.is_dark else 1.0)),
+        contrast=float(scene_rng.uniform(1.05, 1.22)),
         vignetting=float(rng.uniform(0.1, 0.35)),
         scatter=float(rng.uniform(0.02, 0.05) + 0.06 * light.glare),
         blur=float(0.25 + pixels * rng.uniform(0.3, 1.2)),
@@ -168,9 +173,8 @@ def take_picture(
     image = torch.empty(len(radiances), 3, dtype=torch.uint8, device=device)
     lens = Lens()
     lens.gain = wp.vec3(*(gain * balance for balance in camera.white_balance))
-    lens.color_strength, lens.vignetting, lens.scatter, lens.blur = (
-        camera.color_strength, camera.vignetting, camera.scatter, camera.blur,
-    )  # fmt: skip
+    lens.color_strength, lens.contrast, lens.vignetting = camera.color_strength, camera.contrast, camera.vignetting
+    lens.scatter, lens.blur = camera.scatter, camera.blur
     lens.shot_noise, lens.read_noise = camera.shot_noise * float(np.sqrt(gain)), camera.read_noise * gain
     lens.haze = wp.vec3(*(float(value) for value in seen[::CELL, ::CELL].reshape(-1, 3).mean(axis=0)))
     lens.longest, lens.height, lens.width = LONGEST_STREAK * width / NATIVE_WIDTH, height, width
@@ -217,6 +221,7 @@ class Lens:
 
     gain: wp.vec3
     color_strength: float
+    contrast: float
     vignetting: float
     scatter: float
     blur: float
@@ -291,4 +296,6 @@ def _expose(
     for channel in range(3):
         value = grey + (light[channel] - grey) * lens.color_strength
         toned = wp.where(value < 0.0031308, 12.92 * value, 1.055 * wp.pow(wp.max(value, 0.0031308), 1.0 / 2.4) - 0.055)
-        image[i, channel] = wp.uint8(wp.clamp(255.0 * toned + 0.5, 0.0, 255.0))
+        # Steeper in the middle; the dark end stays above black, the bright one clips.
+        steep = wp.max(MIDDLE_GREY + (toned - MIDDLE_GREY) * lens.contrast, toned * 0.5)
+        image[i, channel] = wp.uint8(wp.clamp(255.0 * steep + 0.5, 0.0, 255.0))

@@ -54,7 +54,7 @@ def tree(rng: Generator, leaves: Color) -> Mesh:
         middle = (way[0] * wide, way[1] * wide, trunk_height + crown * 0.48 + way[2] * tall)
         radii = (size * rng.uniform(0.9, 1.3), size * rng.uniform(0.9, 1.3), size * rng.uniform(0.6, 0.95))
         shade = _varied(rng, scaled(leaves, 0.85 + 0.3 * way[2]), 0.15)
-        parts.append(blob(radii, middle, Material.FOLIAGE, shade, bumps=0.24, phase=rng.uniform(0, 6), detail=1))
+        parts.append(blob(radii, middle, Material.FOLIAGE, shade, bumps=0.19, phase=rng.uniform(0, 6), detail=1))
     return join(parts)
 
 

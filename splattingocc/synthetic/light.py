@@ -88,20 +88,20 @@ def draw_light(rng: Generator, weather: Weather | None = None) -> Light:
 
 def _clear(rng: Generator) -> Light:
     elevation, cloudiness = np.deg2rad(rng.uniform(25, 70)), rng.uniform(0.0, 0.65)
-    sky = np.array([0.5, 0.66, 0.92]) * rng.uniform(0.8, 1.1) * (1 - cloudiness) + np.array([0.85, 0.89, 0.95]) * cloudiness
+    sky = np.array([0.62, 0.86, 1.25]) * rng.uniform(0.8, 1.1) * (1 - cloudiness) + np.array([1.1, 1.15, 1.2]) * cloudiness
     return _light(
         rng, Weather.CLEAR, elevation, rng.uniform(2.2, 3.4) * np.array([1.0, 0.95, 0.88]), sky,
-        horizon=sky * 0.5 + 0.9, clouds=2.5, cloudiness=cloudiness, haze=rng.uniform(200, 700), glare=0.25,
+        horizon=sky * 0.5 + 1.2, clouds=3.2, cloudiness=cloudiness, haze=rng.uniform(200, 700), glare=0.25,
     )  # fmt: skip
 
 
 def _low_sun(rng: Generator) -> Light:
     elevation, cloudiness = np.deg2rad(rng.uniform(5, 18)), rng.uniform(0.0, 0.45)
-    sky = np.array([0.36, 0.43, 0.55]) * rng.uniform(0.7, 1.0)
-    horizon = np.array([1.0, 0.87, 0.72]) * rng.uniform(0.7, 1.1)
+    sky = np.array([0.5, 0.58, 0.7]) * rng.uniform(0.7, 1.0)
+    horizon = np.array([1.3, 1.12, 0.9]) * rng.uniform(0.7, 1.1)
     return _light(
         rng, Weather.LOW_SUN, elevation, rng.uniform(1.6, 2.6) * np.array([1.0, 0.84, 0.62]), sky,
-        horizon=horizon, clouds=1.3, cloudiness=cloudiness, haze=rng.uniform(120, 400), glare=rng.uniform(0.6, 1.0),
+        horizon=horizon, clouds=1.7, cloudiness=cloudiness, haze=rng.uniform(120, 400), glare=rng.uniform(0.6, 1.0),
     )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def _overcast(rng: Generator) -> Light:
     gray = np.array([0.63, 0.66, 0.70]) * rng.uniform(0.8, 1.1)
     return _light(
         rng, Weather.OVERCAST, np.deg2rad(rng.uniform(20, 65)), rng.uniform(0.0, 0.2) * np.ones(3), gray,
-        horizon=gray * 1.05, clouds=1.15, cloudiness=rng.uniform(0.8, 1.0), haze=rng.uniform(150, 600), glare=0.0,
+        horizon=gray * 1.15, clouds=1.3, cloudiness=rng.uniform(0.8, 1.0), haze=rng.uniform(150, 600), glare=0.0,
     )  # fmt: skip
 
 

@@ -154,9 +154,10 @@ def scattered(material: int, normal: wp.vec3, surface: Surface, in_sun: float, o
     if sky.wetness > 0.0 and is_ground(material):
         color = color * (1.0 - 0.5 * sky.wetness)
     slant = wp.max(wp.dot(normal, sky.sun), 0.0)
-    ambient = (sky.zenith * 0.7 + sky.horizon * 0.3) * ((0.55 + 0.45 * normal[2]) * open_sky)
+    ambient = (sky.zenith * 0.7 + sky.horizon * 0.3) * ((0.45 + 0.4 * normal[2]) * open_sky)
     if material == FOLIAGE:
         # Leaves point every way and let light through.
-        slant = 0.2 + 0.55 * slant
+        slant = 0.3 + 0.4 * slant
+        in_sun = wp.max(in_sun, 0.3)
         ambient = ambient * 0.8
     return wp.cw_mul(color, ambient + sky.sun_color * (slant * in_sun))

@@ -277,5 +277,5 @@ def surface_at(material: int, color: wp.vec3, uv: wp.vec2, point: wp.vec3, footp
         surface.color = color * (1.0 - dirt) + wp.vec3(0.12, 0.11, 0.09) * dirt
         surface.gloss = 0.06
     elif material == GLASS:
-        surface.gloss = 0.14
+        surface.gloss = 0.08
     return surface

@@ -67,18 +67,17 @@ def car(rng: Generator) -> Mesh:
         (along(rear), belt - 0.02, inset),
     ]  # fmt: skip
     parts = [body, hull(greenhouse, belt - 0.04, inset, Material.GLASS, GLASS, roof=color)]
-    # Posts stand a little proud of the glass; where a van has no windows the panel does.
-    for share in (0.5 * (roof_start + roof_end), roof_end - 0.02) if kind != "van" else (0.36,):
-        x = along(share)
-        parts.append(
-            hull(
-                [(x + 0.06, height - 0.06, half * 0.755), (x - 0.06, height - 0.06, half * 0.755)],
-                belt - 0.03,
-                inset + 0.015,
-                Material.PAINT,
-                color,
-            )
-        )
+    # The edge of the roof and the posts stand a little proud of the glass; a van has a post at the cab only.
+    edge = [
+        (along(roof_start) + 0.03, height - 0.045),
+        (along((roof_start + roof_end) / 2), height + 0.01),
+        (along(roof_end) - 0.03, height - 0.05),
+    ]
+    parts.append(hull([(x, z, half * 0.75) for x, z in edge], height - 0.13, half * 0.785, Material.PAINT, color))
+    posts = ((0.5 * (roof_start + roof_end), 0.05), (roof_end - 0.02, 0.09)) if kind != "van" else ((0.36, 0.06),)
+    for share, reach in posts:
+        stations = [(along(share) + end * reach, height - 0.06, half * 0.755) for end in (1, -1)]
+        parts.append(hull(stations, belt - 0.03, inset + 0.015, Material.PAINT, color))
     if kind == "van":
         panel = [(along(windows), height, half * 0.8), (along(0.985), height, half * 0.8), (along(0.992), height - 0.1, half * 0.79)]
         printed = Material.PRINT if rng.random() < 0.35 else Material.PAINT
