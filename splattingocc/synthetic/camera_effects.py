@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from functools import cache
-from typing import no_type_check
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from splattingocc.geometry.rays import Rays
 from splattingocc.kernels.launch import launch
+from splattingocc.synthetic.camera_kernels import CELL, Lens, Motion, expose
 from splattingocc.synthetic.light import Light, Weather
 from splattingocc.synthetic.rig import EgoMotion
 
@@ -32,12 +33,6 @@ DARKNESS = 0.02
 """Radiance at which the exposure gives only half of that: cameras leave the night dark."""
 NATIVE_WIDTH = 1600
 """Width in pixels of the images for which sizes in pixels are given."""
-CELL = wp.constant(8)
-"""Pixels along the side of a cell of the grid on which scattered light is computed."""
-NUM_TAPS = wp.constant(5)
-"""Places along the motion of a pixel whose light is averaged."""
-MIDDLE_GREY = wp.constant(0.42)
-"""Tone that the contrast of a camera leaves as it is."""
 LONGEST_STREAK = 40.0
 """Of motion blur, pixels at the native width: the nearest ground moves faster than five taps can follow."""
 
@@ -52,25 +47,23 @@ class VehicleState:
     yaw_rate: float
     """Radians per second."""
 
-    def image_motion(
-        self, rays: Rays, distances: Float[Tensor, " ray"], K: ndarray, world_from_cam: ndarray, shutter: float
-    ) -> Float[Tensor, "ray 2"]:
-        """Return how far what each ray meets moves across the image while the shutter is open, pixels."""
-        device = distances.device
-        offsets = rays.at(distances) - torch.from_numpy(self.world_from_ego[:3, 3].astype(np.float32)).to(device)
-        turning = torch.stack([-offsets[:, 1], offsets[:, 0], torch.zeros_like(offsets[:, 0])], dim=-1) * self.yaw_rate
-        cam_from_world = torch.from_numpy(world_from_cam[:3, :3].T.astype(np.float32)).to(device)
-        moved = -(torch.from_numpy(self.velocity.astype(np.float32)).to(device) + turning) @ cam_from_world.T * shutter
-        x, y, z = (rays.directions @ cam_from_world.T * distances[:, None]).unbind(dim=-1)
-        focal = float(K[0, 0])
-        return torch.stack([moved[:, 0] - x / z * moved[:, 2], moved[:, 1] - y / z * moved[:, 2]], dim=-1) * (focal / z)[:, None]
-
 
 def vehicle_state(ego: EgoMotion, time: float) -> VehicleState:
     """Return the state of the ego vehicle at a time in seconds since the start of the scene."""
     before, after = ego.world_from_ego(time - 0.01), ego.world_from_ego(time + 0.01)
     turned = before[:3, :3].T @ after[:3, :3]
     return VehicleState(ego.world_from_ego(time), (after - before)[:3, 3] / 0.02, float(np.arctan2(turned[1, 0], turned[0, 0]) / 0.02))
+
+
+def motion_of(vehicle: VehicleState | None, K: Float[ndarray, "3 3"], world_from_cam: Float[ndarray, "4 4"], shutter: float) -> Any:
+    """Return the `Motion` of a vehicle's camera in `shutter` seconds: none without a vehicle."""
+    motion = Motion()
+    motion.cam_from_world, motion.focal = wp.mat33(world_from_cam[:3, :3].T.astype(np.float32)), float(K[0, 0])
+    if vehicle is not None:
+        x, y, _ = world_from_cam[:3, 3] - vehicle.world_from_ego[:3, 3]
+        velocity = vehicle.velocity + vehicle.yaw_rate * np.array([-y, x, 0.0])
+        motion.shift, motion.turn = wp.vec3(*(float(v) for v in velocity * shutter)), vehicle.yaw_rate * shutter
+    return motion
 
 
 @dataclass(frozen=True)
@@ -107,7 +100,7 @@ def draw_camera(light: Light, K: Float[ndarray, "3 3"], image_size: tuple[int, i
     return _draw_camera(light, fingerprint, image_size)
 
 
-@cache
+@lru_cache(maxsize=12)
 def _draw_camera(light: Light, fingerprint: int, image_size: tuple[int, int]) -> CameraState:
     scene_rng, rng = np.random.default_rng(light.camera_seed), np.random.default_rng([light.camera_seed, fingerprint])
     shutter = {Weather.CLEAR: 0.002, Weather.LOW_SUN: 0.004, Weather.NIGHT: 0.025, Weather.DUSK: 0.018}.get(light.weather, 0.008)
@@ -117,7 +110,7 @@ def _draw_camera(light: Light, fingerprint: int, image_size: tuple[int, int]) ->
     return CameraState(
         exposure=float(np.exp(scene_rng.normal(0.05, 0.14) + rng.normal(0, 0.22))),
         white_balance=(float(balance[0]), float(balance[1]), float(balance[2])),
-        color_strength=float(scene_rng.uniform(0.5, 0.85) * (0.7 if light.is_dark else 1.0)),
+        color_strength=float(scene_rng.uniform(0.5, 0.85) * (0.85 if light.is_dark else 1.0)),
         contrast=float(scene_rng.uniform(1.05, 1.22)),
         vignetting=float(rng.uniform(0.1, 0.35)),
         scatter=float(rng.uniform(0.02, 0.05) + 0.06 * light.glare),
@@ -159,17 +152,21 @@ def _film(
 def take_picture(
     camera: CameraState,
     radiances: Float[Tensor, "pixel 3"],
-    motion: Float[Tensor, "pixel 2"] | None,
+    motion: Any,
+    points: tuple[Rays, Float[Tensor, " pixel"]],
     image_size: tuple[int, int],
     seed: int,
 ) -> UInt8[ndarray, "height width 3"]:
-    """Return the picture of linear RGB radiances, row by row, that move by `motion` pixels while the shutter is open."""
+    """Return the picture of linear RGB radiances, row by row.
+
+    `motion` is what `motion_of` returns; `points` are the rays of the pixels and how far away they met something.
+    """
     height, width = image_size
     device = radiances.device
     # Sums are taken by NumPy: torch would add up in another order for another number of threads.
     seen = radiances.cpu().numpy().reshape(height, width, 3)
     gain = exposure_gain(seen) * camera.exposure
-    scattered = _scattered(np.minimum(seen, 60.0 / gain))
+    scattered = _scattered(seen)
     image = torch.empty(len(radiances), 3, dtype=torch.uint8, device=device)
     lens = Lens()
     lens.gain = wp.vec3(*(gain * balance for balance in camera.white_balance))
@@ -178,13 +175,13 @@ def take_picture(
     lens.shot_noise, lens.read_noise = camera.shot_noise * float(np.sqrt(gain)), camera.read_noise * gain
     lens.haze = wp.vec3(*(float(value) for value in seen[::CELL, ::CELL].reshape(-1, 3).mean(axis=0)))
     lens.longest, lens.height, lens.width = LONGEST_STREAK * width / NATIVE_WIDTH, height, width
-    motions = torch.zeros(len(radiances), 2, device=device) if motion is None else motion.contiguous()
     grids = [torch.from_numpy(grid).to(device) for grid in (scattered, camera.softness.reshape(-1), camera.dirt.reshape(-1))]
+    rays, distances = points
     inputs = [
-        lens, wp.from_torch(radiances, dtype=wp.vec3), wp.from_torch(motions, dtype=wp.vec2), wp.from_torch(grids[0], dtype=wp.vec3),
-        wp.from_torch(grids[1]), wp.from_torch(grids[2]), seed, wp.from_torch(image),
+        lens, motion, wp.from_torch(radiances, dtype=wp.vec3), wp.from_torch(rays.directions, dtype=wp.vec3), wp.from_torch(distances),
+        wp.from_torch(grids[0], dtype=wp.vec3), wp.from_torch(grids[1]), wp.from_torch(grids[2]), seed, wp.from_torch(image),
     ]  # fmt: skip
-    launch(_expose, len(radiances), inputs, device=device)
+    launch(expose, len(radiances), inputs, device=device)
     return image.reshape(height, width, 3).cpu().numpy()
 
 
@@ -199,7 +196,8 @@ def _scattered(radiances: Float32[ndarray, "height width 3"]) -> Float32[ndarray
     """Return the light scattered within the lens on a grid of cells: a narrow halo and a wide one."""
     height, width, _ = radiances.shape
     padded = np.pad(radiances, ((0, -height % CELL), (0, -width % CELL), (0, 0)), mode="edge")
-    cells = padded.reshape(padded.shape[0] // CELL, CELL, padded.shape[1] // CELL, CELL, 3).mean(axis=(1, 3))
+    rows = padded.reshape(padded.shape[0] // CELL, CELL, -1).sum(axis=1)
+    cells = rows.reshape(len(rows), -1, CELL, 3).sum(axis=2) / (CELL * CELL)
     wide = max(1, width // (CELL * 8))
     return (0.5 * _spread(cells, 1) + 0.5 * _spread(cells, wide)).astype(np.float32)
 
@@ -212,90 +210,3 @@ def _spread(cells: ndarray, reach: int) -> ndarray:
         count = cells.shape[axis]
         cells = (np.take(sums, range(2 * reach + 1, 2 * reach + 1 + count), axis) - np.take(sums, range(count), axis)) / (2 * reach + 1)
     return cells
-
-
-@wp.struct
-@no_type_check
-class Lens:
-    """The numbers of a `CameraState`, as the kernel takes them."""
-
-    gain: wp.vec3
-    color_strength: float
-    contrast: float
-    vignetting: float
-    scatter: float
-    blur: float
-    shot_noise: float
-    read_noise: float
-    haze: wp.vec3
-    longest: float
-    height: int
-    width: int
-
-
-@wp.func
-@no_type_check
-def sampled(values: wp.array(dtype=wp.vec3), x: float, y: float, width: int, height: int) -> wp.vec3:
-    """Interpolate between the middles of pixels, or of the cells of a grid."""
-    column, row = wp.clamp(x, 0.0, float(width) - 1.001), wp.clamp(y, 0.0, float(height) - 1.001)
-    left, top = int(column), int(row)
-    right_share, low_share = column - float(left), row - float(top)
-    right, low = wp.min(left + 1, width - 1), wp.min(top + 1, height - 1)
-    upper = values[top * width + left] * (1.0 - right_share) + values[top * width + right] * right_share
-    lower = values[low * width + left] * (1.0 - right_share) + values[low * width + right] * right_share
-    return upper * (1.0 - low_share) + lower * low_share
-
-
-@wp.kernel
-@no_type_check
-def _expose(
-    first: int,
-    lens: Lens,
-    radiances: wp.array(dtype=wp.vec3),
-    motions: wp.array(dtype=wp.vec2),
-    scattered: wp.array2d(dtype=wp.vec3),
-    softness: wp.array(dtype=float),
-    dirt: wp.array(dtype=float),
-    seed: int,
-    image: wp.array2d(dtype=wp.uint8),
-):
-    i = first + wp.tid()
-    x, y = float(i % lens.width), float(i / lens.width)
-    motion = motions[i]
-    length = wp.length(motion)
-    if length > lens.longest:
-        motion = motion * (lens.longest / length)
-    radius = lens.blur + softness[i]
-    light = wp.vec3(0.0, 0.0, 0.0)
-    for tap in range(NUM_TAPS):
-        # Five places on a ring, each at another time of the exposure.
-        angle, time = 2.513274 * float(tap), float(tap) / float(NUM_TAPS - 1) - 0.5
-        right, down = radius * wp.cos(angle) + motion[0] * time, radius * wp.sin(angle) + motion[1] * time
-        light = light + sampled(radiances, x + right, y + down, lens.width, lens.height)
-    light = light / float(NUM_TAPS)
-    light = light * (1.0 - dirt[i]) + lens.haze * dirt[i]
-    halo_x, halo_y = (x + 0.5) / float(CELL) - 0.5, (y + 0.5) / float(CELL) - 0.5
-    left, top = int(wp.clamp(halo_x, 0.0, float(scattered.shape[1] - 1))), int(wp.clamp(halo_y, 0.0, float(scattered.shape[0] - 1)))
-    right_cell, low_cell = wp.min(left + 1, scattered.shape[1] - 1), wp.min(top + 1, scattered.shape[0] - 1)
-    share_x, share_y = wp.clamp(halo_x - float(left), 0.0, 1.0), wp.clamp(halo_y - float(top), 0.0, 1.0)
-    upper = scattered[top, left] * (1.0 - share_x) + scattered[top, right_cell] * share_x
-    lower = scattered[low_cell, left] * (1.0 - share_x) + scattered[low_cell, right_cell] * share_x
-    halo = upper * (1.0 - share_y) + lower * share_y
-    light = light * (1.0 - lens.scatter) + halo * lens.scatter
-    across, along = x / float(lens.width) - 0.5, y / float(lens.height) - 0.5
-    light = wp.cw_mul(light, lens.gain) * (1.0 - 2.0 * lens.vignetting * (across * across + along * along))
-    random = wp.rand_init(seed, i)
-    common = wp.randn(random)
-    grey = 0.0
-    for channel in range(3):
-        value = wp.max(light[channel], 0.0)
-        deviation = lens.read_noise + lens.shot_noise * wp.sqrt(value)
-        value = value + deviation * (0.7 * common + 0.7 * wp.randn(random))
-        light[channel] = wp.clamp(value, 0.0, 1.0)
-        grey = grey + wp.where(channel == 0, 0.299, wp.where(channel == 1, 0.587, 0.114)) * light[channel]
-    for channel in range(3):
-        value = grey + (light[channel] - grey) * lens.color_strength
-        toned = wp.where(value < 0.0031308, 12.92 * value, 1.055 * wp.pow(wp.max(value, 0.0031308), 1.0 / 2.4) - 0.055)
-        # Steeper in the middle; the dark end stays above black, the bright one clips.
-        steep = wp.max(MIDDLE_GREY + (toned - MIDDLE_GREY) * lens.contrast, toned * 0.5)
-        image[i, channel] = wp.uint8(wp.clamp(255.0 * steep + 0.5, 0.0, 255.0))

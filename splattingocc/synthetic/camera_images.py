@@ -7,6 +7,8 @@ strongest lamp. On wet ground a third one finds what is mirrored. The camera (`c
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import warp as wp
@@ -17,7 +19,7 @@ from torch import Tensor
 from splattingocc.geometry.rays import Rays
 from splattingocc.kernels.launch import launch
 from splattingocc.kernels.mesh_cast import MeshHits
-from splattingocc.synthetic.camera_effects import VehicleState, draw_camera, take_picture
+from splattingocc.synthetic.camera_effects import VehicleState, draw_camera, motion_of, take_picture
 from splattingocc.synthetic.light import Light
 from splattingocc.synthetic.materials import Material
 from splattingocc.synthetic.radiance import TO_LAMP, TO_SKY, TO_SUN, Faces, Hits, gather_light, start_mirror_rays, start_second_rays
@@ -61,8 +63,8 @@ def render_image(
     hits = scene.cast(rays, VIEW_DISTANCE)
     radiances = _radiances(scene, light, rays, hits, image_size, float(1.0 / K[0, 0]), vehicle, seed)
     camera = draw_camera(light, K, image_size)
-    motion = None if vehicle is None else vehicle.image_motion(rays, hits.distances, K, world_from_cam, camera.shutter)
-    return take_picture(camera, radiances, motion, image_size, seed)
+    motion = motion_of(vehicle, K, world_from_cam, camera.shutter)
+    return take_picture(camera, radiances, motion, (rays, hits.distances), image_size, seed)
 
 
 def _radiances(
@@ -98,7 +100,7 @@ def _radiances(
     return radiances
 
 
-def _mirror(scene: SceneMesh, light: Light, table: Hits, starts: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+def _mirror(scene: SceneMesh, light: Light, table: Any, starts: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return the mirrored ray of each pixel and which triangle it meets: −1 for none, −2 where the ground is not wet."""
     triangles = torch.full((count,), -2, dtype=torch.int32, device=scene.device)
     mirrored = torch.zeros_like(starts)
@@ -117,23 +119,20 @@ def _mirror(scene: SceneMesh, light: Light, table: Hits, starts: Tensor, count: 
 def _lamps_near(scene: SceneMesh, place: Float[Tensor, " 3"]) -> Float[Tensor, "lamp 3"]:
     """Return the street lamps that matter for a camera, the nearest ones first: the middle of each run of lamp triangles in the mesh."""
     shining = (scene.materials[: scene.num_static] == Material.STREET_LAMP).nonzero()[:, 0]
-    if not len(shining):
-        return torch.zeros(0, 3, device=scene.device)
-    run = torch.cumsum(torch.diff(shining, prepend=shining[:1]) > 1, dim=0)
-    sums = torch.zeros(int(run[-1]) + 1, 4, dtype=torch.float64, device=scene.device)
-    middles = scene.corners[shining].mean(dim=1).double()
-    sums.index_add_(0, run, torch.cat([middles, torch.ones_like(middles[:, :1])], dim=-1))
-    places = (sums[:, :3] / sums[:, 3:]).float()
-    distances = (places - place).norm(dim=-1)
-    nearest = torch.argsort(distances, stable=True)[:MAX_LAMPS]
-    return places[nearest[distances[nearest] < LAMP_DISTANCE]].contiguous()
+    # Sums are taken by NumPy: torch would add up in another order for another number of threads.
+    middles = scene.corners[shining].cpu().numpy().mean(axis=1)
+    ends = np.flatnonzero(np.diff(shining.cpu().numpy()) > 1) + 1
+    places = np.array([run.mean(axis=0) for run in np.split(middles, ends) if len(run)], dtype=np.float32).reshape(-1, 3)
+    distances = np.linalg.norm(places - place.cpu().numpy(), axis=-1)
+    nearest = np.argsort(distances, kind="stable")[:MAX_LAMPS]
+    return torch.from_numpy(places[nearest[distances[nearest] < LAMP_DISTANCE]]).to(scene.device)
 
 
 def _vectors(*tensors: Tensor) -> list:
     return [wp.from_torch(tensor, dtype=wp.vec3) for tensor in tensors]
 
 
-def _faces(scene: SceneMesh) -> Faces:
+def _faces(scene: SceneMesh) -> Any:
     faces = Faces()
     faces.uvs = wp.from_torch(scene.uvs.reshape(-1, 2), dtype=wp.vec2)
     faces.materials, faces.colors = wp.from_torch(scene.materials), wp.from_torch(scene.colors, dtype=wp.vec3)

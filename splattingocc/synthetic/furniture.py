@@ -49,8 +49,8 @@ def tree(rng: Generator, leaves: Color) -> Mesh:
     wide, tall = crown * rng.uniform(0.3, 0.48), crown * rng.uniform(0.34, 0.46)
     for _ in range(int(rng.integers(7, 12))):
         way = rng.normal(0, 1, 3)
-        way *= rng.uniform(0.45, 0.95) / np.linalg.norm(way)
-        size = crown * rng.uniform(0.14, 0.26)
+        way *= rng.uniform(0.3, 0.8) / np.linalg.norm(way)
+        size = crown * rng.uniform(0.16, 0.27)
         middle = (way[0] * wide, way[1] * wide, trunk_height + crown * 0.48 + way[2] * tall)
         radii = (size * rng.uniform(0.9, 1.3), size * rng.uniform(0.9, 1.3), size * rng.uniform(0.6, 0.95))
         shade = _varied(rng, scaled(leaves, 0.85 + 0.3 * way[2]), 0.15)

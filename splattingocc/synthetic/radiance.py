@@ -11,10 +11,12 @@ from splattingocc.synthetic.textures import Surface, is_ground, surface_at
 
 SHADOW_DISTANCE = wp.constant(60.0)
 """How far away from a place something may stand and still throw its shadow on it, metres."""
-SKY_DISTANCE = wp.constant(8.0)
+SKY_DISTANCE = wp.constant(5.0)
 """How far away from a place something may stand and still hide a part of a closed sky from it, metres."""
 SHADOW_OFFSET = wp.constant(0.02)
 """How far above a surface its second ray starts, metres."""
+FAINT = wp.constant(0.012)
+"""Irradiance of a lamp below which nobody misses its shadows."""
 TO_SUN, TO_SKY, TO_LAMP = (wp.constant(mode) for mode in range(3))
 """Where second rays go."""
 
@@ -89,7 +91,9 @@ def start_second_rays(
         other = wp.cross(normal, side)
         up = wp.sqrt(1.0 - 0.94 * radius * radius)
         toward[i] = wp.normalize(side * (radius * wp.cos(angle)) + other * (radius * wp.sin(angle)) + normal * up + wp.vec3(0.0, 0.0, 0.35))
-        hits.limits[i] = SKY_DISTANCE
+        # Every other pixel: its neighbours stand in for the rest.
+        if (i % hits.width + i / hits.width) % 2 == 0:
+            hits.limits[i] = SKY_DISTANCE
     else:
         strongest = wp.float32(0.0)
         for lamp in range(num_lamps):
@@ -97,7 +101,9 @@ def start_second_rays(
             if light > strongest:
                 strongest = light
                 hits.chosen[i] = lamp
-        if strongest > 1.0e-4:
+        if strongest < FAINT:
+            hits.chosen[i] = -1
+        else:
             ray = lamps[hits.chosen[i]] - start
             # The lamp's own housing is no obstacle.
             hits.limits[i] = wp.max(wp.length(ray) - 0.5, 0.0)
@@ -130,7 +136,7 @@ def start_mirror_rays(
 @wp.func
 @no_type_check
 def open_share(i: int, hits: Hits) -> float:
-    """Return the share of the second rays of a pixel and its neighbours on the same surface that met nothing."""
+    """Return the share of the second rays of a pixel and its neighbours on the same surface that met nothing; 0.7 where there are none."""
     row, column = i / hits.width, i % hits.width
     count, clear = wp.float32(0.0), wp.float32(0.0)
     for down in range(-1, 2):
@@ -142,7 +148,9 @@ def open_share(i: int, hits: Hits) -> float:
                 if hits.limits[j] > 0.0 and is_near and wp.dot(hits.normals[j], hits.normals[i]) > 0.7:
                     count = count + 1.0
                     clear = clear + wp.where(hits.blocked[j], 0.0, 1.0)
-    return clear / wp.max(count, 1.0)
+    if count == 0.0:
+        return 0.7
+    return clear / count
 
 
 @wp.func

@@ -57,7 +57,7 @@ def sky_of(light: Light) -> Sky:
     sky.zenith, sky.horizon, sky.clouds = wp.vec3(*light.sky_color), wp.vec3(*light.horizon_color), wp.vec3(*light.cloud_color)
     sky.cloudiness, sky.haze, sky.wetness = light.cloudiness, light.haze, light.wetness
     sky.lamps, sky.headlights = light.lamps, light.headlights
-    sky.sun_disc = 40.0 if light.has_sun else 0.0
+    sky.sun_disc = 15.0 if light.has_sun else 0.0
     return sky
 
 

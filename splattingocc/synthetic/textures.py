@@ -32,6 +32,7 @@ CLOTH = wp.constant(int(Material.CLOTH))
 
 
 @wp.struct
+@no_type_check
 class Surface:
     """What a surface does with light at one place."""
 
@@ -196,11 +197,11 @@ def printed(color: wp.vec3, uv: wp.vec2, footprint: float) -> wp.vec3:
     second = hue * 0.5
     field = wave(wp.vec2(uv[0] * 0.35, uv[1] * 0.6), 1.0 + key, 27)
     base = wp.where(field > 0.1 + 0.2 * key, second, color)
-    # Strokes like those of letters, in one band.
-    stroke = hash_of(wp.floor(uv[0] / 0.17), wp.floor(uv[1] / 0.14), 17.0)
-    in_band = modulo(uv[1], 1.3) > 0.75 and modulo(uv[0], 3.1) > 1.0
-    ink = wp.where(in_band and stroke > 0.45, 1.0, 0.0) * fade(0.3, footprint)
-    ink = ink + wp.where(in_band, 0.5, 0.0) * (1.0 - fade(0.3, footprint))
+    # Strokes like those of letters, in lines that end somewhere.
+    stroke = hash_of(wp.floor(uv[0] / 0.09), wp.floor(uv[1] / 0.1), 17.0)
+    in_line = modulo(uv[1], 1.1) > 0.8 and modulo(uv[0] + 5.0 * key, 3.7) > 1.4 and modulo(uv[0], 0.36) < 0.27
+    ink = wp.where(in_line and stroke > 0.4, 1.0, 0.0) * fade(0.2, footprint)
+    ink = ink + wp.where(in_line, 0.5, 0.0) * (1.0 - fade(0.2, footprint))
     darkness = wp.where(color[0] + color[1] + color[2] > 0.9, 0.06, 0.6)
     return base * (1.0 - ink) + wp.vec3(darkness, darkness, darkness) * ink
 
