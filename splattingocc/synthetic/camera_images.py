@@ -74,8 +74,8 @@ def _radiances(
     """Return the linear RGB light along each ray."""
     device, count = scene.device, len(hits.triangles)
     mode = TO_LAMP if light.is_dark else TO_SUN if light.has_sun else TO_SKY
-    lamps = _lamps_near(scene, rays.origins[0]) if light.is_dark else torch.zeros(1, 3, device=device)
-    num_lamps = len(lamps) if light.is_dark and len(lamps) else 0
+    lamps = _lamps_near(scene, rays.origins[0]) if light.is_dark else torch.zeros(0, 3, device=device)
+    num_lamps = len(lamps)
     starts, normals, toward = (torch.zeros_like(rays.origins) for _ in range(3))
     limits, chosen = torch.zeros_like(hits.distances), torch.empty_like(hits.triangles)
     table = Hits()
@@ -84,7 +84,7 @@ def _radiances(
     table.barycentrics = wp.from_torch(hits.barycentrics, dtype=wp.vec2)
     table.limits, table.chosen = wp.from_torch(limits), wp.from_torch(chosen)
     table.height, table.width = image_size
-    corners, lamp_places, ways = _vectors(scene.corners.reshape(-1, 3), lamps, toward)
+    corners, lamp_places, ways = _vectors(scene.corners.reshape(-1, 3), lamps if num_lamps else torch.zeros(1, 3, device=device), toward)
     sky = sky_of(light)
     if vehicle is not None:
         sky.has_vehicle = 1

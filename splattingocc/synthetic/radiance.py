@@ -1,3 +1,6 @@
+# Annotations of structs and kernels are Warp's, which a type checker cannot read.
+# type: ignore
+
 """The light that comes back along the rays of an image: the kernels behind `camera_images.py`."""
 
 from __future__ import annotations

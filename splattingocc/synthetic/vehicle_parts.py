@@ -53,7 +53,7 @@ def hull(
     lid = _strip(lines[-1.0, "top"], lines[1.0, "top"])
     # Far up along v no texture shows the dirt of the road.
     lid_uvs = lid[..., :2] + [0.0, 3.0]
-    level = np.abs(np.diff(top)) < 0.35 * np.abs(np.diff(x))
+    level = np.abs(np.diff(top)) < 0.25 * np.abs(np.diff(x))
     if roof is None or not level.any():
         return join([body, quads(lid, lid_uvs, material, color)])
     parts = [body, quads(lid[level], lid_uvs[level], Material.PAINT, roof)]
