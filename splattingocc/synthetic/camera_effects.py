@@ -27,7 +27,7 @@ from splattingocc.synthetic.light import Light, Weather
 from splattingocc.synthetic.rig import EgoMotion
 
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-KEY = 0.149
+KEY = 0.146
 """Linear value that the exposure gives to the geometric mean of what a camera sees by day."""
 DARKNESS = 0.02
 """Radiance at which the exposure gives only half of that: cameras leave the night dark."""

@@ -1,8 +1,8 @@
 """Rendering what a scene's cameras see.
 
-A ray a pixel finds the surface. A second one, from there, looks towards the light that matters most: the sun; under a closed sky a part of
-the sky, another one for each pixel of a 3 × 3 block, so that the mean over a block says how much of the sky a place sees; in the dark the
-strongest lamp. On wet ground a third one finds what is mirrored. The camera (`camera_effects.py`) makes the picture of the radiances.
+A ray a pixel finds the surface. A second one, from there, looks towards the light that matters most: the sun; under a closed sky, on every
+other pixel, one of four parts of the sky, so that neighbours together say how much of it a place sees; in the dark the strongest lamp. On
+wet ground a third one finds what is mirrored. The camera (`camera_effects.py`) makes the picture of the radiances.
 """
 
 from __future__ import annotations

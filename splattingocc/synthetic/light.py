@@ -91,7 +91,7 @@ def _clear(rng: Generator) -> Light:
     sky = np.array([0.62, 0.86, 1.25]) * rng.uniform(0.8, 1.1) * (1 - cloudiness) + np.array([1.1, 1.15, 1.2]) * cloudiness
     return _light(
         rng, Weather.CLEAR, elevation, rng.uniform(2.2, 3.4) * np.array([1.0, 0.95, 0.88]), sky,
-        horizon=sky * 0.5 + 1.2, clouds=3.2, cloudiness=cloudiness, haze=rng.uniform(200, 700), glare=0.25,
+        horizon=sky * 0.5 + 1.2, clouds=3.2, cloudiness=cloudiness, haze=rng.uniform(350, 1000), glare=0.25,
     )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def _low_sun(rng: Generator) -> Light:
     horizon = np.array([1.3, 1.12, 0.9]) * rng.uniform(0.7, 1.1)
     return _light(
         rng, Weather.LOW_SUN, elevation, rng.uniform(1.6, 2.6) * np.array([1.0, 0.84, 0.62]), sky,
-        horizon=horizon, clouds=1.7, cloudiness=cloudiness, haze=rng.uniform(120, 400), glare=rng.uniform(0.6, 1.0),
+        horizon=horizon, clouds=1.7, cloudiness=cloudiness, haze=rng.uniform(250, 700), glare=rng.uniform(0.6, 1.0),
     )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def _overcast(rng: Generator) -> Light:
     gray = np.array([0.63, 0.66, 0.70]) * rng.uniform(0.8, 1.1)
     return _light(
         rng, Weather.OVERCAST, np.deg2rad(rng.uniform(20, 65)), rng.uniform(0.0, 0.2) * np.ones(3), gray,
-        horizon=gray * 1.05, clouds=1.1, cloudiness=rng.uniform(0.8, 1.0), haze=rng.uniform(150, 600), glare=0.0,
+        horizon=gray * 1.05, clouds=1.1, cloudiness=rng.uniform(0.8, 1.0), haze=rng.uniform(300, 900), glare=0.0,
     )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def _rain(rng: Generator) -> Light:
     gray = np.array([0.46, 0.49, 0.53]) * rng.uniform(0.6, 1.0)
     return _light(
         rng, Weather.RAIN, np.deg2rad(45), np.zeros(3), gray, horizon=gray, clouds=0.75, cloudiness=1.0,
-        haze=rng.uniform(70, 250), glare=0.0, wetness=rng.uniform(0.5, 1.0), headlights=1.0,
+        haze=rng.uniform(130, 450), glare=0.0, wetness=rng.uniform(0.5, 1.0), headlights=1.0,
     )  # fmt: skip
 
 

@@ -87,15 +87,15 @@ def start_second_rays(
         if wp.dot(normal, sun) > 0.0:
             hits.limits[i] = SHADOW_DISTANCE
     elif mode == TO_SKY:
-        part = float((i % hits.width) % 3 + 3 * ((i / hits.width) % 3))
-        # Nine directions about the upright and the normal, turned by the golden angle.
-        radius, angle = wp.sqrt((part + 0.5) / 9.0), part * 2.39996
+        # On a chequerboard, four directions in turn, so that the nearest neighbours have all four.
+        x, y = i % hits.width, i / hits.width
+        part = ((x + y) / 2) % 2 + 2 * (((x - y) / 2 + hits.height) % 2)
+        radius, angle = wp.float32(0.75), 0.4 + 1.5708 * float(part)
         side = wp.normalize(wp.cross(normal, wp.vec3(0.31, 0.95, 0.02)))
         other = wp.cross(normal, side)
         up = wp.sqrt(1.0 - 0.94 * radius * radius)
         toward[i] = wp.normalize(side * (radius * wp.cos(angle)) + other * (radius * wp.sin(angle)) + normal * up + wp.vec3(0.0, 0.0, 0.35))
-        # Every other pixel: its neighbours stand in for the rest.
-        if (i % hits.width + i / hits.width) % 2 == 0:
+        if (x + y) % 2 == 0:
             hits.limits[i] = SKY_DISTANCE
     else:
         strongest = wp.float32(0.0)
@@ -139,18 +139,30 @@ def start_mirror_rays(
 @wp.func
 @no_type_check
 def open_share(i: int, hits: Hits) -> float:
-    """Return the share of the second rays of a pixel and its neighbours on the same surface that met nothing; 0.7 where there are none."""
-    row, column = i / hits.width, i % hits.width
+    """Return the share of the second rays about a pixel, on the same surface, that met nothing; 0.7 where there are none.
+
+    Weights give each of the four directions the same say: a pixel with a ray of its own has it, the diagonal neighbours half and those
+    two pixels away a quarter each; one without has its four neighbours.
+    """
+    x, y = i % hits.width, i / hits.width
+    own = (x + y) % 2 == 0
     count, clear = wp.float32(0.0), wp.float32(0.0)
-    for down in range(-1, 2):
-        for right in range(-1, 2):
-            y, x = row + down, column + right
-            if y >= 0 and y < hits.height and x >= 0 and x < hits.width:
-                j = y * hits.width + x
-                is_near = wp.abs(hits.distances[j] - hits.distances[i]) < 0.06 * hits.distances[i]
-                if hits.limits[j] > 0.0 and is_near and wp.dot(hits.normals[j], hits.normals[i]) > 0.7:
-                    count = count + 1.0
-                    clear = clear + wp.where(hits.blocked[j], 0.0, 1.0)
+    for place in range(9):
+        right, down, weight = wp.int32(0), wp.int32(0), wp.float32(1.0)
+        turn = place % 4
+        if own and place < 4:
+            right, down, weight = 2 * (turn % 2) - 1, 2 * (turn / 2) - 1, wp.float32(0.5)
+        elif place < 8:
+            reach = wp.where(own, 2, 1)
+            right, down = wp.where(turn < 2, reach * (2 * turn - 1), 0), wp.where(turn < 2, 0, reach * (2 * turn - 5))
+            weight = wp.where(own, wp.float32(0.25), wp.where(place < 4, wp.float32(1.0), wp.float32(0.0)))
+        column, row = x + right, y + down
+        if column >= 0 and column < hits.width and row >= 0 and row < hits.height:
+            j = row * hits.width + column
+            is_near = wp.abs(hits.distances[j] - hits.distances[i]) < 0.06 * hits.distances[i]
+            if hits.limits[j] > 0.0 and is_near and wp.dot(hits.normals[j], hits.normals[i]) > 0.7:
+                count = count + weight
+                clear = clear + wp.where(hits.blocked[j], 0.0, weight)
     if count == 0.0:
         return 0.7
     return clear / count

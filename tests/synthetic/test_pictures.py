@@ -123,3 +123,13 @@ def test_under_a_closed_sky_it_is_darker_below_a_vehicle(world: World):
     image = render_image(scene_of(world, ROAD, body), light, K, FORWARD, SIZE, 1).astype(float)
     # The ground 7 m ahead, below the body (rows 70 to 72), beside the ground at the same distance.
     assert image[70:73, 70:90].mean() < 0.85 * image[70:73, 130:150].mean()
+
+
+def test_the_second_rays_of_every_other_pixel_leave_no_chequerboard(world: World):
+    wall = box((100.0, 0.5, 8.0), (0.0, 4.0, 4.0), Material.PLAIN, (0.3, 0.3, 0.3))
+    light = under(Weather.OVERCAST, sun_color=(0.0, 0.0, 0.0))
+    image = render_image(scene_of(world, ROAD, wall), light, K, FORWARD, SIZE, 1).astype(float).mean(axis=-1)
+    beside, open_ground = image[64:88, 20:60], image[64:88, 120:158]
+    assert beside.mean() < open_ground.mean() - 3
+    odd = np.indices(beside.shape).sum(axis=0) % 2 == 1
+    assert abs(beside[odd].mean() - beside[~odd].mean()) < 1.0
