@@ -27,7 +27,7 @@ from splattingocc.synthetic.light import Light, Weather
 from splattingocc.synthetic.rig import EgoMotion
 
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-KEY = 0.146
+KEY = 0.142
 """Linear value that the exposure gives to the geometric mean of what a camera sees by day."""
 DARKNESS = 0.02
 """Radiance at which the exposure gives only half of that: cameras leave the night dark."""
@@ -111,7 +111,7 @@ def _draw_camera(light: Light, fingerprint: int, image_size: tuple[int, int]) ->
         exposure=float(np.exp(scene_rng.normal(0.05, 0.14) + rng.normal(0, 0.22))),
         white_balance=(float(balance[0]), float(balance[1]), float(balance[2])),
         color_strength=float(scene_rng.uniform(0.5, 0.85) * (0.85 if light.is_dark else 1.0)),
-        contrast=float(scene_rng.uniform(1.04, 1.21)),
+        contrast=float(scene_rng.uniform(1.02, 1.18)),
         vignetting=float(rng.uniform(0.1, 0.35)),
         scatter=float(rng.uniform(0.02, 0.05) + 0.06 * light.glare),
         blur=float(0.25 + pixels * rng.uniform(0.3, 1.2)),

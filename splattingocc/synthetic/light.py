@@ -109,14 +109,14 @@ def _overcast(rng: Generator) -> Light:
     gray = np.array([0.63, 0.66, 0.70]) * rng.uniform(0.8, 1.1)
     return _light(
         rng, Weather.OVERCAST, np.deg2rad(rng.uniform(20, 65)), rng.uniform(0.0, 0.2) * np.ones(3), gray,
-        horizon=gray * 1.05, clouds=1.1, cloudiness=rng.uniform(0.8, 1.0), haze=rng.uniform(300, 900), glare=0.0,
+        horizon=gray, clouds=1.0, cloudiness=rng.uniform(0.8, 1.0), haze=rng.uniform(300, 900), glare=0.0,
     )  # fmt: skip
 
 
 def _rain(rng: Generator) -> Light:
     gray = np.array([0.46, 0.49, 0.53]) * rng.uniform(0.6, 1.0)
     return _light(
-        rng, Weather.RAIN, np.deg2rad(45), np.zeros(3), gray, horizon=gray, clouds=0.75, cloudiness=1.0,
+        rng, Weather.RAIN, np.deg2rad(45), np.zeros(3), gray, horizon=gray, clouds=0.7, cloudiness=1.0,
         haze=rng.uniform(130, 450), glare=0.0, wetness=rng.uniform(0.5, 1.0), headlights=1.0,
     )  # fmt: skip
 
