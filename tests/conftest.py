@@ -33,7 +33,7 @@ def synthetic_dataroot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from splattingocc.synthetic.writer import SynthConfig, write_dataset
 
     out = tmp_path_factory.mktemp("synthetic") / "data"
-    config = SynthConfig(num_scenes=3, num_val_scenes=1, frames_per_scene=2, image_size=(90, 160), label_errors=False)
+    config = SynthConfig(num_scenes=3, num_val_scenes=1, frames_per_scene=2, image_size=(90, 160), label_errors=False, pose_errors=False)
     write_dataset(config, out, progress=False)
     return out
 

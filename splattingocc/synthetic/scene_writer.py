@@ -17,6 +17,7 @@ from torch import Tensor
 
 from splattingocc.files import naming_the_file
 from splattingocc.synthetic.accumulation import TURN_INTERVAL, Accumulation, scan_drive
+from splattingocc.synthetic.camera_effects import jpeg_quality, vehicle_state
 from splattingocc.synthetic.camera_images import render_image
 from splattingocc.synthetic.config import FRAME_INTERVAL, SynthConfig, scene_name
 from splattingocc.synthetic.dense_degradation import degraded_maps
@@ -37,7 +38,6 @@ EPOCH = 1_600_000_000_000_000
 """Timestamp of the first scene's start, microseconds."""
 SCENE_SPACING = 1_000_000_000
 """Microseconds from the start of one scene to the start of the next."""
-JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ class SceneWriter:
         }  # fmt: skip
 
     def _description(self) -> str:
-        light = self._world.light
-        return f"Procedural {self._world.ground.layout.kind.name}, {light.name}" if hasattr(light, "name") else "Procedural street"
+        # nuScenes' descriptions name night and rain, and users choose scenes by them.
+        return f"Procedural {self._world.ground.layout.kind.name}, {self._world.light.weather.value}"
 
     def _rng(self, *key: str | int) -> Generator:
         words = [int.from_bytes(part.encode()) if isinstance(part, str) else part for part in key]
@@ -155,9 +155,9 @@ class SceneWriter:
         assert sensor.K is not None
         self._scene_mesh.set_time(time)
         world_from_cam, size = self._world.ego.world_from_ego(time) @ sensor.ego_from_sensor, self._config.image_size
-        noise_seed = int(self._rng("noise", number).integers(1 << 30))
-        image = render_image(self._scene_mesh, self._world.light, sensor.K, world_from_cam, size, noise_seed)
-        self._compressions.append(self._compressor.submit(_write_jpeg, self._out / filename, image))
+        noise_seed, vehicle = int(self._rng("noise", number).integers(1 << 30)), vehicle_state(self._world.ego, time)
+        image = render_image(self._scene_mesh, self._world.light, sensor.K, world_from_cam, size, noise_seed, vehicle=vehicle)
+        self._compressions.append(self._compressor.submit(_write_jpeg, self._out / filename, image, jpeg_quality(self._world.light)))
         if self._config.dense != "none":
             seen = see(self._scene_mesh, sensor.K, world_from_cam, size)
             maps = true_maps(seen) if self._config.dense == "perfect" else degraded_maps(seen, self._rng("dense maps", number))
@@ -233,10 +233,10 @@ class SceneWriter:
         }  # fmt: skip
 
 
-def _write_jpeg(path: Path, image: ndarray) -> None:
+def _write_jpeg(path: Path, image: ndarray, quality: int) -> None:
     with naming_the_file(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path, quality=JPEG_QUALITY)
+        Image.fromarray(image).save(path, quality=quality)
 
 
 def _write_truth(path: Path, truth: VoxelTruth) -> None:

@@ -2,217 +2,147 @@
 
 from __future__ import annotations
 
-import numpy as np
 from numpy.random import Generator
 
+from splattingocc.synthetic.heavy_vehicles import bendy_bus, bus, construction_vehicle, trailer, truck
 from splattingocc.synthetic.materials import Material
-from splattingocc.synthetic.mesh import Color, Mesh, box, cylinder, join, placement, ring, tilt, wheel
+from splattingocc.synthetic.mesh import Color, Mesh, blob, box, cylinder, join, ring, tilt, wheel
+from splattingocc.synthetic.vehicle_parts import DARK, GLASS, LAMP, METAL, TAIL_LAMP, hull, lamps, paint, wheels
 
-GLASS: Color = (0.03, 0.04, 0.05)
-LAMP: Color = (0.75, 0.72, 0.6)
-TAIL_LAMP: Color = (0.45, 0.02, 0.02)
-DARK: Color = (0.03, 0.03, 0.03)
+__all__ = [
+    "DARK",
+    "bendy_bus",
+    "bicycle",
+    "bus",
+    "car",
+    "construction_vehicle",
+    "emergency_vehicle",
+    "motorcycle",
+    "paint",
+    "small_scooter",
+    "trailer",
+    "truck",
+]
 
-
-def paint(rng: Generator) -> Color:
-    """Draw a vehicle's colour: most are white, grey or black."""
-    if rng.random() < 0.6:
-        gray = float(rng.choice([0.02, 0.06, 0.15, 0.3, 0.5, 0.65]))
-        return (gray, gray, gray * float(rng.uniform(0.95, 1.05)))
-    hue, strength = rng.dirichlet([0.5, 0.5, 0.5]), rng.uniform(0.15, 0.45)
-    return tuple(float(value) for value in strength * (0.15 + 0.85 * hue))  # type: ignore[return-value]
-
-
-def _wheels(radius: float, width: float, track: float, axles: list[float]) -> list[Mesh]:
-    return [wheel(radius, width, (x, side * (track - width) / 2, radius)) for x in axles for side in (-1, 1)]
-
-
-def _lamps(front: float, rear: float, width: float, height: float) -> list[Mesh]:
-    parts = []
-    for side in (-1, 1):
-        y = side * width * 0.36
-        parts.append(box((0.06, width * 0.2, 0.14), (front, y, height), Material.PLAIN, LAMP))
-        parts.append(box((0.06, width * 0.18, 0.16), (rear, y, height * 1.1), Material.PLAIN, TAIL_LAMP))
-    return parts
+# Length, width and height in metres; then shares of the length, from the front: where the windscreen starts, where the roof starts and
+# ends, where the rear window ends; then shares of the height: bonnet, belt line, boot.
+_CAR_KINDS = {
+    "saloon": ((4.4, 5.0), (1.75, 1.9), (1.40, 1.50), (0.26, 0.41, 0.68, 0.84), (0.58, 0.64, 0.66)),
+    "estate": ((4.4, 4.95), (1.75, 1.9), (1.43, 1.55), (0.26, 0.41, 0.90, 0.985), (0.58, 0.63, 0.64)),
+    "hatchback": ((3.6, 4.3), (1.65, 1.8), (1.42, 1.58), (0.22, 0.38, 0.84, 0.985), (0.58, 0.63, 0.64)),
+    "off-roader": ((4.4, 5.1), (1.85, 2.05), (1.65, 1.90), (0.24, 0.37, 0.90, 0.985), (0.58, 0.62, 0.62)),
+    "coupe": ((4.2, 4.6), (1.78, 1.9), (1.28, 1.38), (0.30, 0.47, 0.66, 0.90), (0.58, 0.66, 0.66)),
+    "people carrier": ((4.4, 5.0), (1.8, 1.98), (1.65, 1.9), (0.13, 0.34, 0.92, 0.99), (0.55, 0.58, 0.58)),
+    "van": ((4.7, 5.6), (1.85, 2.05), (1.9, 2.4), (0.12, 0.28, 0.985, 0.99), (0.48, 0.55, 0.55)),
+}
+_CAR_SHARES = (0.27, 0.12, 0.19, 0.22, 0.04, 0.09, 0.07)
 
 
 def car(rng: Generator) -> Mesh:
-    """A saloon, an estate or an off-roader."""
-    length, width, height = rng.uniform(3.8, 4.9), rng.uniform(1.7, 1.95), rng.uniform(1.42, 1.85)
-    color = paint(rng)
-    belt = height * rng.uniform(0.52, 0.6)
-    is_estate = rng.random() < 0.55
-    cabin_length = length * (0.62 if is_estate else 0.5)
-    cabin_center = -length * (0.15 if is_estate else 0.05)
-    body = box((length, width, belt - 0.42), (0, 0, 0.42 + (belt - 0.42) / 2), Material.PAINT, color, taper=(0.97, 0.94))
-    sill = box((length * 0.97, width * 0.97, 0.22), (0, 0, 0.31), Material.PLAIN, DARK)
-    glass_height = height - belt - 0.05
-    cabin = box(
-        (cabin_length, width * 0.92, glass_height), (cabin_center, 0, belt + glass_height / 2), Material.GLASS, GLASS, taper=(0.72, 0.82)
-    )
-    roof = box((cabin_length * 0.72, width * 0.76, 0.06), (cabin_center, 0, height - 0.03), Material.PAINT, color, taper=(0.9, 0.9))
-    pillar = box(
-        (0.14, width * 0.87, glass_height), (cabin_center - 0.1, 0, belt + glass_height / 2), Material.PAINT, color, taper=(1, 0.9)
-    )
-    radius = rng.uniform(0.3, 0.38)
-    parts = [body, sill, cabin, roof, pillar, *_lamps(length / 2 - 0.02, -length / 2 + 0.02, width, belt * 0.75)]
+    """A saloon, an estate, a hatchback, an off-roader, a coupé, a people carrier or a van."""
+    kind = list(_CAR_KINDS)[int(rng.choice(len(_CAR_KINDS), p=_CAR_SHARES))]
+    lengths, widths, heights, (screen, roof_start, roof_end, rear), (bonnet, belt, boot) = _CAR_KINDS[kind]
+    length, width, height = rng.uniform(*lengths), rng.uniform(*widths), rng.uniform(*heights)
+    color, half = paint(rng), width / 2
+    bonnet, belt, boot = bonnet * height, belt * height, boot * height
+    clearance = 0.24 if kind == "off-roader" else 0.18
+
+    def along(share: float) -> float:
+        return length * (0.5 - share)
+
+    body = hull(
+        [
+            (along(0.0), bonnet * 0.62, half * 0.84), (along(0.025), bonnet * 0.88, half * 0.9),
+            (along(screen), bonnet + 0.06, half * 0.97),
+            (along(screen + 0.03), belt, half * 0.98), (along(rear), boot, half * 0.96), (along(0.985), boot * 0.97, half * 0.9),
+            (along(1.0), boot * 0.66, half * 0.86),
+        ],
+        clearance, half * 0.96, Material.PAINT, color,
+    )  # fmt: skip
+    windows = (rear - 0.02) if kind != "van" else 0.45
+    inset = half * 0.9
+    greenhouse = [
+        (along(screen), belt - 0.02, inset), (along(roof_start), height - 0.03, half * 0.74),
+        (along((roof_start + roof_end) / 2), height, half * 0.74), (along(roof_end), height - 0.04, half * 0.72),
+        (along(rear), belt - 0.02, inset),
+    ]  # fmt: skip
+    parts = [body, hull(greenhouse, belt - 0.04, inset, Material.GLASS, GLASS, roof=color)]
+    # The edge of the roof and the posts stand a little proud of the glass; a van has a post at the cab only.
+    edge = [
+        (along(roof_start) + 0.03, height - 0.045),
+        (along((roof_start + roof_end) / 2), height + 0.01),
+        (along(roof_end) - 0.03, height - 0.05),
+    ]
+    parts.append(hull([(x, z, half * 0.75) for x, z in edge], height - 0.13, half * 0.785, Material.PAINT, color))
+    posts = ((0.5 * (roof_start + roof_end), 0.05), (roof_end - 0.02, 0.09)) if kind != "van" else ((0.36, 0.06),)
+    for share, reach in posts:
+        stations = [(along(share) + end * reach, height - 0.06, half * 0.755) for end in (1, -1)]
+        parts.append(hull(stations, belt - 0.03, inset + 0.015, Material.PAINT, color))
+    if kind == "van":
+        panel = [(along(windows), height, half * 0.8), (along(0.985), height, half * 0.8), (along(0.992), height - 0.1, half * 0.79)]
+        printed = Material.PRINT if rng.random() < 0.35 else Material.PAINT
+        parts.append(hull(panel, belt - 0.05, half * 0.965, printed, color))
+    parts += lamps(along(0.015), along(0.99), width, bonnet * 0.76)
+    parts.append(box((0.1, width * 0.5, 0.16), (along(0.012), 0, bonnet * 0.62), Material.PLAIN, DARK))
+    bumper = color if rng.random() < 0.6 else DARK
     for end in (-1, 1):
-        parts.append(box((0.16, width * 0.94, 0.26), (end * (length / 2 - 0.05), 0, 0.45), Material.PLAIN, DARK))
-        parts.append(box((0.14, 0.2, 0.13), (cabin_center + cabin_length * 0.4, end * width * 0.52, belt + 0.06), Material.PAINT, color))
-    return join(parts + _wheels(radius, 0.22, width, [length * 0.3, -length * 0.3]))
-
-
-def _bus_section(length: float, width: float, height: float, color: Color, center: float) -> list[Mesh]:
-    floor = 0.35
-    body = box((length, width, height - floor), (center, 0, (height + floor) / 2), Material.PAINT, color, taper=(1.0, 0.97))
-    windows = box((length * 0.94, width * 1.005, height * 0.3), (center, 0, height * 0.63), Material.GLASS, GLASS, taper=(1.0, 0.985))
-    return [body, windows]
-
-
-def bus(rng: Generator) -> Mesh:
-    """A city bus."""
-    length, width, height = rng.uniform(9.5, 12.5), rng.uniform(2.5, 2.75), rng.uniform(2.9, 3.4)
-    parts = _bus_section(length, width, height, paint(rng), 0.0)
-    parts.append(box((0.06, width * 0.9, height * 0.42), (length / 2 + 0.01, 0, height * 0.6), Material.GLASS, GLASS))
-    parts.append(box((0.05, width * 0.6, 0.28), (length / 2 + 0.02, 0, height - 0.25), Material.PLAIN, (0.8, 0.5, 0.05)))
-    parts += _lamps(length / 2, -length / 2, width, 0.8)
-    return join(parts + _wheels(0.5, 0.3, width, [length * 0.32, -length * 0.28]))
-
-
-def bendy_bus(rng: Generator) -> Mesh:
-    """A bus of two halves with a bellows between."""
-    length, width, height = rng.uniform(15.5, 18.0), 2.55, rng.uniform(3.0, 3.3)
-    color = paint(rng)
-    half = length / 2 - 0.5
-    parts = _bus_section(half, width, height, color, length / 2 - half / 2) + _bus_section(
-        half, width, height, color, -length / 2 + half / 2
-    )
-    parts.append(box((1.0, width * 0.9, height - 0.6), (0, 0, height / 2 + 0.2), Material.PLAIN, DARK))
-    parts += _lamps(length / 2, -length / 2, width, 0.8)
-    return join(parts + _wheels(0.5, 0.3, width, [length * 0.36, length * 0.1, -length * 0.32]))
-
-
-def truck(rng: Generator) -> Mesh:
-    """A delivery van, a box lorry or a pick-up."""
-    color, radius = paint(rng), 0.45
-    if rng.random() < 0.3:
-        return _pickup(rng, color)
-    length, width, height = rng.uniform(6.0, 9.5), rng.uniform(2.2, 2.6), rng.uniform(2.7, 3.7)
-    cab_length, cab_height = rng.uniform(1.7, 2.3), min(height - 0.2, rng.uniform(2.2, 2.8))
-    cab_size, cab_center = (cab_length, width * 0.95, cab_height - 0.5), (length / 2 - cab_length / 2, 0, cab_height / 2 + 0.25)
-    cab = box(cab_size, cab_center, Material.PAINT, color, taper=(0.85, 0.95), lean=-0.12)
-    shield = box(
-        (0.5, width * 0.86, cab_height * 0.32),
-        (length / 2 - 0.32, 0, cab_height * 0.74),
-        Material.GLASS,
-        GLASS,
-        taper=(0.6, 0.97),
-        lean=-0.05,
-    )
-    cargo_length = length - cab_length - 0.15
-    cargo_color = paint(rng) if rng.random() < 0.5 else (0.6, 0.6, 0.58)
-    cargo = box((cargo_length, width, height - 0.85), (-length / 2 + cargo_length / 2, 0, height / 2 + 0.42), Material.PAINT, cargo_color)
-    frame = box((length * 0.95, width * 0.6, 0.3), (0, 0, 0.72), Material.PLAIN, DARK)
-    parts = [cab, shield, cargo, frame, *_lamps(length / 2, -length / 2, width, 0.85)]
-    return join(parts + _wheels(radius, 0.28, width, [length / 2 - 1.1, -length * 0.25, -length * 0.38]))
-
-
-def _pickup(rng: Generator, color: Color) -> Mesh:
-    length, width, height = rng.uniform(5.2, 6.0), rng.uniform(1.9, 2.05), rng.uniform(1.8, 2.0)
-    belt = height * 0.58
-    bed = [
-        box((length * 0.38, 0.08, 0.5), (-length * 0.29, side * (width / 2 - 0.05), belt - 0.1), Material.PAINT, color) for side in (-1, 1)
-    ]
-    parts = [
-        box((length * 0.6, width, belt - 0.5), (length * 0.2, 0, 0.5 + (belt - 0.5) / 2), Material.PAINT, color, taper=(0.97, 0.95)),
-        box((length * 0.42, width, 0.3), (-length * 0.28, 0, 0.65), Material.PAINT, color),
-        box((0.08, width, 0.5), (-length / 2 + 0.05, 0, belt - 0.1), Material.PAINT, color),
-        box(
-            (length * 0.36, width * 0.92, height - belt), (length * 0.05, 0, (height + belt) / 2), Material.GLASS, GLASS, taper=(0.7, 0.85)
-        ),
-        box((length * 0.25, width * 0.78, 0.06), (length * 0.05, 0, height), Material.PAINT, color),
-        *bed,
-        *_lamps(length / 2, -length / 2, width, belt * 0.8),
-    ]
-    return join(parts + _wheels(0.4, 0.26, width, [length * 0.32, -length * 0.3]))
-
-
-def trailer(rng: Generator) -> Mesh:
-    """A parked semi-trailer, a box or a flat bed with a load."""
-    length, width = rng.uniform(8.0, 12.5), rng.uniform(2.4, 2.6)
-    deck = box((length, width, 0.3), (0, 0, 1.15), Material.PLAIN, (0.12, 0.1, 0.09))
-    parts = [deck]
-    if rng.random() < 0.6:
-        height = rng.uniform(2.2, 2.7)
-        body = paint(rng) if rng.random() < 0.3 else (0.58, 0.58, 0.56)
-        parts.append(box((length, width, height), (0, 0, 1.3 + height / 2), Material.PAINT, body))
-        parts.append(box((length * 0.5, width * 1.004, height * 0.3), (0, 0, 1.3 + height * 0.6), Material.PAINT, paint(rng)))
-    else:
-        for x in np.linspace(-length * 0.35, length * 0.35, 3):
-            load = rng.uniform(0.6, 1.5)
-            parts.append(box((length * 0.27, width * 0.8, load), (float(x), 0, 1.3 + load / 2), Material.PLAIN, paint(rng)))
-    legs = [box((0.15, 0.15, 1.05), (length * 0.32, side * 0.8, 0.52), Material.PLAIN, DARK) for side in (-1, 1)]
-    return join(parts + legs + _wheels(0.5, 0.32, width, [-length * 0.28, -length * 0.4]))
-
-
-def construction_vehicle(rng: Generator) -> Mesh:
-    """An excavator or a wheel loader."""
-    color: Color = (float(rng.uniform(0.55, 0.75)), float(rng.uniform(0.3, 0.5)), 0.03) if rng.random() < 0.75 else paint(rng)
-    if rng.random() < 0.5:
-        tracks = [box((3.6, 0.55, 0.85), (0, side * 1.05, 0.43), Material.RUBBER, DARK, taper=(0.85, 1)) for side in (-1, 1)]
-        boom = box((3.4, 0.4, 0.5), (1.7, 0, 0), Material.PAINT, color).moved(tilt(rng.uniform(0.5, 0.9))).moved(placement(0.9, -0.3, 1.7))
-        arm = box((2.6, 0.3, 0.35), (1.3, 0, 0), Material.PAINT, color).moved(tilt(-rng.uniform(0.8, 1.2))).moved(placement(3.2, -0.3, 3.6))
-        parts = [
-            *tracks,
-            box((3.4, 2.3, 1.0), (-0.4, 0, 1.55), Material.PAINT, color, taper=(0.95, 0.9)),
-            box((1.3, 0.95, 1.5), (0.6, 0.65, 2.4), Material.GLASS, GLASS, taper=(0.8, 0.9)),
-            box((1.1, 0.9, 0.1), (0.6, 0.65, 3.15), Material.PAINT, color),
-            boom,
-            arm,
-            box((0.7, 1.0, 0.8), (4.5, -0.3, 1.3), Material.PLAIN, DARK, taper=(0.6, 1)),
-        ]
-        return join(parts)
-    parts = [
-        box((2.6, 1.7, 1.1), (-1.4, 0, 1.5), Material.PAINT, color, taper=(0.9, 0.85)),
-        box((1.4, 1.5, 1.5), (0.0, 0, 2.4), Material.GLASS, GLASS, taper=(0.85, 0.85)),
-        box((1.3, 1.4, 0.12), (0.0, 0, 3.2), Material.PAINT, color),
-        box((2.4, 0.9, 0.4), (1.9, 0, 1.0), Material.PAINT, color).moved(tilt(-0.15)),
-        box((1.0, 2.5, 0.9), (3.1, 0, 0.6), Material.PLAIN, (0.2, 0.19, 0.18), taper=(0.5, 1)),
-    ]
-    return join(parts + _wheels(0.75, 0.55, 2.3, [1.2, -1.6]))
+        parts.append(box((0.2, width * 0.9, 0.2), (end * (length / 2 - 0.06), 0, 0.38), Material.PAINT, bumper, taper=(0.8, 0.98)))
+        parts.append(box((0.13, 0.18, 0.13), (along(screen + 0.1), end * (half + 0.07), belt + 0.05), Material.PAINT, color))
+    radius = rng.uniform(0.30, 0.36) + (0.04 if kind == "off-roader" else 0.0)
+    rim = METAL if rng.random() < 0.7 else DARK
+    return join(parts + wheels(radius, 0.22, width * 0.99, [along(0.19), along(0.79)], rim=rim))
 
 
 def emergency_vehicle(rng: Generator) -> Mesh:
-    """A police car with a light bar."""
+    """A police car or an ambulance with a light bar."""
     base = car(rng)
-    height = float(base.corners[..., 2].max())
+    height, length = float(base.corners[..., 2].max()), float(base.corners[..., 0].max())
     bar = [
-        box((0.3, 0.55, 0.14), (-0.3, side * 0.3, height + 0.07), Material.PLAIN, c)
-        for side, c in ((-1, (0.6, 0.02, 0.02)), (1, (0.02, 0.05, 0.6)))
+        box((0.3, 0.55, 0.14), (-0.3, side * 0.3, height + 0.05), Material.SIGNAL, c)
+        for side, c in ((-1, (0.5, 0.02, 0.02)), (1, (0.02, 0.05, 0.5)))
     ]
-    stripe = box((3.0, 1.97, 0.18), (0, 0, 0.72), Material.BANDS, (0.05, 0.1, 0.5))
+    half = float(base.corners[..., 1].max()) - 0.1
+    color: Color = (0.05, 0.1, 0.45) if rng.random() < 0.5 else (0.55, 0.06, 0.04)
+    stripe = box((length * 1.3, 2 * half, 0.18), (-0.1, 0, 0.62), Material.BANDS, color)
     return join([base, *bar, stripe])
 
 
 def motorcycle(rng: Generator) -> Mesh:
-    """A motorcycle or a scooter without its rider."""
-    color = paint(rng)
+    """A motorcycle, a scooter with a floor, or a tourer with cases; without its rider."""
+    color, kind = paint(rng), rng.choice(["naked", "scooter", "tourer"], p=[0.4, 0.38, 0.22])
+    radius = 0.24 if kind == "scooter" else 0.32
     parts = [
-        ring(0.32, 0.12, (0.7, 0, 0.32), DARK),
-        ring(0.32, 0.12, (-0.7, 0, 0.32), DARK),
-        box((0.8, 0.32, 0.4), (0.0, 0, 0.5), Material.PLAIN, (0.15, 0.15, 0.15)),
-        box((0.55, 0.36, 0.3), (0.2, 0, 0.85), Material.PAINT, color, taper=(0.7, 0.7)),
-        box((0.8, 0.3, 0.12), (-0.4, 0, 0.82), Material.PLAIN, DARK),
-        box((0.1, 0.2, 0.75), (0.62, 0, 0.65), Material.PLAIN, (0.3, 0.3, 0.3), lean=-0.2),
-        box((0.08, 0.75, 0.06), (0.5, 0, 1.05), Material.PLAIN, DARK),
-        box((0.18, 0.22, 0.2), (0.68, 0, 0.92), Material.PLAIN, LAMP),
-        box((0.45, 0.24, 0.08), (0.7, 0, 0.68), Material.PAINT, color),
+        ring(radius, 0.12, (0.66, 0, radius), DARK),
+        ring(radius, 0.12, (-0.66, 0, radius), DARK),
+        box((0.1, 0.16, 0.7), (0.6, 0, 0.62), Material.PLAIN, METAL, lean=-0.2),
+        box((0.06, 0.72, 0.05), (0.46, 0, 1.03), Material.PLAIN, DARK),
+        box((0.14, 0.2, 0.18), (0.64, 0, 0.9), Material.HEAD_LAMP, LAMP),
+        box((0.06, 0.14, 0.08), (-0.82, 0, 0.72), Material.TAIL_LAMP, TAIL_LAMP),
+        blob((0.42, 0.15, 0.09), (-0.38, 0, 0.82), Material.PLAIN, DARK),
+        box((0.4, 0.2, 0.06), (0.66, 0, radius * 2 + 0.06), Material.PAINT, color),
     ]
+    if kind == "scooter":
+        parts += [
+            box((0.1, 0.42, 0.62), (0.42, 0, 0.62), Material.PAINT, color, taper=(0.8, 0.7), lean=-0.1),
+            box((0.5, 0.36, 0.1), (0.15, 0, 0.34), Material.PAINT, color),
+            box((0.8, 0.36, 0.4), (-0.4, 0, 0.56), Material.PAINT, color, taper=(0.9, 0.7)),
+        ]
+        if rng.random() < 0.4:
+            parts.append(box((0.42, 0.42, 0.4), (-0.78, 0, 1.05), Material.PRINT, paint(rng)))
+        return join(parts)
+    parts += [
+        box((0.65, 0.3, 0.36), (0.0, 0, 0.5), Material.PLAIN, (0.12, 0.12, 0.12)),
+        blob((0.32, 0.17, 0.16), (0.15, 0, 0.86), Material.PAINT, color),
+        box((0.7, 0.08, 0.08), (-0.45, -0.2, 0.35), Material.PLAIN, METAL),
+    ]
+    if kind == "tourer":
+        parts += [box((0.45, 0.16, 0.35), (-0.6, side * 0.28, 0.62), Material.PAINT, color) for side in (-1, 1)]
+        parts.append(box((0.06, 0.4, 0.4), (0.5, 0, 1.15), Material.GLASS, GLASS, lean=-0.15))
     return join(parts)
 
 
 def bicycle(rng: Generator) -> Mesh:
-    """A bicycle without its rider."""
+    """A bicycle without its rider, some with a basket, a child's seat or bags."""
     color = paint(rng)
     bars = [
         box((0.62, 0.05, 0.05), (0.05, 0, 0.78), Material.PAINT, color),
@@ -223,6 +153,13 @@ def bicycle(rng: Generator) -> Mesh:
         box((0.05, 0.5, 0.05), (0.38, 0, 1.0), Material.PLAIN, DARK),
         box((0.24, 0.14, 0.06), (-0.26, 0, 0.95), Material.PLAIN, DARK),
     ]
+    extra = rng.random()
+    if extra < 0.25:
+        bars.append(box((0.3, 0.34, 0.24), (0.55, 0, 0.92), Material.PLAIN, (0.2, 0.17, 0.13), taper=(1.15, 1.15)))
+    elif extra < 0.4:
+        bars += [box((0.35, 0.12, 0.34), (-0.52, side * 0.12, 0.58), Material.CLOTH, paint(rng)) for side in (-1, 1)]
+    elif extra < 0.5:
+        bars.append(box((0.3, 0.28, 0.5), (-0.5, 0, 0.98), Material.PLAIN, paint(rng), taper=(0.5, 0.9)))
     return join([ring(0.34, 0.06, (0.52, 0, 0.34), DARK), ring(0.34, 0.06, (-0.52, 0, 0.34), DARK), *bars])
 
 

@@ -83,7 +83,7 @@ def test_moving_things_leave_no_trail(world: World):
 
 
 def test_the_turn_of_a_moment_is_where_its_vehicle_saw_it(static_world: World):
-    accumulation, scene = accumulate(static_world, pose_errors=True)
+    accumulation, _ = accumulate(static_world, pose_errors=True)
     scan: DriveScan = accumulation._scan
     turn = int(np.flatnonzero(np.isclose(scan.times, KEY_TIME))[0])
     measured = scan.points[scan.turns == turn]

@@ -46,13 +46,14 @@ def test_a_faster_vehicle_overtakes_a_slower_one_without_touching_it(layout: Lay
     assert ((apart[:, 0] > 4.5) | (apart[:, 1] > 2.0)).all()
 
 
-def test_vehicles_that_turn_off_end_up_in_the_side_road(layout: Layout):
+def test_vehicles_that_turn_off_end_up_in_the_side_road(layout: Layout, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("splattingocc.synthetic.driving.TURNING_OFF", 1.0)
     road = SideRoad(150.0, 4.0, False, True, False)
     with_road = dataclasses.replace(layout, side_roads=(road,))
     drivers = [Driver(4.0, layout.lanes[1], 20.0 - 40.0 * i, 8.0) for i in range(12)]
     ends = np.array([motion.places[-1] for motion in drive(with_road, drivers)])
     turned = ends[:, 1] < -12.0
-    assert 1 <= turned.sum() <= 8
+    assert turned.sum() >= 2
     np.testing.assert_allclose(ends[turned, 0], road.s - 0.45 * road.half_width, atol=0.2)
     np.testing.assert_allclose(ends[turned, 2], -np.pi / 2, atol=1e-6)
 
