@@ -28,12 +28,14 @@ def heed_ctrl_c() -> None:
 def synthetic_dataroot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic data set, version v1.0-mini: two training scenes and one for validation, two key frames each, images of 90 × 160.
 
-    Its LiDAR labels have no errors: what they become is compared with the exact 3D truth.
+    Its labels and poses have no errors: what they become is compared with the exact 3D truth. Its drives are short.
     """
     from splattingocc.synthetic.writer import SynthConfig, write_dataset
 
     out = tmp_path_factory.mktemp("synthetic") / "data"
-    config = SynthConfig(num_scenes=3, num_val_scenes=1, frames_per_scene=2, image_size=(90, 160), label_errors=False, pose_errors=False)
+    config = SynthConfig(
+        num_scenes=3, num_val_scenes=1, frames_per_scene=2, image_size=(90, 160), drive_seconds=4.0, label_errors=False, pose_errors=False
+    )
     write_dataset(config, out, progress=False)
     return out
 

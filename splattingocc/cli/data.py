@@ -119,6 +119,8 @@ class Synth:
     """Height and width of the images, pixels."""
     version: str = "v1.0-mini"
     """Folder of the tables."""
+    drive_seconds: float = 20.0
+    """How long each drive lasts, whose LiDAR makes the truth, however few key frames are written."""
     truth: Literal["accumulated", "complete", "both"] = "accumulated"
     """What `gts` holds: what the LiDAR met in the whole drive, as in Occ3D, or every surface; of both, every surface is in
     `gts_complete`."""
@@ -143,6 +145,7 @@ class Synth:
             image_size=self.image_size,
             seed=self.seed,
             version=self.version,
+            drive_seconds=self.drive_seconds,
             truth=self.truth,
             pose_errors=self.pose_errors,
             label_errors=self.label_errors,

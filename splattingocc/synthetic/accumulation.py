@@ -20,14 +20,14 @@ from splattingocc.synthetic.lidar_sweeps import HIGHEST_BEAM, LOWEST_BEAM, MAX_R
 from splattingocc.synthetic.localization import Localization
 from splattingocc.synthetic.rig import EgoMotion
 from splattingocc.synthetic.scene_mesh import SceneMesh
-from splattingocc.synthetic.things import Thing
+from splattingocc.synthetic.things import MovingThings, Thing
 from splattingocc.taxonomy import FREE, IGNORE, NUM_CLASSES
 
 TURN_INTERVAL = 0.05
 """Seconds between the turns of the LiDAR: 20 Hz."""
 STEEP_BEAM = -7.0
 """Degrees: beams below it meet the ground within 15 m, which the drive covers many times over."""
-STEEP_THINNING, FLAT_THINNING = 8, 2
+STEEP_THINNING, FLAT_THINNING = 12, 3
 """Of each turn every this many azimuths of the beams below and above are measured, each turn others: cells are so large that all of them
 would add little (`docs/synthetic.md`)."""
 SIGHT_TURNS = 10
@@ -122,21 +122,24 @@ class Accumulation:
     def _into_boxes(self, chosen: ndarray) -> Float32[ndarray, "point 3"]:
         """Return points on things in the things' own frames."""
         scan = self._scan
-        points, local = scan.points[chosen].astype(np.float64), np.zeros((int(chosen.sum()), 3), dtype=np.float32)
-        keys, inverse = np.unique(scan.turns[chosen].astype(np.int64) << 32 | scan.things[chosen], return_inverse=True)
-        poses = [self._things[int(key & 0xFFFFFFFF)].world_from_thing(self._layout, float(scan.times[key >> 32])) for key in keys]
-        if len(keys):
-            inverses = np.linalg.inv(np.stack(poses))[inverse]
-            local[:] = np.einsum("pij,pj->pi", inverses[:, :3, :3], points) + inverses[:, :3, 3]
-        return local
+        moving = [thing for thing in self._things if thing.motion.moves]
+        poses = MovingThings(moving, self._layout)
+        places = [poses.poses_at(float(time)) for time in scan.times]
+        position, angle = (np.stack(column) for column in zip(*places))
+        row_of = np.full(len(self._things) + 1, -1)
+        row_of[[thing.number for thing in moving]] = np.arange(len(moving))
+        turns, rows = scan.turns[chosen], row_of[scan.things[chosen]]
+        x, y, z = (scan.points[chosen] - position[turns, rows]).T
+        cos, sin = np.cos(angle[turns, rows]), np.sin(angle[turns, rows])
+        return np.column_stack([cos * x + sin * y, cos * y - sin * x, z]).astype(np.float32)
 
-    def points_at(self, time: float) -> tuple[Float[ndarray, "point 3"], UInt8[ndarray, " point"]]:
+    def points_at(self, time: float) -> tuple[Float32[ndarray, "point 3"], UInt8[ndarray, " point"]]:
         """Return all points, and their classes, in the ego frame of a moment.
 
         What moves is put where it is at that moment. Annotators draw its boxes in each turn's own points, so that the errors of the poses
         blur what stands still and not what moves.
         """
-        ego_from_stated = np.linalg.inv(self._localization.world_from_ego(time))
+        ego_from_stated = np.linalg.inv(self._localization.world_from_ego(time)).astype(np.float32)
         static = self._static @ ego_from_stated[:3, :3].T + ego_from_stated[:3, 3]
         ego_from_world = np.linalg.inv(self._ego.world_from_ego(time))
         is_there = np.array([thing.is_there(time) for thing in self._things] + [False])
@@ -145,21 +148,18 @@ class Accumulation:
         if not len(numbers):
             return static, self._static_classes
         poses = np.stack([ego_from_world @ self._things[number].world_from_thing(self._layout, time) for number in numbers])[index]
-        moved = np.einsum("pij,pj->pi", poses[:, :3, :3], self._thing_points[kept]) + poses[:, :3, 3]
+        moved = (np.einsum("pij,pj->pi", poses[:, :3, :3], self._thing_points[kept]) + poses[:, :3, 3]).astype(np.float32)
         return np.concatenate([static, moved]), np.concatenate([self._static_classes, self._thing_classes[kept]])
 
     def voxelized(self, time: float, grid: VoxelGrid = OCC3D_GRID) -> UInt8[Tensor, "x y z"]:
         """Return the class that most points of each cell have, FREE where there is none, in the ego frame of a moment."""
         points, classes = self.points_at(time)
-        cells = np.floor((points - np.array(grid.lower)) / grid.cell_size).astype(np.int32)
-        inside = ((cells >= 0) & (cells < np.array(grid.shape))).all(axis=-1)
-        x, y, z = cells[inside].T
-        keys, counts = np.unique(((x * grid.shape[1] + y) * grid.shape[2] + z) * NUM_CLASSES + classes[inside], return_counts=True)
-        # Of the classes of a cell the one with most points comes last; among equals the lowest.
-        order = np.lexsort((-(keys % NUM_CLASSES), counts, keys // NUM_CLASSES))
-        semantics = np.full(grid.num_cells, FREE, dtype=np.uint8)
-        semantics[keys[order] // NUM_CLASSES] = keys[order] % NUM_CLASSES
-        return torch.from_numpy(semantics.reshape(grid.shape))
+        cells = torch.from_numpy((points - np.array(grid.lower, dtype=np.float32)) * np.float32(1 / grid.cell_size))
+        inside = ((cells >= 0) & (cells < torch.tensor(grid.shape))).all(dim=-1)
+        x, y, z = cells[inside].to(torch.int64).unbind(dim=-1)
+        keys = ((x * grid.shape[1] + y) * grid.shape[2] + z) * NUM_CLASSES + torch.from_numpy(classes)[inside]
+        largest, semantics = torch.bincount(keys, minlength=grid.num_cells * NUM_CLASSES).reshape(-1, NUM_CLASSES).max(dim=-1)
+        return torch.where(largest > 0, semantics, FREE).to(torch.uint8).reshape(grid.shape)
 
     def sight_lines(self, ego_from_lidar: Float[ndarray, "4 4"]) -> tuple[Rays, Float[Tensor, " ray"]]:
         """Return the rays, in the stated world frame, from the LiDAR to the points that it measured in the turns of key frames, and their

@@ -12,8 +12,6 @@ from splattingocc.files import check_name
 
 FRAME_INTERVAL = 0.5
 """Seconds between key frames."""
-DRIVE_SECONDS = 20.0
-"""How long a drive lasts at least, as nuScenes' scenes do, however few of its key frames are written."""
 DenseQuality = Literal["none", "perfect", "degraded"]
 """No maps, maps without errors, or maps with those of foundation models."""
 TruthKind = Literal["accumulated", "complete", "both"]
@@ -34,6 +32,8 @@ class SynthConfig(Config):
     """Everything is drawn from it."""
     version: Annotated[str, Field(pattern=r"^[\w.\-]+$"), AfterValidator(partial(check_name, what="the version"))] = "v1.0-mini"
     """The folder of the tables."""
+    drive_seconds: Annotated[float, Field(ge=0.5, le=120)] = 20.0
+    """How long each drive lasts, seconds, as nuScenes' scenes do; longer where that many key frames need it."""
     truth: TruthKind = "accumulated"
     """What `gts` holds: what the LiDAR met in the whole drive, as in Occ3D, or every surface; of both, every surface is in
     `gts_complete`."""
@@ -53,9 +53,9 @@ class SynthConfig(Config):
         return self
 
     @property
-    def drive_seconds(self) -> float:
-        """How long every scene's drive lasts, seconds."""
-        return max(DRIVE_SECONDS, self.frames_per_scene * FRAME_INTERVAL)
+    def duration(self) -> float:
+        """How long every scene lasts, seconds."""
+        return max(self.drive_seconds, self.frames_per_scene * FRAME_INTERVAL)
 
     def splits(self) -> dict[str, list[str]]:
         """Return the names of the training and of the validation scenes."""

@@ -69,7 +69,7 @@ class SceneWriter:
         self._config, self._out, self._number = config, out, number
         self.name = scene_name(number)
         self._key = f"{config.seed}/{self.name}"
-        rng, duration = self._rng("world"), config.drive_seconds
+        rng, duration = self._rng("world"), config.duration
         self._world = draw_world(rng, duration, kind_of_scene(config.seed, number))
         self._sensors = draw_rig(rng, config.image_size)
         self._jitter = rng.uniform(-0.002, 0.002, (config.frames_per_scene, len(self._sensors)))
@@ -95,7 +95,7 @@ class SceneWriter:
 
     def _drive(self) -> Accumulation:
         world, rng = self._world, self._rng("drive")
-        scan = scan_drive(self._scene_mesh, world.ego, self._lidar, world.things, self._config.drive_seconds, self._times, rng)
+        scan = scan_drive(self._scene_mesh, world.ego, self._lidar, world.things, self._config.duration, self._times, rng)
         return Accumulation(scan, world.ego, self._localization, world.things, world.ground.layout)
 
     def write_frame(self, frame: int) -> None:

@@ -137,12 +137,17 @@ class MovingThings:
         """Return them at time 0."""
         return dataclasses.replace(self._shapes, corners=self.corners_at(0.0))
 
-    def corners_at(self, time: float) -> Float32[ndarray, "triangle 3 3"]:
-        """Return their corners at a time in seconds, in the order of the mesh, moved as `Thing.world_from_thing` says."""
+    def poses_at(self, time: float) -> tuple[Float[ndarray, "thing 3"], Float[ndarray, " thing"]]:
+        """Return where they are at a time in seconds, world frame, and which way they look, radians from the x axis: what
+        `Thing.world_from_thing` says of each."""
         s, l, yaw = places_at(self._places, time).T
         z = self._layout.road_height(s, l) + self._heights[:, place_number(time, self._heights.shape[1])]
-        angle = self._layout.course.heading(s) + yaw
+        return np.column_stack([self._layout.course.xy(s, l), z]), self._layout.course.heading(s) + yaw
+
+    def corners_at(self, time: float) -> Float32[ndarray, "triangle 3 3"]:
+        """Return their corners at a time in seconds, in the order of the mesh."""
+        positions, angle = self.poses_at(time)
         cos, sin = (values.astype(np.float32)[self._thing_of_triangle, None] for values in (np.cos(angle), np.sin(angle)))
-        shift = np.column_stack([self._layout.course.xy(s, l), z]).astype(np.float32)[self._thing_of_triangle, None]
+        shift = positions.astype(np.float32)[self._thing_of_triangle, None]
         x, y, up = np.moveaxis(self._shapes.corners, -1, 0)
         return np.stack([cos * x - sin * y, sin * x + cos * y, up], axis=-1) + shift

@@ -128,7 +128,7 @@ def test_a_data_set_with_dense_maps_becomes_labels(tmp_path: Path, dense: str, k
 
 
 def test_dense_maps_are_the_same_every_time_and_leave_all_else_as_it_is(tmp_path: Path):
-    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, image_size=(32, 48))
+    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, drive_seconds=1.0, image_size=(32, 48))
     digests: dict[str, dict[str, str]] = {}
     for name, dense in (("none", "none"), ("once", "degraded"), ("again", "degraded")):
         write_dataset(config.model_copy(update={"dense": dense}), tmp_path / name, progress=False)
@@ -140,7 +140,7 @@ def test_dense_maps_are_the_same_every_time_and_leave_all_else_as_it_is(tmp_path
 
 
 def test_a_fresh_data_set_without_maps_leaves_none_of_the_old_ones(tmp_path: Path):
-    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, image_size=(16, 16), dense="perfect")
+    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, drive_seconds=1.0, image_size=(16, 16), dense="perfect")
     write_dataset(config, tmp_path, progress=False)
     assert np.asarray(Image.open(next((tmp_path / "dense/depth").rglob("*.png")))).dtype == np.uint16
     write_dataset(config.model_copy(update={"dense": "none"}), tmp_path, progress=False, fresh=True)

@@ -54,7 +54,7 @@ def test_classes_of_the_same_colours_are_guessed():
 
 
 def test_a_written_data_set_is_measured(tmp_path: Path):
-    config = SynthConfig(num_scenes=2, num_val_scenes=1, frames_per_scene=1, image_size=(45, 80))
+    config = SynthConfig(num_scenes=2, num_val_scenes=1, frames_per_scene=1, drive_seconds=1.0, image_size=(45, 80))
     write_dataset(config, tmp_path / "synth", progress=False)
     found = figures.measure(read_index(tmp_path / "synth", config.version), tmp_path / "synth")
     assert found["images"] == 12

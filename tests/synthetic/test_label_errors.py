@@ -176,7 +176,7 @@ def test_feet_are_taken_for_ground_and_far_points_for_noise(monkeypatch: pytest.
 
 
 def test_label_errors_change_the_files_of_labels_and_no_other(tmp_path: Path):
-    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, image_size=(32, 48))
+    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, drive_seconds=1.0, image_size=(32, 48))
     digests = []
     for name, errors in (("on", True), ("off", False)):
         write_dataset(config.model_copy(update={"label_errors": errors}), tmp_path / name, progress=False)

@@ -16,7 +16,7 @@ from splattingocc.synthetic.tables import TABLES
 from splattingocc.synthetic.writer import SynthConfig, is_complete, write_dataset
 from splattingocc.taxonomy import FREE, IGNORE
 
-TINY = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, image_size=(32, 48))
+TINY = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, drive_seconds=1.0, image_size=(32, 48))
 CLASS_OF_CATEGORY = np.array(CLASS_OF_LIDARSEG)
 
 
@@ -236,7 +236,7 @@ def test_a_fresh_start_removes_nothing_outside_of_its_folder(tmp_path, version):
     (victim / "thesis.tex").write_text("years")
     out.mkdir(parents=True)
     (out / "synthetic.json").write_text(json.dumps({"generator_version": 1, "config": {"version": version}, "finished": True}))
-    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, image_size=(90, 160))
+    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, drive_seconds=1.0, image_size=(90, 160))
     with pytest.raises(ValueError, match=r"synthetic\.json: version .* cannot name a file"):
         write_dataset(config, out, fresh=True, progress=False)
     assert (victim / "thesis.tex").read_text() == "years"
@@ -246,7 +246,7 @@ def test_a_fresh_start_removes_nothing_outside_of_its_folder(tmp_path, version):
 @pytest.mark.parametrize("described", [3, [], "x", None, {}])
 def test_a_description_of_no_options_does_not_keep_from_a_fresh_start(tmp_path, described):
     (tmp_path / "synthetic.json").write_text(json.dumps({"generator_version": 1, "config": described, "finished": True}))
-    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, image_size=(16, 16))
+    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, drive_seconds=1.0, image_size=(16, 16))
     with pytest.raises(ValueError, match="another synthetic data set"):
         write_dataset(config, tmp_path, progress=False)
     write_dataset(config, tmp_path, progress=False, fresh=True)
