@@ -178,7 +178,8 @@ def _skips(lateral: UInt8[Tensor, "x y z"]) -> UInt8[Tensor, "x y z"]:
     return skips
 
 
-def _scene(index: SceneIndex, grid: VoxelGrid, near: float, far: float) -> Any:
+def scene_of(index: SceneIndex, grid: VoxelGrid, near: float, far: float) -> Any:
+    """Return an index as kernels see it, a `Scene`."""
     scene = Scene()
     scene.grid = grid_spec(grid)
     scene.reach = index.reach
@@ -205,7 +206,7 @@ class RayBundle:
     margin: float
 
 
-def _visiting_order(rays: RayBundle) -> Int32[Tensor, " ray"]:
+def visiting_order(rays: RayBundle) -> Int32[Tensor, " ray"]:
     """Return an order in which rays through the same part of the volume follow each other, so that they share the caches."""
     ahead = (rays.origins + SORTING_DISTANCE * rays.directions).long()
     ahead = ahead - ahead.amin(0)
@@ -216,7 +217,8 @@ def _visiting_order(rays: RayBundle) -> Int32[Tensor, " ray"]:
     return code.argsort().int()
 
 
-def _ray_inputs(rays: RayBundle, order: Int32[Tensor, " ray"]) -> Any:
+def ray_inputs(rays: RayBundle, order: Int32[Tensor, " ray"]) -> Any:
+    """Return rays as kernels see them, `RayInputs`."""
     inputs = RayInputs()
     inputs.order = as_array(order, wp.int32)
     inputs.origins = as_array(rays.origins, wp.vec3)
@@ -263,8 +265,8 @@ def composite(
     if count and len(index.ids):
         kernels = render_kernels(channels)
         vector = wp.types.vector(length=channels, dtype=wp.float32)
-        order = _visiting_order(rays)
-        scene, inputs = _scene(index, grid, rays.near, rays.far), _ray_inputs(rays, order)
+        order = visiting_order(rays)
+        scene, inputs = scene_of(index, grid, rays.near, rays.far), ray_inputs(rays, order)
         arguments = [scene, inputs, as_array(features, vector), _ray_outputs(*scalars), as_array(composited, vector), _hits(hits)]
         launch(kernels.forward, count, arguments, device=device)
     return (composited, scalars[0], scalars[1], scalars[2], scalars[3]), hits
@@ -302,9 +304,9 @@ def composite_backward(
     vector = wp.types.vector(length=channels, dtype=wp.float32)
     dtypes = (wp.vec3, wp.mat33, wp.float32, vector)
     kernels = render_kernels(channels)
-    order = _visiting_order(rays)
-    scene = _scene(index, grid, rays.near, rays.far)
-    fixed = [scene, _ray_inputs(rays, order), as_array(features, vector), _hits(hits)]
+    order = visiting_order(rays)
+    scene = scene_of(index, grid, rays.near, rays.far)
+    fixed = [scene, ray_inputs(rays, order), as_array(features, vector), _hits(hits)]
     for features_of, *scalars in (outputs, output_gradients):
         fixed += [_ray_outputs(*scalars), as_array(features_of, vector)]
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from pydantic import model_validator
 from torch import Tensor, nn
 
 from splattingocc.config import Config, Weight
+from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.losses.depth_bins import DepthBinsConfig
 from splattingocc.losses.distance import DistanceConfig
 from splattingocc.losses.distortion import DistortionConfig
@@ -95,6 +97,16 @@ class Objective(nn.Module):
     def on_images(self, inputs: ImageInputs) -> Losses:
         """Return the losses of a batch that need no volume."""
         return self._evaluate(inputs, on_images=True)
+
+    @property
+    def only_asks(self) -> bool:
+        """Whether all losses that look at the volume look at nothing but what they ask of it (`LossConfig.only_asks`)."""
+        return all(loss.only_asks for loss in self.config.in_use.values() if loss.needs_volume)
+
+    def points(self, rays: Rays, labels: RayLabels) -> list[Float[Tensor, "point 3"]]:
+        """Return where the losses will ask the field, for each sample."""
+        samples = range(len(labels.distances))
+        return [torch.cat([loss.points(rays[i], labels[i]) for loss in self.losses]) for i in samples]
 
     def _evaluate(self, inputs: ImageInputs, *, on_images: bool) -> Losses:
         parts = {}

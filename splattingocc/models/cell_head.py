@@ -7,14 +7,16 @@ from typing import Annotated
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from splattingocc.config import Config
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.evidence import Evidence
 from splattingocc.models.interfaces import Head
+from splattingocc.splatting.gather import gather_rows
 from splattingocc.taxonomy import NUM_CLASSES
 
 MAX_OPACITY = 0.99
@@ -70,7 +72,56 @@ class CellHead(Head):
         cells = rearrange(volume, "b c x y z -> b (x y z) c")
         geometry = rearrange(self.geometry(cells), "b cell (fine c) -> b (cell fine) c", fine=self.coarsening**3)
         class_logits = rearrange(self.classes(cells), "b cell (fine c) -> b (cell fine) c", fine=self.coarsening**3)
-        log_ratio = torch.log((evidence.surface + EVIDENCE_FLOOR) / EVIDENCE_CENTER)
-        opacity_logits = geometry[..., 0] + self.opacity_gain * log_ratio
-        class_logits = class_logits + self.class_gain * torch.log(evidence.classes + CLASS_FLOOR)
-        return MAX_OPACITY * torch.sigmoid(opacity_logits), class_logits.softmax(dim=-1), geometry[..., 1:]
+        return self._opacities(geometry[..., 0], evidence.surface), self._probabilities(class_logits, evidence.classes), geometry[..., 1:]
+
+    def opacities_of_all(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence) -> Float[Tensor, "batch cell"]:
+        """Return the opacities of `of_cells` alone, at a fraction of its cost; of the evidence only the surface is looked at."""
+        cells = rearrange(volume, "b c x y z -> b (x y z) c")
+        weight, bias = (self._of_opacity(parameter)[:, 0] for parameter in (self.geometry.weight, self.geometry.bias))
+        return self._opacities(functional.linear(cells, weight, bias).flatten(1), evidence.surface)
+
+    def numbers_of(
+        self, volume: Float[Tensor, "channel x y z"], cells: Int64[Tensor, " chosen"]
+    ) -> Float[Tensor, "chosen number"]:
+        """Return the further numbers of some cells of one sample, in ascending order."""
+        weight, bias = (self._of_opacity(parameter)[:, 1:].flatten(0, 1) for parameter in (self.geometry.weight, self.geometry.bias))
+        return self._apply(volume, cells, weight, bias)
+
+    def classes_of(
+        self, volume: Float[Tensor, "channel x y z"], cells: Int64[Tensor, " chosen"], of_images: Float[Tensor, "chosen class"]
+    ) -> Float[Tensor, "chosen class"]:
+        """Return the class probabilities of some cells of one sample, in ascending order, starting from what the images say of them."""
+        return self._probabilities(self._apply(volume, cells, self.classes.weight, self.classes.bias), of_images)
+
+    def indices_of(self, points: Float[Tensor, "point 3"]) -> Int64[Tensor, " inside"]:
+        """Return which cells hold the points, in this head's order; points outside of the grid are in none."""
+        cells, inside = self.grid.cells_of(points)
+        _, y, z = self.grid.coarsen(self.coarsening).shape
+        block, within = cells[inside] // self.coarsening, cells[inside] % self.coarsening
+        block = (block[:, 0] * y + block[:, 1]) * z + block[:, 2]
+        return ((block * self.coarsening + within[:, 0]) * self.coarsening + within[:, 1]) * self.coarsening + within[:, 2]
+
+    def _of_opacity(self, parameter: Float[Tensor, "output *input"]) -> Float[Tensor, "fine number *input"]:
+        """Return a parameter of the geometry by cell and number; the first number of a cell is its opacity's."""
+        return parameter.unflatten(0, (self.coarsening**3, -1))
+
+    def _apply(
+        self,
+        volume: Float[Tensor, "channel x y z"],
+        cells: Int64[Tensor, " chosen"],
+        weight: Float[Tensor, "output channel"],
+        bias: Float[Tensor, " output"],
+    ) -> Float[Tensor, "chosen number"]:
+        """Apply a linear layer to the volume's cells that hold any of the chosen cells, and return what it says of these."""
+        fine = self.coarsening**3
+        blocks, place = torch.unique_consecutive(cells // fine, return_inverse=True)
+        rows = gather_rows(rearrange(volume, "c x y z -> (x y z) c"), blocks)
+        applied = rearrange(functional.linear(rows, weight, bias), "block (fine number) -> (block fine) number", fine=fine)
+        return gather_rows(applied, place * fine + cells % fine)
+
+    def _opacities(self, logits: Float[Tensor, "batch cell"], surface: Float[Tensor, "batch cell"]) -> Float[Tensor, "batch cell"]:
+        log_ratio = torch.log((surface + EVIDENCE_FLOOR) / EVIDENCE_CENTER)
+        return MAX_OPACITY * torch.sigmoid(logits + self.opacity_gain * log_ratio)
+
+    def _probabilities(self, logits: Float[Tensor, "*cells class"], of_images: Float[Tensor, "*cells class"]) -> Float[Tensor, "*cells class"]:
+        return (logits + self.class_gain * torch.log(of_images + CLASS_FLOOR)).softmax(dim=-1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.models.backbones.weights import LoadedWeights
 from splattingocc.models.evidence import Evidence
 from splattingocc.models.image_reader import ImageReading
+from splattingocc.splatting.asked import Asked
 from splattingocc.splatting.field import Field
 
 
@@ -83,7 +84,16 @@ class Head(Part):
 
     centers: Tensor
     """(cell, 3): where the evidence is asked for, metres in the ego frame."""
+    chooses_cells: bool = False
+    """Whether it can predict those cells alone that a training step asks for: it has `choose`, and `forward` takes `ChosenCells`."""
 
     def forward(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence) -> Field:
         """Predict the field of a volume, starting from what the images alone say of each cell."""
+        raise NotImplementedError
+
+    def choose(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence, asked: Asked) -> Int64[Tensor, "batch chosen"]:
+        """Return cells, as rows of `centers`, without all others of which what is asked has the same answers and gradients.
+
+        The evidence has the surface of all cells, and no classes.
+        """
         raise NotImplementedError

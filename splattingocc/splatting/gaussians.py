@@ -29,6 +29,13 @@ class Gaussians(Field):
     """What is composited; class probabilities in training."""
     grid: VoxelGrid
     """Indexes the Gaussians by their centre's cell. Gaussians outside of it are not rendered."""
+    mean_opacity_of_all: Float[Tensor, "*batch"] | None = None
+    """Mean opacity of more Gaussians than these, where these are only the ones that a step asks for; None where there are no others."""
+
+    @property
+    def mean_opacity(self) -> Float[Tensor, "*batch"]:
+        """Return the mean over all Gaussians, also over those that are not here."""
+        return self.opacities.mean(dim=-1) if self.mean_opacity_of_all is None else self.mean_opacity_of_all
 
     # The modules that these methods call describe Gaussians themselves and import this one
 
