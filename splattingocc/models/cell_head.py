@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -81,17 +82,19 @@ class CellHead(Head):
         return self._opacities(functional.linear(cells, weight, bias).flatten(1), evidence.surface)
 
     def numbers_of(
-        self, volume: Float[Tensor, "channel x y z"], cells: Int64[Tensor, " chosen"]
-    ) -> Float[Tensor, "chosen number"]:
-        """Return the further numbers of some cells of one sample, in ascending order."""
+        self, volume: Float[Tensor, "batch channel x y z"], cells: Int64[Tensor, "batch chosen"]
+    ) -> Float[Tensor, "batch chosen number"]:
+        """Return the further numbers of some cells, in ascending order."""
         weight, bias = (self._of_opacity(parameter)[:, 1:].flatten(0, 1) for parameter in (self.geometry.weight, self.geometry.bias))
-        return self._apply(volume, cells, weight, bias)
+        return self._apply(volume, cells, [(weight, bias)])[0]
 
-    def classes_of(
-        self, volume: Float[Tensor, "channel x y z"], cells: Int64[Tensor, " chosen"], of_images: Float[Tensor, "chosen class"]
-    ) -> Float[Tensor, "chosen class"]:
-        """Return the class probabilities of some cells of one sample, in ascending order, starting from what the images say of them."""
-        return self._probabilities(self._apply(volume, cells, self.classes.weight, self.classes.bias), of_images)
+    def of_chosen(
+        self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence, cells: Int64[Tensor, "batch chosen"]
+    ) -> tuple[Float[Tensor, "batch chosen class"], Float[Tensor, "batch chosen number"]]:
+        """Return class probabilities and the further numbers of some cells, in ascending order; the classes' evidence is of these."""
+        weight, bias = (self._of_opacity(parameter)[:, 1:].flatten(0, 1) for parameter in (self.geometry.weight, self.geometry.bias))
+        class_logits, numbers = self._apply(volume, cells, [(self.classes.weight, self.classes.bias), (weight, bias)])
+        return self._probabilities(class_logits, evidence.classes), numbers
 
     def indices_of(self, points: Float[Tensor, "point 3"]) -> Int64[Tensor, " inside"]:
         """Return which cells hold the points, in this head's order; points outside of the grid are in none."""
@@ -106,22 +109,24 @@ class CellHead(Head):
         return parameter.unflatten(0, (self.coarsening**3, -1))
 
     def _apply(
-        self,
-        volume: Float[Tensor, "channel x y z"],
-        cells: Int64[Tensor, " chosen"],
-        weight: Float[Tensor, "output channel"],
-        bias: Float[Tensor, " output"],
-    ) -> Float[Tensor, "chosen number"]:
-        """Apply a linear layer to the volume's cells that hold any of the chosen cells, and return what it says of these."""
+        self, volume: Float[Tensor, "batch channel x y z"], cells: Int64[Tensor, "batch chosen"], layers: Sequence[tuple[Tensor, Tensor]]
+    ) -> list[Float[Tensor, "batch chosen number"]]:
+        """Apply linear layers to the volume's cells that hold any of the chosen cells, and return what they say of these."""
         fine = self.coarsening**3
-        blocks, place = torch.unique_consecutive(cells // fine, return_inverse=True)
-        rows = gather_rows(rearrange(volume, "c x y z -> (x y z) c"), blocks)
-        applied = rearrange(functional.linear(rows, weight, bias), "block (fine number) -> (block fine) number", fine=fine)
-        return gather_rows(applied, place * fine + cells % fine)
+        # Samples behind each other: one list of cells
+        first = torch.arange(len(cells), device=cells.device) * self.grid.num_cells
+        listed = (cells + first[:, None]).flatten()
+        blocks, place = torch.unique_consecutive(listed // fine, return_inverse=True)
+        rows = gather_rows(rearrange(volume, "b c x y z -> (b x y z) c"), blocks)
+        places = place * fine + listed % fine
+        applied = [rearrange(functional.linear(rows, *layer), "block (fine number) -> (block fine) number", fine=fine) for layer in layers]
+        return [gather_rows(numbers, places).unflatten(0, cells.shape) for numbers in applied]
 
     def _opacities(self, logits: Float[Tensor, "batch cell"], surface: Float[Tensor, "batch cell"]) -> Float[Tensor, "batch cell"]:
         log_ratio = torch.log((surface + EVIDENCE_FLOOR) / EVIDENCE_CENTER)
         return MAX_OPACITY * torch.sigmoid(logits + self.opacity_gain * log_ratio)
 
-    def _probabilities(self, logits: Float[Tensor, "*cells class"], of_images: Float[Tensor, "*cells class"]) -> Float[Tensor, "*cells class"]:
+    def _probabilities(
+        self, logits: Float[Tensor, "*cells class"], of_images: Float[Tensor, "*cells class"]
+    ) -> Float[Tensor, "*cells class"]:
         return (logits + self.class_gain * torch.log(of_images + CLASS_FLOOR)).softmax(dim=-1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import warp as wp
 from einops import rearrange
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from splattingocc.geometry.cameras import NEAR_PLANE, Cameras
@@ -28,8 +28,8 @@ class Evidence(Struct):
 
     surface: Float[Tensor, "*batch cell"]
     """Probability that the surface lies in the cell, given that it does not lie before it; 0 where no view sees the cell."""
-    classes: Float[Tensor, "*batch cell class"]
-    """Probabilities of its class. They sum to how likely the cell is in sight: of what something else hides, a pixel knows no class."""
+    classes: Float[Tensor, "*batch classified class"]
+    """Of the same cells, or of those only that were chosen of them. Probabilities of its class. They sum to how likely the cell is in sight: of what something else hides, a pixel knows no class."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,6 @@ class PixelDistributions(Struct):
     """Probabilities of its class."""
     ground: Float[Tensor, "view row width"]
     """Probability that it is ground of any class."""
-
-
-@dataclass(frozen=True)
-class ChosenCells(Struct):
-    """Some of the cells that a head has, and what the images alone say of their classes."""
-
-    cells: Int64[Tensor, "batch chosen"]
-    """Rows of the head's `centers`, in ascending order."""
-    classes: Float[Tensor, "batch chosen class"]
-    """As `Evidence.classes`."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +79,9 @@ class EvidenceSource:
         """Return the same with the probabilities of no class, at half the cost."""
         return stack([self._of_sample(sample, _without_classes(pixels), centers) for sample, pixels in enumerate(self.pixels)])
 
-    def choose(self, centers: Float[Tensor, "cell 3"], cells: Int64[Tensor, "batch chosen"]) -> ChosenCells:
-        """Return what there is to say of some cells."""
-        classes = [self._of_sample(sample, pixels, centers[cells[sample]]).classes for sample, pixels in enumerate(self.pixels)]
-        return ChosenCells(cells, torch.stack(classes))
+    def classes_at(self, centers: Float[Tensor, "batch cell 3"]) -> Float[Tensor, "batch cell class"]:
+        """Return the probabilities of classes in cells that differ from sample to sample, as `Evidence.classes`."""
+        return torch.stack([self._of_sample(sample, pixels, centers[sample]).classes for sample, pixels in enumerate(self.pixels)])
 
     def _of_sample(self, sample: int, pixels: PixelDistributions, centers: Float[Tensor, "cell 3"]) -> Evidence:
         return collect(pixels, self.cameras[sample], self.bins, centers, self.cell_size)

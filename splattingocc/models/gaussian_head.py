@@ -15,10 +15,13 @@ from torch.nn import functional
 from splattingocc.config import Metres
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.gaussian_index import MIN_ALPHA
+from splattingocc.kernels.gaussian_scene import index_gaussians
 from splattingocc.models.cell_head import CellHead, CellHeadConfig
-from splattingocc.models.evidence import ChosenCells, Evidence
-from splattingocc.splatting.asked import Asked, met_along
+from splattingocc.models.evidence import Evidence
+from splattingocc.models.interfaces import ChosenCells
+from splattingocc.splatting.asked import Asked
 from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.splatting.walk import Walk
 
 OFFSET_REACH = 0.499
 """Largest offset from the centre in cells: a saturated one stays in its own cell, rounding included."""
@@ -84,40 +87,41 @@ class GaussianHead(CellHead):
         self.config = config
         self.widths = [3 * config.learn_offsets, 3 * config.learn_scales, 4 * config.learn_rotations]
 
-    def forward(
-        self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence, chosen: ChosenCells | None = None
-    ) -> Gaussians:
+    def forward(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence, chosen: ChosenCells | None = None) -> Gaussians:
         """Predict the Gaussians of a volume: all of them, or the chosen ones, where the evidence need only have the surface."""
         if chosen is None:
             opacities, features, geometry = self.of_cells(volume, evidence)
             return self._gaussians(self.centers.expand(len(volume), -1, -1), opacities, features, geometry)
         all_opacities = self.opacities_of_all(volume, evidence)
-        of_samples = list(zip(volume, chosen.cells, chosen.classes))
-        features = torch.stack([self.classes_of(one, cells, classes) for one, cells, classes in of_samples])
-        geometry = torch.stack([self.numbers_of(one, cells) for one, cells, _ in of_samples])
+        features, geometry = self.of_chosen(volume, evidence, chosen.cells)
         gaussians = self._gaussians(self.centers[chosen.cells], all_opacities.gather(1, chosen.cells), features, geometry)
-        return dataclasses.replace(gaussians, mean_opacity_of_all=all_opacities.mean(dim=-1))
+        return dataclasses.replace(gaussians, mean_opacity_of_all=all_opacities.mean(dim=-1), walks=chosen.walks)
 
     @torch.no_grad()
-    def choose(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence, asked: Asked) -> Int64[Tensor, "batch chosen"]:
+    def choose(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence, asked: Asked) -> ChosenCells:
         """Return the cells whose Gaussians any of the rays meets, and those that hold the points: nothing that is asked needs others.
 
-        In ascending order; samples with fewer than others have some more, so that they stack.
+        Samples with fewer than others have some more, so that they stack.
         """
-        all_opacities, masks = self.opacities_of_all(volume, evidence), []
-        for one, opacities, rays, points in zip(volume, all_opacities, asked.rays, asked.points, strict=True):
-            mask = torch.zeros_like(opacities, dtype=torch.bool)
+        all_opacities = self.opacities_of_all(volume, evidence)
+        walks, met, masks = [], [], []
+        for sample, opacities in enumerate(all_opacities):
             # The renderer ignores what is less opaque than this; whole cells of the volume, because a linear layer has them at once
             seen = (opacities >= MIN_ALPHA).view(-1, self.coarsening**3).any(dim=1, keepdim=True)
             cells = seen.expand(-1, self.coarsening**3).flatten().nonzero().squeeze(1)
-            geometry = self.numbers_of(one, cells)
-            no_features = geometry.new_zeros(1, 1).expand(len(cells), 1)
-            gaussians = self._gaussians(self.centers[cells], opacities[cells], no_features, geometry)
-            mask[cells] = met_along(gaussians, rays, near=asked.near, far=asked.far)
-            mask[self.indices_of(points)] = True
+            geometry = self.numbers_of(volume[sample : sample + 1], cells[None])[0]
+            gaussians = self._gaussians(self.centers[cells], opacities[cells], opacities.new_empty(len(cells), 0), geometry)
+            index = index_gaussians(gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, self.grid)
+            walks.append(Walk.through(index, self.grid, asked.rays[sample], near=asked.near, far=asked.far))
+            met.append(cells[walks[-1].met_ids()])
+            mask = torch.zeros_like(opacities, dtype=torch.bool)
+            mask[met[-1]] = True
+            mask[self.indices_of(asked.points[sample])] = True
             masks.append(mask)
         count = max(int(mask.sum()) for mask in masks)
-        return torch.stack([_first_of(mask, count) for mask in masks])
+        chosen = torch.stack([_first_of(mask, count) for mask in masks])
+        kept = [walk.keep_met(torch.searchsorted(cells, of_walk)) for walk, cells, of_walk in zip(walks, chosen, met)]
+        return ChosenCells(chosen, tuple(kept))
 
     def _gaussians(
         self,

@@ -160,8 +160,9 @@ class OccupancyNetwork(nn.Module):
         if asked is None or not self.head.chooses_cells:
             return NetworkOutput(self.head(volume, evidence.at(self.head.centers)), readings[0])
         surface = evidence.surface_at(self.head.centers)
-        cells = self.head.choose(volume, surface, asked)
-        return NetworkOutput(self.head(volume, surface, evidence.choose(self.head.centers, cells)), readings[0])
+        chosen = self.head.choose(volume, surface, asked)
+        known = dataclasses.replace(surface, classes=evidence.classes_at(self.head.centers[chosen.cells]))
+        return NetworkOutput(self.head(volume, known, chosen), readings[0])
 
     def _read_frames(self, views: Views, count: int) -> list[ImageReading]:
         """Read the `count` newest frames; all but the newest without gradients."""
