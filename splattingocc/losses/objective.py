@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from splattingocc.losses.distortion import DistortionConfig
 from splattingocc.losses.empty import EmptyConfig
 from splattingocc.losses.inputs import ImageInputs, LossInputs
 from splattingocc.losses.line_of_sight import LineOfSightConfig
-from splattingocc.losses.loss import LabelKind, LossConfig, Shared
+from splattingocc.losses.loss import LabelKind, Loss, LossConfig, Shared
 from splattingocc.losses.opacity_prior import OpacityPriorConfig
 from splattingocc.losses.pixel_classes import PixelClassesConfig
 from splattingocc.losses.query import QueryConfig
@@ -103,10 +104,10 @@ class Objective(nn.Module):
         """Whether all losses that look at the volume look at nothing but what they ask of it (`LossConfig.only_asks`)."""
         return all(loss.only_asks for loss in self.config.in_use.values() if loss.needs_volume)
 
-    def points(self, rays: Rays, labels: RayLabels) -> list[Float[Tensor, "point 3"]]:
+    def points(self, rays: Rays, labels: RayLabels) -> list[Float[Tensor, "_ 3"]]:
         """Return where the losses will ask the field, for each sample."""
-        samples = range(len(labels.distances))
-        return [torch.cat([loss.points(rays[i], labels[i]) for loss in self.losses]) for i in samples]
+        losses = cast("list[Loss]", list(self.losses))
+        return [torch.cat([loss.points(rays[i], labels[i]) for loss in losses]) for i in range(len(labels.distances))]
 
     def _evaluate(self, inputs: ImageInputs, *, on_images: bool) -> Losses:
         parts = {}

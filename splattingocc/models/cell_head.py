@@ -78,22 +78,21 @@ class CellHead(Head):
     def opacities_of_all(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence) -> Float[Tensor, "batch cell"]:
         """Return the opacities of `of_cells` alone, at a fraction of its cost; of the evidence only the surface is looked at."""
         cells = rearrange(volume, "b c x y z -> b (x y z) c")
-        weight, bias = (self._of_opacity(parameter)[:, 0] for parameter in (self.geometry.weight, self.geometry.bias))
-        return self._opacities(functional.linear(cells, weight, bias).flatten(1), evidence.surface)
+        return self._opacities(functional.linear(cells, *self._part_of_geometry(slice(0, 1))).flatten(1), evidence.surface)
 
     def numbers_of(
         self, volume: Float[Tensor, "batch channel x y z"], cells: Int64[Tensor, "batch chosen"]
     ) -> Float[Tensor, "batch chosen number"]:
         """Return the further numbers of some cells, in ascending order."""
-        weight, bias = (self._of_opacity(parameter)[:, 1:].flatten(0, 1) for parameter in (self.geometry.weight, self.geometry.bias))
-        return self._apply(volume, cells, [(weight, bias)])[0]
+        return self._layers_of(volume, cells, [self._part_of_geometry(slice(1, None))])[0]
 
     def of_chosen(
         self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence, cells: Int64[Tensor, "batch chosen"]
     ) -> tuple[Float[Tensor, "batch chosen class"], Float[Tensor, "batch chosen number"]]:
         """Return class probabilities and the further numbers of some cells, in ascending order; the classes' evidence is of these."""
-        weight, bias = (self._of_opacity(parameter)[:, 1:].flatten(0, 1) for parameter in (self.geometry.weight, self.geometry.bias))
-        class_logits, numbers = self._apply(volume, cells, [(self.classes.weight, self.classes.bias), (weight, bias)])
+        class_logits, numbers = self._layers_of(
+            volume, cells, [(self.classes.weight, self.classes.bias), self._part_of_geometry(slice(1, None))]
+        )
         return self._probabilities(class_logits, evidence.classes), numbers
 
     def indices_of(self, points: Float[Tensor, "point 3"]) -> Int64[Tensor, " inside"]:
@@ -104,11 +103,12 @@ class CellHead(Head):
         block = (block[:, 0] * y + block[:, 1]) * z + block[:, 2]
         return ((block * self.coarsening + within[:, 0]) * self.coarsening + within[:, 1]) * self.coarsening + within[:, 2]
 
-    def _of_opacity(self, parameter: Float[Tensor, "output *input"]) -> Float[Tensor, "fine number *input"]:
-        """Return a parameter of the geometry by cell and number; the first number of a cell is its opacity's."""
-        return parameter.unflatten(0, (self.coarsening**3, -1))
+    def _part_of_geometry(self, numbers: slice) -> tuple[Float[Tensor, "output channel"], Float[Tensor, " output"]]:
+        """Return weight and bias of some numbers of the geometry, for all cells inside one of the volume's; the first is the opacity's."""
+        layer, fine = self.geometry, self.coarsening**3
+        return layer.weight.unflatten(0, (fine, -1))[:, numbers].flatten(0, 1), layer.bias.unflatten(0, (fine, -1))[:, numbers].flatten()
 
-    def _apply(
+    def _layers_of(
         self, volume: Float[Tensor, "batch channel x y z"], cells: Int64[Tensor, "batch chosen"], layers: Sequence[tuple[Tensor, Tensor]]
     ) -> list[Float[Tensor, "batch chosen number"]]:
         """Apply linear layers to the volume's cells that hold any of the chosen cells, and return what they say of these."""
@@ -127,6 +127,6 @@ class CellHead(Head):
         return MAX_OPACITY * torch.sigmoid(logits + self.opacity_gain * log_ratio)
 
     def _probabilities(
-        self, logits: Float[Tensor, "*cells class"], of_images: Float[Tensor, "*cells class"]
-    ) -> Float[Tensor, "*cells class"]:
+        self, logits: Float[Tensor, "batch cell class"], of_images: Float[Tensor, "batch cell class"]
+    ) -> Float[Tensor, "batch cell class"]:
         return (logits + self.class_gain * torch.log(of_images + CLASS_FLOOR)).softmax(dim=-1)

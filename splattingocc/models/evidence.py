@@ -29,7 +29,8 @@ class Evidence(Struct):
     surface: Float[Tensor, "*batch cell"]
     """Probability that the surface lies in the cell, given that it does not lie before it; 0 where no view sees the cell."""
     classes: Float[Tensor, "*batch classified class"]
-    """Of the same cells, or of those only that were chosen of them. Probabilities of its class. They sum to how likely the cell is in sight: of what something else hides, a pixel knows no class."""
+    """Probabilities of the class of the same cells, or of those only that were chosen of them. They sum to how likely a cell is in sight:
+    of what something else hides, a pixel knows no class."""
 
 
 @dataclass(frozen=True)

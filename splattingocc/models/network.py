@@ -156,13 +156,18 @@ class OccupancyNetwork(nn.Module):
         volume = volumes[0] if self.temporal is None else self.temporal(volumes[0], volumes[1:])
         with self._in_format():
             volume = self.volume_encoder(volume).float()
-        evidence = EvidenceSource.of(readings[0], views.cameras[:, 0], self.config.image_reader, self.grid.cell_size)
+        return NetworkOutput(self.field_of(volume, readings[0], views.cameras[:, 0], asked), readings[0])
+
+    def field_of(
+        self, volume: Float[Tensor, "batch channel x y z"], reading: ImageReading, cameras: Cameras, asked: Asked | None = None
+    ) -> Field:
+        """Predict the field of an encoded volume, or what was asked of it, starting from the reading of the newest frame."""
+        evidence, centers = EvidenceSource.of(reading, cameras, self.config.image_reader, self.grid.cell_size), self.head.centers
         if asked is None or not self.head.chooses_cells:
-            return NetworkOutput(self.head(volume, evidence.at(self.head.centers)), readings[0])
-        surface = evidence.surface_at(self.head.centers)
+            return self.head(volume, evidence.at(centers))
+        surface = evidence.surface_at(centers)
         chosen = self.head.choose(volume, surface, asked)
-        known = dataclasses.replace(surface, classes=evidence.classes_at(self.head.centers[chosen.cells]))
-        return NetworkOutput(self.head(volume, known, chosen), readings[0])
+        return self.head(volume, dataclasses.replace(surface, classes=evidence.classes_at(centers[chosen.cells])), chosen)
 
     def _read_frames(self, views: Views, count: int) -> list[ImageReading]:
         """Read the `count` newest frames; all but the newest without gradients."""

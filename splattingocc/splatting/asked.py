@@ -21,5 +21,5 @@ class Asked:
     """Metres from the ray's origin before which nothing is rendered."""
     far: float
     """Metres from the ray's origin behind which nothing is rendered."""
-    points: Sequence[Float[Tensor, "point 3"]]
-    """Of each sample."""
+    points: Sequence[Float[Tensor, "_ 3"]]
+    """Of each sample, however many it has."""
