@@ -105,8 +105,12 @@ class CellHead(Head):
 
     def _part_of_geometry(self, numbers: slice) -> tuple[Float[Tensor, "output channel"], Float[Tensor, " output"]]:
         """Return weight and bias of some numbers of the geometry, for all cells inside one of the volume's; the first is the opacity's."""
-        layer, fine = self.geometry, self.coarsening**3
-        return layer.weight.unflatten(0, (fine, -1))[:, numbers].flatten(0, 1), layer.bias.unflatten(0, (fine, -1))[:, numbers].flatten()
+        weight, bias = (
+            parameter.unflatten(0, (self.coarsening**3, -1))[:, numbers].flatten(0, 1)
+            for parameter in (self.geometry.weight, self.geometry.bias)
+        )
+        # A product with rows that lie apart has a gradient summed up so naively that four digits are left of it
+        return weight.contiguous(), bias
 
     def _layers_of(
         self, volume: Float[Tensor, "batch channel x y z"], cells: Int64[Tensor, "batch chosen"], layers: Sequence[tuple[Tensor, Tensor]]
