@@ -120,8 +120,9 @@ class GaussianHead(CellHead):
             masks.append(mask)
         count = max(int(mask.sum()) for mask in masks)
         chosen = torch.stack([_first_of(mask, count) for mask in masks])
-        kept = [walk.keep_met(torch.searchsorted(cells, of_walk)) for walk, cells, of_walk in zip(walks, chosen, met)]
-        return ChosenCells(chosen, tuple(kept))
+        places = [torch.searchsorted(cells, of_walk) for cells, of_walk in zip(chosen, met)]
+        assert all(torch.equal(cells[place], of_walk) for cells, place, of_walk in zip(chosen, places, met)), "what is met is chosen"
+        return ChosenCells(chosen, tuple(walk.keep_met(place) for walk, place in zip(walks, places)))
 
     def _gaussians(
         self,

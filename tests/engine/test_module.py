@@ -74,7 +74,7 @@ def test_batches_of_a_step_have_the_gradients_and_losses_of_one_batch_of_them_al
         found = gradients_of(module, [stack([samples[i] for i in part]) for part in parts])
         assert found.keys() == whole.keys()
         for name, gradient in whole.items():
-            assert (found[name] - gradient).norm() <= 3e-5 * gradient.norm() + 1e-7, name
+            assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, name
         assert module.logged.keys() == losses.keys()
         for name, value in losses.items():
             assert module.logged[name].item() == pytest.approx(value.item(), rel=1e-5), name

@@ -1,6 +1,7 @@
 """What rays meet of Gaussians: a rendering is made of nothing else, and is the same from the walk that found it."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.reference import render_reference
 from splattingocc.splatting.walk import Walk
 
-RANGE = {"near": 0.2, "far": 5.0}
+RANGE: dict[str, Any] = {"near": 0.2, "far": 5.0}
 
 
 def rays_from_one_side(count: int, generator: torch.Generator) -> Rays:
@@ -35,7 +36,8 @@ def results_and_gradients(gaussians: Gaussians, rays: Rays, labels: Tensor) -> t
     leaves = {name: getattr(gaussians, name).detach().clone().requires_grad_() for name in FIELDS}
     rendering = dataclasses.replace(gaussians, **leaves).render(rays, **RANGE, label_distances=labels)
     results = {name: value for name, value in vars(rendering).items() if value is not None}
-    sum((value * torch.linspace(0.5, 1.5, value.numel()).view(value.shape)).sum() for value in results.values()).backward()
+    weighed = [(value * torch.linspace(0.5, 1.5, value.numel()).view(value.shape)).sum() for value in results.values()]
+    torch.stack(weighed).sum().backward()
     return results, {name: leaf.grad for name, leaf in leaves.items()}
 
 
