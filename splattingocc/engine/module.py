@@ -100,7 +100,7 @@ class OccupancyModule(LightningModule):
 
     logged: dict[str, Tensor]
     """What the step in hand has logged."""
-    predict_all_cells: bool = False
+    predict_all_cells: bool = True
     """Whether a step predicts cells that nothing asks for, too: the specification of the step that does not."""
 
     def __init__(

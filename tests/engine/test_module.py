@@ -116,6 +116,7 @@ def test_a_step_of_the_cells_that_are_asked_for_has_the_losses_and_gradients_of_
     batch = stack(samples)
     fields = []
     module.network.head.register_forward_hook(lambda head, inputs, field: fields.append(field))
+    module.predict_all_cells = False
     found, gradients = losses_and_gradients(module, batch)
     module.predict_all_cells = True
     expected, expected_gradients = losses_and_gradients(module, batch)
@@ -131,6 +132,7 @@ def test_a_step_of_the_cells_that_are_asked_for_has_the_losses_and_gradients_of_
 def test_a_loss_that_looks_at_the_whole_field_has_the_whole_field(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     module, seen = small_module(), []
+    module.predict_all_cells = False
     module.network.head.register_forward_hook(lambda head, inputs, field: seen.append(field.opacities.shape[1]))
     module._losses(one_camera_sample())
     monkeypatch.setattr(DistanceConfig, "only_asks", False)
