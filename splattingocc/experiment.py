@@ -114,9 +114,9 @@ class TrainerConfig(Config):
     """Whether the backward pass computes the activations of backbone, volume encoder and head again instead of keeping them: less memory,
     more time, the same results. It is no property of the network: its file is read with or without."""
     predict_all_cells: bool = True
-    """Whether a step predicts all cells of the grid, also those that no ray meets and no loss asks for. Without them it takes less memory, the
-    less the emptier the network has learned space to be, about as much time, and has the same losses and gradients but for rounding. A head
-    that cannot choose cells, and losses that look at all of them, have them all in any case."""
+    """Whether a step predicts all cells of the grid, also those that no ray meets and no loss asks for. Without them it takes less memory
+    (the less, the emptier the network has learned space to be), about as much time, and has the same losses and gradients but for rounding.
+    A head that cannot choose cells, and losses that look at all of them, have them all in any case."""
     deterministic: bool = False
     """Whether every operation must repeat exactly, also on CUDA, where that is slower; on a CPU runs repeat anyway."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
