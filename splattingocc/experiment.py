@@ -113,6 +113,10 @@ class TrainerConfig(Config):
     activation_checkpointing: bool = False
     """Whether the backward pass computes the activations of backbone, volume encoder and head again instead of keeping them: less memory,
     more time, the same results. It is no property of the network: its file is read with or without."""
+    predict_all_cells: bool = True
+    """Whether a step predicts all cells of the grid, also those that no ray meets and no loss asks for. Without them it takes less memory
+    (the less, the emptier the network has learned space to be), about as much time, and has the same losses and gradients but for rounding.
+    A head that cannot choose cells, and losses that look at all of them, have them all in any case."""
     deterministic: bool = False
     """Whether every operation must repeat exactly, also on CUDA, where that is slower; on a CPU runs repeat anyway."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -251,7 +255,9 @@ def build_module(config: ExperimentConfig, *, initial_weights: bool = True) -> O
     network.format_in_training = torch.bfloat16 if config.trainer.precision == "bf16-mixed" else torch.float32
     if config.trainer.activation_checkpointing:
         network.recompute_in_backward()
-    return OccupancyModule(network, objective, config.render, config.optimization)
+    module = OccupancyModule(network, objective, config.render, config.optimization)
+    module.predict_all_cells = config.trainer.predict_all_cells
+    return module
 
 
 def build_training_batches(config: ExperimentConfig, index: Index) -> TrainingBatches:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from toy_parts import MeanLiftConfig, PatchesConfig, ToyNetworkConfig
 
 import splattingocc
-from splattingocc.cli import COMMANDS, as_flags, expand_cfg_options, main, parse
+from splattingocc.cli import COMMANDS, WAITING, as_flags, expand_cfg_options, let_idle_threads_sleep, main, parse
 from splattingocc.data.nuscenes import read_index
 from splattingocc.models.backbones.from_timm import TimmConfig
 from splattingocc.models.backbones.mobilenet import MobileNetV2Config
@@ -335,3 +336,28 @@ def test_a_switch_is_set_as_configurations_write_it_or_as_a_flag():
     assert head("--network.head.learn-scales", "True").learn_scales
     assert not head("--cfg-options", "network.head.learn_scales=False").learn_scales
     assert not head("--network.head.no-learn-scales").learn_scales
+
+
+@pytest.mark.parametrize("variable", [None, *WAITING])
+def test_threads_sleep_while_they_wait_unless_the_environment_says_how_they_wait(variable: str | None, monkeypatch: pytest.MonkeyPatch):
+    for name in WAITING:
+        monkeypatch.setenv(name, "")  # so that it is undone, whatever it was
+        monkeypatch.delenv(name)
+    if variable is not None:
+        monkeypatch.setenv(variable, "ACTIVE")
+    before = {name: os.environ.get(name) for name in WAITING}
+    let_idle_threads_sleep()
+    expected = before if variable else before | {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert {name: os.environ.get(name) for name in WAITING} == expected
+
+
+def test_how_threads_wait_is_decided_before_torch_is_loaded():
+    """Which reads it once."""
+    program = (
+        "import os, sys, splattingocc.cli as cli\n"
+        "cli.parse = lambda words: print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY']) or sys.exit(0)\n"
+        "cli.main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout.split() == ["False", "PASSIVE"]

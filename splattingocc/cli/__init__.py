@@ -11,6 +11,7 @@ import difflib
 import importlib
 import importlib.util
 import io
+import os
 import re
 import sys
 from collections.abc import Container, Iterator, Sequence
@@ -38,6 +39,8 @@ COMMANDS = {
     "doctor": "look.Doctor",
 }
 """Where in this package the class of each command stands."""
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Variables that say how threads of OpenMP wait: for all libraries, for GNU's and for Intel's."""
 CONFIGURED = ("describe", "train", "test", "visualize")
 """Commands whose first argument is a configuration, a file or a name, that sets the defaults of their options."""
 OF_NETWORKS = ("test", "visualize")
@@ -250,7 +253,18 @@ def _refuse_command(name: str) -> NoReturn:
     refuse(f": {name} is not a command; {meant}")
 
 
+def let_idle_threads_sleep() -> None:
+    """Let torch's threads sleep while they wait for each other, unless the environment says how they wait. It is read when torch loads.
+
+    They would spin, for as long as a time slice takes where another process is at work on one of their cores: a training then takes several
+    times as long (`docs/experiments.md`).
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
 def main(arguments: Sequence[str] | None = None, *, is_last: bool | None = None) -> None:
     """Run a command: that of the process's own words, which then ends with it, where none are given."""
+    let_idle_threads_sleep()
     with ending_well(is_last=arguments is None if is_last is None else is_last):
         parse(sys.argv[1:] if arguments is None else arguments).run()

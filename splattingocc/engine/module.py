@@ -19,6 +19,7 @@ from splattingocc.data.samples import TrainingSample
 from splattingocc.losses.inputs import ImageInputs, LossInputs
 from splattingocc.losses.objective import Losses, Objective
 from splattingocc.models.network import OccupancyNetwork
+from splattingocc.splatting.asked import Asked
 
 
 class NonFiniteLoss(ValueError):
@@ -99,6 +100,8 @@ class OccupancyModule(LightningModule):
 
     logged: dict[str, Tensor]
     """What the step in hand has logged."""
+    predict_all_cells: bool = True
+    """Whether a step predicts cells that nothing asks for, too: the specification of the step that does not."""
 
     def __init__(
         self, network: OccupancyNetwork, objective: Objective, render_config: RenderConfig, optimization: OptimizationConfig
@@ -181,8 +184,11 @@ class OccupancyModule(LightningModule):
         )
 
     def _losses(self, sample: TrainingSample) -> Losses:
-        output = self.network(sample.views)
         config = self.render_config
+        asked = None
+        if not self.predict_all_cells and self.objective.only_asks:
+            asked = Asked(sample.rays, config.near, config.far, self.objective.points(sample.rays, sample.labels))
+        output = self.network(sample.views, asked)
         rendering = output.field.render(
             sample.rays, near=config.near, far=config.far, label_distances=sample.labels.distances, margin=config.margin
         )

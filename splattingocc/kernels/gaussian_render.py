@@ -121,13 +121,13 @@ def replay(
     indices: wp.array(dtype=int),
 ) -> Cursor:
     """Advance to a ray's hit of the given number, as `meet_next` would; behind those that were written down, walk on from the last."""
-    if number < hits.counts[ray]:
+    if number >= _HITS_PER_RAY:
+        cursor = meet_next(scene, path, cursor, keys, indices)
+    elif number < hits.counts[ray]:
         cursor.index = hits.indices[ray * _HITS_PER_RAY + number]
         cursor.key = center_distance(scene, path, cursor.index)
-    elif number < _HITS_PER_RAY:
-        cursor.ended = True
     else:
-        cursor = meet_next(scene, path, cursor, keys, indices)
+        cursor.ended = True
     return cursor
 
 
@@ -156,9 +156,10 @@ def render_kernels(channels: int) -> RenderKernels:
         outputs: RayOutputs,
         output_features: wp.array(dtype=vector),
         hits: Hits,
+        are_known: bool,
     ):
         ray = rays.order[first + wp.tid()]
-        is_written_down = hits.counts.shape[0] > 0
+        is_written_down = hits.counts.shape[0] > 0 and not are_known
         num_hits = int(0)
         path = plan(scene, rays.origins[ray], rays.directions[ray])
         label = rays.label_distances[ray]
@@ -170,7 +171,11 @@ def render_kernels(channels: int) -> RenderKernels:
         in_front = float(0.0)
         at_hit = float(0.0)
         composited = vector()
-        cursor = meet_next(scene, path, begin_walk(), keys, indices)
+        # What has no written number is looked for
+        number = int(_HITS_PER_RAY)
+        if are_known:
+            number = 0
+        cursor = replay(scene, path, hits, ray, number, begin_walk(), keys, indices)
         while not cursor.ended and transmittance >= _MIN_TRANSMITTANCE:
             response = respond(scene, path, cursor.index, cursor.key)
             if response.alpha >= _MIN_ALPHA:
@@ -187,7 +192,8 @@ def render_kernels(channels: int) -> RenderKernels:
                 if is_written_down and num_hits < _HITS_PER_RAY:
                     hits.indices[ray * _HITS_PER_RAY + num_hits] = cursor.index
                     num_hits += 1
-            cursor = meet_next(scene, path, cursor, keys, indices)
+            number += 1
+            cursor = replay(scene, path, hits, ray, number, cursor, keys, indices)
         output_features[ray] = composited
         outputs.alphas[ray] = mass
         outputs.distances[ray] = moment / wp.max(mass, _TINY)

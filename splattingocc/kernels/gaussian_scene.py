@@ -178,7 +178,8 @@ def _skips(lateral: UInt8[Tensor, "x y z"]) -> UInt8[Tensor, "x y z"]:
     return skips
 
 
-def _scene(index: SceneIndex, grid: VoxelGrid, near: float, far: float) -> Any:
+def scene_of(index: SceneIndex, grid: VoxelGrid, near: float, far: float) -> Any:
+    """Return an index as kernels see it, a `Scene`."""
     scene = Scene()
     scene.grid = grid_spec(grid)
     scene.reach = index.reach
@@ -205,7 +206,7 @@ class RayBundle:
     margin: float
 
 
-def _visiting_order(rays: RayBundle) -> Int32[Tensor, " ray"]:
+def visiting_order(rays: RayBundle) -> Int32[Tensor, " ray"]:
     """Return an order in which rays through the same part of the volume follow each other, so that they share the caches."""
     ahead = (rays.origins + SORTING_DISTANCE * rays.directions).long()
     ahead = ahead - ahead.amin(0)
@@ -216,7 +217,8 @@ def _visiting_order(rays: RayBundle) -> Int32[Tensor, " ray"]:
     return code.argsort().int()
 
 
-def _ray_inputs(rays: RayBundle, order: Int32[Tensor, " ray"]) -> Any:
+def ray_inputs(rays: RayBundle, order: Int32[Tensor, " ray"]) -> Any:
+    """Return rays as kernels see them, `RayInputs`."""
     inputs = RayInputs()
     inputs.order = as_array(order, wp.int32)
     inputs.origins = as_array(rays.origins, wp.vec3)
@@ -243,7 +245,8 @@ class RayHits:
     indices: Int32[Tensor, "ray hit"]
 
 
-def _hits(hits: RayHits) -> Any:
+def hit_arrays(hits: RayHits) -> Any:
+    """Return hits as kernels see them, `Hits`."""
     struct = Hits()
     struct.counts = as_array(hits.counts, wp.int32)
     struct.indices = as_array(hits.indices.flatten(), wp.int32)
@@ -251,23 +254,32 @@ def _hits(hits: RayHits) -> Any:
 
 
 def composite(
-    index: SceneIndex, features: Float[Tensor, "gaussian channel"], rays: RayBundle, grid: VoxelGrid, *, for_backward: bool
+    index: SceneIndex,
+    features: Float[Tensor, "gaussian channel"],
+    rays: RayBundle,
+    grid: VoxelGrid,
+    *,
+    for_backward: bool,
+    known: RayHits | None = None,
 ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], RayHits]:
-    """Return features, distances, alphas, in_front and at_hit of every ray, and what `composite_backward` asks for beside them."""
+    """Return features, distances, alphas, in_front and at_hit of every ray, and what `composite_backward` asks for beside them.
+
+    Where it is `known` what the rays meet, nothing is looked for, and the same is what the backward pass asks for.
+    """
     count, channels, device = len(rays.origins), features.shape[1], features.device
     composited = torch.zeros(count, channels, device=device)
     scalars = tuple(torch.zeros(count, device=device) for _ in range(4))
-    num_noted = count if for_backward else 0
+    num_noted = count if for_backward and known is None else 0
     counts = torch.zeros(num_noted, dtype=torch.int32, device=device)
     hits = RayHits(counts, torch.empty(num_noted, HITS_PER_RAY, dtype=torch.int32, device=device))
     if count and len(index.ids):
         kernels = render_kernels(channels)
         vector = wp.types.vector(length=channels, dtype=wp.float32)
-        order = _visiting_order(rays)
-        scene, inputs = _scene(index, grid, rays.near, rays.far), _ray_inputs(rays, order)
-        arguments = [scene, inputs, as_array(features, vector), _ray_outputs(*scalars), as_array(composited, vector), _hits(hits)]
-        launch(kernels.forward, count, arguments, device=device)
-    return (composited, scalars[0], scalars[1], scalars[2], scalars[3]), hits
+        order = visiting_order(rays)
+        scene, inputs = scene_of(index, grid, rays.near, rays.far), ray_inputs(rays, order)
+        arguments = [scene, inputs, as_array(features, vector), _ray_outputs(*scalars), as_array(composited, vector)]
+        launch(kernels.forward, count, [*arguments, hit_arrays(known or hits), known is not None], device=device)
+    return (composited, scalars[0], scalars[1], scalars[2], scalars[3]), known or hits
 
 
 @dataclass(frozen=True)
@@ -302,9 +314,9 @@ def composite_backward(
     vector = wp.types.vector(length=channels, dtype=wp.float32)
     dtypes = (wp.vec3, wp.mat33, wp.float32, vector)
     kernels = render_kernels(channels)
-    order = _visiting_order(rays)
-    scene = _scene(index, grid, rays.near, rays.far)
-    fixed = [scene, _ray_inputs(rays, order), as_array(features, vector), _hits(hits)]
+    order = visiting_order(rays)
+    scene = scene_of(index, grid, rays.near, rays.far)
+    fixed = [scene, ray_inputs(rays, order), as_array(features, vector), hit_arrays(hits)]
     for features_of, *scalars in (outputs, output_gradients):
         fixed += [_ray_outputs(*scalars), as_array(features_of, vector)]
 

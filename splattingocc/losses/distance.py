@@ -20,6 +20,7 @@ class DistanceConfig(LossConfig):
     """Scale-invariant logarithmic error of the rendered distance."""
 
     needs_labels: ClassVar[frozenset[LabelKind]] = frozenset({"distance"})
+    only_asks: ClassVar[bool] = True
 
     weight: LossWeight = 0.5
     variance_focus: Probability = 0.85

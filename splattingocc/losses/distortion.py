@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,6 +13,8 @@ from splattingocc.losses.loss import Loss, LossConfig, LossWeight, Shared, weigh
 
 class DistortionConfig(LossConfig):
     """Spread of the weights along each ray, metres; of fields that say it (network.head.kind density)."""
+
+    only_asks: ClassVar[bool] = True
 
     weight: LossWeight = 0.0
 

@@ -19,6 +19,7 @@ class EmptyConfig(LossConfig):
 
     # Sky is a class, a label outside of the grid has a distance: either is enough
     optional_labels: ClassVar[frozenset[LabelKind]] = frozenset({"class", "distance"})
+    only_asks: ClassVar[bool] = True
 
     weight: LossWeight = 0.5
 

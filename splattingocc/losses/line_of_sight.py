@@ -18,6 +18,7 @@ class LineOfSightConfig(LossConfig):
     """Free space before the label, mass at the label."""
 
     needs_labels: ClassVar[frozenset[LabelKind]] = frozenset({"distance"})
+    only_asks: ClassVar[bool] = True
 
     weight: LossWeight = 0.5
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from splattingocc.config import Config, Weight
+from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.models.depth import DepthBins
 
 LabelKind = Literal["class", "distance"]
@@ -37,6 +38,9 @@ class LossConfig(Config):
     needs_volume: ClassVar[bool] = True
     """Whether it looks at the volume: its `forward` takes `LossInputs` then. One that does not takes `ImageInputs`, and also trains the
     image branch alone."""
+    only_asks: ClassVar[bool] = False
+    """Whether all it looks at of the field is its rendering, its `mean_opacity` and its answers at the loss's own `points`. Where that is
+    so of all losses in use, a step predicts no cells besides."""
 
     weight: LossWeight = 1.0
 
@@ -68,6 +72,10 @@ class Loss(nn.Module):
         So a batch has the same gradients however many processes share it. Padding, which has label weight 0, must not count.
         """
         raise NotImplementedError
+
+    def points(self, rays: Rays, labels: RayLabels) -> Float[Tensor, "point 3"]:
+        """Return where the field of one sample will be asked by `query`: nowhere."""
+        return rays.origins[:0]
 
 
 def weighted_mean(values: Float[Tensor, "*batch ray"], weights: Float[Tensor, "*batch ray"]) -> Float[Tensor, "*batch"]:

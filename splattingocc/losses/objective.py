@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+from jaxtyping import Float
 from pydantic import model_validator
 from torch import Tensor, nn
 
 from splattingocc.config import Config, Weight
+from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.losses.depth_bins import DepthBinsConfig
 from splattingocc.losses.distance import DistanceConfig
 from splattingocc.losses.distortion import DistortionConfig
 from splattingocc.losses.empty import EmptyConfig
 from splattingocc.losses.inputs import ImageInputs, LossInputs
 from splattingocc.losses.line_of_sight import LineOfSightConfig
-from splattingocc.losses.loss import LabelKind, LossConfig, Shared
+from splattingocc.losses.loss import LabelKind, Loss, LossConfig, Shared
 from splattingocc.losses.opacity_prior import OpacityPriorConfig
 from splattingocc.losses.pixel_classes import PixelClassesConfig
 from splattingocc.losses.query import QueryConfig
@@ -95,6 +98,16 @@ class Objective(nn.Module):
     def on_images(self, inputs: ImageInputs) -> Losses:
         """Return the losses of a batch that need no volume."""
         return self._evaluate(inputs, on_images=True)
+
+    @property
+    def only_asks(self) -> bool:
+        """Whether all losses that look at the volume look at nothing but what they ask of it (`LossConfig.only_asks`)."""
+        return all(loss.only_asks for loss in self.config.in_use.values() if loss.needs_volume)
+
+    def points(self, rays: Rays, labels: RayLabels) -> list[Float[Tensor, "_ 3"]]:
+        """Return where the losses will ask the field, for each sample."""
+        losses = cast("list[Loss]", list(self.losses))
+        return [torch.cat([loss.points(rays[i], labels[i]) for loss in losses]) for i in range(len(labels.distances))]
 
     def _evaluate(self, inputs: ImageInputs, *, on_images: bool) -> Losses:
         parts = {}

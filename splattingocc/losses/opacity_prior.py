@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,6 +13,8 @@ from splattingocc.losses.loss import Loss, LossConfig, LossWeight, Shared
 
 class OpacityPriorConfig(LossConfig):
     """Mean opacity of all that was predicted."""
+
+    only_asks: ClassVar[bool] = True
 
     weight: LossWeight = 0.05
 
@@ -22,4 +26,4 @@ class OpacityPrior(Loss):
     """Charge for matter that nothing asks for: space is mostly empty. Linear, so that it also moves nearly empty cells."""
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, " batch"]:
-        return inputs.field.opacities.mean(dim=-1)
+        return inputs.field.mean_opacity

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 
 import pydantic
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from splattingocc.config import Distance
@@ -32,6 +32,7 @@ class QueryConfig(LossConfig):
 
     needs_labels: ClassVar[frozenset[LabelKind]] = frozenset({"distance"})
     optional_labels: ClassVar[frozenset[LabelKind]] = frozenset({"class"})
+    only_asks: ClassVar[bool] = True
 
     weight: LossWeight = 0.5
     num_points: Annotated[int, pydantic.Field(ge=1, le=1000)] = 4
@@ -61,17 +62,25 @@ class QueryLoss(Loss):
         return torch.stack([self._of_sample(inputs.field[i], inputs.rays[i], inputs.labels[i]) for i in samples])
 
     def _of_sample(self, field: Field, rays: Rays, labels: RayLabels) -> Float[Tensor, ""]:
-        margin, count = self.config.margin, self.config.num_points
-        known = labels.distances.isfinite() & (labels.weights > 0)
-        rays, labels = rays[known], labels[known]
-        ends = rays.at(labels.distances)
-        points = free_points(rays, labels.distances, margin=margin, count=count).flatten(0, 1)
-        said = field.query(torch.cat([ends, points]))
-        at_end, on_way = said[: len(ends)], said[len(ends) :]
-        num_cells = (labels.distances - margin).clamp(min=0) / field.grid.cell_size
-        free = (free_cost(on_way.opacities) * on_way.valid).unflatten(0, (-1, count)).mean(dim=1) * num_cells
+        said = field.query(self.points(rays, labels))
+        labels = labels[_known(labels)]
+        at_end, on_way = said[: len(labels.distances)], said[len(labels.distances) :]
+        num_cells = (labels.distances - self.config.margin).clamp(min=0) / field.grid.cell_size
+        free = (free_cost(on_way.opacities) * on_way.valid).unflatten(0, (-1, self.config.num_points)).mean(dim=1) * num_cells
         nll = class_nll(at_end.features, labels.semantics, class_weights=self.class_weights)
         return weighted_mean(free + (hit_cost(at_end.opacities) + nll) * at_end.valid, labels.weights)
+
+    def points(self, rays: Rays, labels: RayLabels) -> Float[Tensor, "point 3"]:
+        """Return the ends of all labels with a distance, and after them the points on the way to each."""
+        known = _known(labels)
+        rays, distances = rays[known], labels.distances[known]
+        on_way = free_points(rays, distances, margin=self.config.margin, count=self.config.num_points)
+        return torch.cat([rays.at(distances), on_way.flatten(0, 1)])
+
+
+def _known(labels: RayLabels) -> Bool[Tensor, "*batch ray"]:
+    """Return which labels say where they are; padding does not count."""
+    return labels.distances.isfinite() & (labels.weights > 0)
 
 
 def free_points(rays: Rays, distances: Float[Tensor, "*batch ray"], *, margin: float, count: int) -> Float[Tensor, "*batch ray sample 3"]:

@@ -18,6 +18,7 @@ class SemanticConfig(LossConfig):
     """Negative log-likelihood of the rendered class."""
 
     needs_labels: ClassVar[frozenset[LabelKind]] = frozenset({"class"})
+    only_asks: ClassVar[bool] = True
 
     weight: LossWeight = 1.0
 

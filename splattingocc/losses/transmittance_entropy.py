@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,6 +16,8 @@ EPSILON = 1e-5
 
 class TransmittanceEntropyConfig(LossConfig):
     """Entropy of whether each ray is stopped at all."""
+
+    only_asks: ClassVar[bool] = True
 
     weight: LossWeight = 0.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -27,8 +28,9 @@ class Evidence(Struct):
 
     surface: Float[Tensor, "*batch cell"]
     """Probability that the surface lies in the cell, given that it does not lie before it; 0 where no view sees the cell."""
-    classes: Float[Tensor, "*batch cell class"]
-    """Probabilities of its class. They sum to how likely the cell is in sight: of what something else hides, a pixel knows no class."""
+    classes: Float[Tensor, "*batch classified class"]
+    """Probabilities of the class of the same cells, or of those only that were chosen of them. They sum to how likely a cell is in sight:
+    of what something else hides, a pixel knows no class."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,51 @@ class PixelDistributions(Struct):
     """Probability that it is ground of any class."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class EvidenceSource:
+    """What the images of each sample say, to be asked for any cells; without gradients: the image branch learns from its own losses."""
+
+    pixels: list[PixelDistributions]
+    cameras: Cameras
+    """(batch, view)"""
+    bins: DepthBins
+    cell_size: float
+    """Metres."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, reading: ImageReading, cameras: Cameras, config: ImageReaderConfig, cell_size: float) -> EvidenceSource:
+        """Take what was read with `config`."""
+        device = reading.depth_logits.device
+        within, before = (shares.to(device) for shares in config.depth_bins.shares_within(cell_size))
+        pixels = []
+        for sample in range(len(reading.context)):
+            density = reading.depth_logits[sample].softmax(dim=1)
+            classes = reading.class_logits[sample].softmax(dim=1)
+            masses, passed = (torch.einsum("ab,vbhw->vahw", shares, density) for shares in (within, before))
+            pixels.append(PixelDistributions(masses, 1 - passed, classes, ground_probability(classes, config.ground_classes)))
+        return cls(pixels, cameras, config.depth_bins, cell_size)
+
+    def at(self, centers: Float[Tensor, "cell 3"]) -> Evidence:
+        """Return the evidence of cells, the same for each sample."""
+        return stack([self._of_sample(sample, pixels, centers) for sample, pixels in enumerate(self.pixels)])
+
+    def surface_at(self, centers: Float[Tensor, "cell 3"]) -> Evidence:
+        """Return the same with the probabilities of no class, at half the cost."""
+        return stack([self._of_sample(sample, _without_classes(pixels), centers) for sample, pixels in enumerate(self.pixels)])
+
+    def classes_at(self, centers: Float[Tensor, "batch cell 3"]) -> Float[Tensor, "batch cell class"]:
+        """Return the probabilities of classes in cells that differ from sample to sample, as `Evidence.classes`."""
+        return torch.stack([self._of_sample(sample, pixels, centers[sample]).classes for sample, pixels in enumerate(self.pixels)])
+
+    def _of_sample(self, sample: int, pixels: PixelDistributions, centers: Float[Tensor, "cell 3"]) -> Evidence:
+        return collect(pixels, self.cameras[sample], self.bins, centers, self.cell_size)
+
+
+def _without_classes(pixels: PixelDistributions) -> PixelDistributions:
+    return dataclasses.replace(pixels, classes=pixels.classes[:, :0])
+
+
 def find_evidence(
     reading: ImageReading, cameras: Cameras, config: ImageReaderConfig, centers: Float[Tensor, "cell 3"], cell_size: float
 ) -> Evidence:
@@ -53,15 +99,7 @@ def find_evidence(
 
     Without gradients: the image branch learns from its own losses.
     """
-    within, before = (shares.to(centers.device) for shares in config.depth_bins.shares_within(cell_size))
-    found = []
-    for sample in range(len(reading.context)):
-        density = reading.depth_logits[sample].softmax(dim=1)
-        classes = reading.class_logits[sample].softmax(dim=1)
-        masses, passed = (torch.einsum("ab,vbhw->vahw", shares, density) for shares in (within, before))
-        pixels = PixelDistributions(masses, 1 - passed, classes, ground_probability(classes, config.ground_classes))
-        found.append(collect(pixels, cameras[sample], config.depth_bins, centers, cell_size))
-    return stack(found)
+    return EvidenceSource.of(reading, cameras, config, cell_size).at(centers)
 
 
 @torch.no_grad()

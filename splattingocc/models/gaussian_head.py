@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
 
 from splattingocc.config import Metres
 from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.kernels.gaussian_index import MIN_ALPHA
+from splattingocc.kernels.gaussian_scene import index_gaussians
 from splattingocc.models.cell_head import CellHead, CellHeadConfig
 from splattingocc.models.evidence import Evidence
+from splattingocc.models.interfaces import ChosenCells
+from splattingocc.splatting.asked import Asked
 from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.splatting.walk import Walk
 
 OFFSET_REACH = 0.499
 """Largest offset from the centre in cells: a saturated one stays in its own cell, rounding included."""
@@ -74,19 +80,61 @@ class GaussianHead(CellHead):
     They are in the order of `CellHead`; the renderer's index does not mind.
     """
 
+    chooses_cells = True
+
     def __init__(self, config: GaussianHeadConfig, in_channels: int, grid: VoxelGrid, coarsening: int) -> None:
         super().__init__(config, in_channels, grid, coarsening, _start_of_geometry(config))
         self.config = config
         self.widths = [3 * config.learn_offsets, 3 * config.learn_scales, 4 * config.learn_rotations]
 
-    def forward(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence) -> Gaussians:
-        """Predict the Gaussians of a volume."""
+    def forward(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence, chosen: ChosenCells | None = None) -> Gaussians:
+        """Predict the Gaussians of a volume: all of them, or the chosen ones, where the evidence need only have the surface."""
+        if chosen is None:
+            opacities, features, geometry = self.of_cells(volume, evidence)
+            return self._gaussians(self.centers.expand(len(volume), -1, -1), opacities, features, geometry)
+        all_opacities = self.opacities_of_all(volume, evidence)
+        features, geometry = self.of_chosen(volume, evidence, chosen.cells)
+        gaussians = self._gaussians(self.centers[chosen.cells], all_opacities.gather(1, chosen.cells), features, geometry)
+        return dataclasses.replace(gaussians, mean_opacity_of_all=all_opacities.mean(dim=-1), walks=chosen.walks)
+
+    @torch.no_grad()
+    def choose(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence, asked: Asked) -> ChosenCells:
+        """Return the cells whose Gaussians any of the rays meets, and those that hold the points: nothing that is asked needs others.
+
+        Samples with fewer than others have some more, so that they stack.
+        """
+        all_opacities = self.opacities_of_all(volume, evidence)
+        walks, met, masks = [], [], []
+        for sample, opacities in enumerate(all_opacities):
+            # The renderer ignores what is less opaque than this; whole cells of the volume, because a linear layer has them at once
+            seen = (opacities >= MIN_ALPHA).view(-1, self.coarsening**3).any(dim=1, keepdim=True)
+            cells = seen.expand(-1, self.coarsening**3).flatten().nonzero().squeeze(1)
+            geometry = self.numbers_of(volume[sample : sample + 1], cells[None])[0]
+            gaussians = self._gaussians(self.centers[cells], opacities[cells], opacities.new_empty(len(cells), 0), geometry)
+            index = index_gaussians(gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, self.grid)
+            walks.append(Walk.through(index, self.grid, asked.rays[sample], near=asked.near, far=asked.far))
+            met.append(cells[walks[-1].met_ids()])
+            mask = torch.zeros_like(opacities, dtype=torch.bool)
+            mask[met[-1]] = True
+            mask[self.indices_of(asked.points[sample])] = True
+            masks.append(mask)
+        count = max(int(mask.sum()) for mask in masks)
+        chosen = torch.stack([_first_of(mask, count) for mask in masks])
+        places = [torch.searchsorted(cells, of_walk) for cells, of_walk in zip(chosen, met)]
+        assert all(torch.equal(cells[place], of_walk) for cells, place, of_walk in zip(chosen, places, met)), "what is met is chosen"
+        return ChosenCells(chosen, tuple(walk.keep_met(place) for walk, place in zip(walks, places)))
+
+    def _gaussians(
+        self,
+        centers: Float[Tensor, "*batch cell 3"],
+        opacities: Float[Tensor, "*batch cell"],
+        features: Float[Tensor, "*batch cell channel"],
+        geometry: Float[Tensor, "*batch cell number"],
+    ) -> Gaussians:
+        """Return the Gaussians of cells, from what was predicted of them."""
         config = self.config
-        opacities, features, geometry = self.of_cells(volume, evidence)
         offsets, scale_logits, quats = geometry.split(self.widths, dim=-1)
-        num_batch, num_cells = opacities.shape
-        means = self.centers.expand(num_batch, -1, -1)
-        scales = means.new_tensor(config.initial_scale).expand(num_batch, num_cells, 3)
+        means, scales = centers, centers.new_tensor(config.initial_scale).expand(centers.shape)
         if config.learn_offsets:
             means = means + torch.tanh(offsets) * (OFFSET_REACH * self.grid.cell_size)
         if config.learn_scales:
@@ -94,5 +142,14 @@ class GaussianHead(CellHead):
         if config.learn_rotations:
             quats = functional.normalize(quats, dim=-1)
         else:
-            quats = means.new_tensor([1.0, 0, 0, 0]).expand(num_batch, num_cells, 4)
+            quats = means.new_tensor([1.0, 0, 0, 0]).expand(*means.shape[:-1], 4)
         return Gaussians(means=means, quats=quats, scales=scales, opacities=opacities, features=features, grid=self.grid)
+
+
+def _first_of(mask: Bool[Tensor, " cell"], count: int) -> Int64[Tensor, " chosen"]:
+    """Return where a mask is set, and the first places where it is not, so many in all; in ascending order."""
+    chosen = mask.nonzero().squeeze(1)
+    if len(chosen) < count:
+        further = (~mask).nonzero().squeeze(1)[: count - len(chosen)]
+        chosen = torch.cat([chosen, further]).sort().values
+    return chosen

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.models.backbones.weights import LoadedWeights
 from splattingocc.models.evidence import Evidence
 from splattingocc.models.image_reader import ImageReading
+from splattingocc.splatting.asked import Asked
 from splattingocc.splatting.field import Field
+from splattingocc.splatting.walk import Walk
+from splattingocc.struct import Struct
 
 
 class Part(nn.Module):
@@ -75,6 +79,16 @@ class VolumeEncoder(Part):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class ChosenCells(Struct):
+    """The cells that a step needs."""
+
+    cells: Int64[Tensor, "batch chosen"]
+    """Rows of the head's `centers`, in ascending order."""
+    walks: tuple[Walk, ...] | None = None
+    """What each sample's rays meet in them, where the head knows."""
+
+
 class Head(Part):
     """Turn a volume into a field. Built from its configuration, the width of the volume, the grid and how much coarser the volume is.
 
@@ -83,7 +97,17 @@ class Head(Part):
 
     centers: Tensor
     """(cell, 3): where the evidence is asked for, metres in the ego frame."""
+    chooses_cells: bool = False
+    """Whether it can predict those cells alone that a training step asks for: it has `choose`, and `forward` takes what that returns,
+    with the evidence of the surface in all cells and of the classes in the chosen ones."""
 
     def forward(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence) -> Field:
         """Predict the field of a volume, starting from what the images alone say of each cell."""
+        raise NotImplementedError
+
+    def choose(self, volume: Float[Tensor, "batch channel x y z"], evidence: Evidence, asked: Asked) -> ChosenCells:
+        """Return cells: without all others, what is asked has the same answers and gradients.
+
+        The evidence has the surface of all cells, and no classes.
+        """
         raise NotImplementedError

@@ -20,7 +20,7 @@ from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.backbones.resnet import ResNetConfig
 from splattingocc.models.earlier_names import rename_options, rename_parameters
-from splattingocc.models.evidence import find_evidence
+from splattingocc.models.evidence import EvidenceSource
 from splattingocc.models.gaussian_head import GaussianHeadConfig
 from splattingocc.models.image_reader import ImageReader, ImageReaderConfig, ImageReading
 from splattingocc.models.lift.sampling import SamplingLiftConfig
@@ -41,6 +41,7 @@ from splattingocc.models.recompute import recompute_in_backward
 from splattingocc.models.stereo import CostVolumeConfig, StereoPair
 from splattingocc.models.temporal import TemporalConfig, TemporalFusion
 from splattingocc.models.volume_encoder import UNet3dConfig
+from splattingocc.splatting.asked import Asked
 from splattingocc.splatting.field import Field
 from splattingocc.struct import Struct
 
@@ -144,16 +145,29 @@ class OccupancyNetwork(nn.Module):
         """
         return self._read_frames(views, 1)[0]
 
-    def forward(self, views: Views) -> NetworkOutput:
-        """Predict the field around the newest frame of `views` (batch, frame, view)."""
+    def forward(self, views: Views, asked: Asked | None = None) -> NetworkOutput:
+        """Predict the field around the newest frame of `views` (batch, frame, view); with `asked`, as much of it as that needs.
+
+        What is asked then has the same answers and gradients as in the whole field, and nothing else may be asked.
+        """
         readings = self._read_frames(views, 1 + self.config.temporal.frames)
         # Cameras of all frames are seen from the newest one's ego frame, and so each frame is lifted straight into its grid
         volumes = [self.lift(reading, views.cameras[:, frame]) for frame, reading in enumerate(readings)]
         volume = volumes[0] if self.temporal is None else self.temporal(volumes[0], volumes[1:])
         with self._in_format():
             volume = self.volume_encoder(volume).float()
-        evidence = find_evidence(readings[0], views.cameras[:, 0], self.config.image_reader, self.head.centers, self.grid.cell_size)
-        return NetworkOutput(self.head(volume, evidence), readings[0])
+        return NetworkOutput(self.field_of(volume, readings[0], views.cameras[:, 0], asked), readings[0])
+
+    def field_of(
+        self, volume: Float[Tensor, "batch channel x y z"], reading: ImageReading, cameras: Cameras, asked: Asked | None = None
+    ) -> Field:
+        """Predict the field of an encoded volume, or what was asked of it, starting from the reading of the newest frame."""
+        evidence, centers = EvidenceSource.of(reading, cameras, self.config.image_reader, self.grid.cell_size), self.head.centers
+        if asked is None or not self.head.chooses_cells:
+            return self.head(volume, evidence.at(centers))
+        surface = evidence.surface_at(centers)
+        chosen = self.head.choose(volume, surface, asked)
+        return self.head(volume, dataclasses.replace(surface, classes=evidence.classes_at(centers[chosen.cells])), chosen)
 
     def _read_frames(self, views: Views, count: int) -> list[ImageReading]:
         """Read the `count` newest frames; all but the newest without gradients."""

@@ -61,7 +61,12 @@ class Field(Struct):
     grid: VoxelGrid
     """Where there is something to see."""
     opacities: Float[Tensor, "*batch element"]
-    """How opaque each of its elements is, in [0, 1]; what is assumed of all space is asked of these."""
+    """How opaque each of its elements is, in [0, 1]."""
+
+    @property
+    def mean_opacity(self) -> Float[Tensor, "*batch"]:
+        """Return the mean over all elements that there are: of this, what is assumed of all space is asked."""
+        return self.opacities.mean(dim=-1)
 
     def render(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.splatting.field import Field, Occupancy, PointResponses, Rendering
+from splattingocc.splatting.walk import Walk
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,15 @@ class Gaussians(Field):
     """What is composited; class probabilities in training."""
     grid: VoxelGrid
     """Indexes the Gaussians by their centre's cell. Gaussians outside of it are not rendered."""
+    mean_opacity_of_all: Float[Tensor, "*batch"] | None = None
+    """Where these are only the Gaussians that a step asks for: the mean opacity of all that there would be."""
+    walks: tuple[Walk, ...] | None = None
+    """In the same case, for each sample the walk of the rays that were asked for; no others can be rendered."""
+
+    @property
+    def mean_opacity(self) -> Float[Tensor, "*batch"]:
+        """Return the mean over all Gaussians, also over those that are not here."""
+        return self.opacities.mean(dim=-1) if self.mean_opacity_of_all is None else self.mean_opacity_of_all
 
     # The modules that these methods call describe Gaussians themselves and import this one
 
@@ -50,6 +60,8 @@ class Gaussians(Field):
         """Turn one set of Gaussians into the occupancy of a grid, as `splatting.read_out.read_out` does."""
         from splattingocc.splatting.read_out import read_out
 
+        if self.walks is not None:
+            raise ValueError("gaussians: are only those that a step asks for, expected all of them to read out a grid")
         return read_out(self, grid, threshold=threshold)
 
     def query(self, points: Float[Tensor, "point 3"]) -> PointResponses:

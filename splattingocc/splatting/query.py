@@ -25,12 +25,14 @@ def gaussian_of_cell(gaussians: Gaussians) -> Int64[Tensor, " cell"]:
 def query(gaussians: Gaussians, points: Float[Tensor, "point 3"]) -> PointResponses:
     """Return the response p·exp(−½ d²) and the features of the Gaussian in each point's own cell, of an unbatched set.
 
-    Points outside the grid or in a cell without a Gaussian are not valid.
+    Points outside the grid or in a cell without a Gaussian are not valid. `ValueError` where there would be one, had it been asked for.
     """
     grid = gaussians.grid
     cells, inside = grid.cells_of(points)
     index = gaussian_of_cell(gaussians)[(cells[:, 0] * grid.shape[1] + cells[:, 1]) * grid.shape[2] + cells[:, 2]]
     valid = inside & (index >= 0)
+    if gaussians.walks is not None and not torch.equal(valid, inside):
+        raise ValueError("gaussians: are only those that a step asks for, expected points that were asked for")
     index = index.clamp(min=0)
     offsets = (points - gather_rows(gaussians.means, index))[:, None, :] @ rotation_from_quat(gather_rows(gaussians.quats, index))
     squared = (offsets.squeeze(1) / gather_rows(gaussians.scales, index)).square().sum(dim=-1)

@@ -17,6 +17,7 @@ from splattingocc.kernels.gaussian_render import HITS_PER_RAY
 from splattingocc.kernels.gaussian_scene import RayBundle, RayHits, SceneIndex, composite, composite_backward, index_gaussians
 from splattingocc.splatting.field import Rendering
 from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.splatting.walk import are_along
 
 NUM_RESULTS = 5
 """Results of the rendering operator that are a `Rendering`; what it notes for its backward pass follows."""
@@ -53,10 +54,14 @@ def render(
     ]
     options = RenderOptions(gaussians.grid, float(near), float(far), float(margin)).numbers()
     for_backward = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in fields)
-    results = []
-    for *one, origins, directions, labels in zip(*per_element):
-        index = _index_op([tensor.detach() for tensor in one[:4]], options)
-        results.append(_render_op(one, [origins, directions, labels], index, options, for_backward)[:NUM_RESULTS])
+    results, known = [], []
+    for number, (*one, origins, directions, labels) in enumerate(zip(*per_element)):
+        if gaussians.walks is None:
+            index = _index_op([tensor.detach() for tensor in one[:4]], options)
+        else:
+            walk = gaussians.walks[number]
+            index, known = _tensors_of(walk.index), [walk.hits.counts, walk.hits.indices]
+        results.append(_render_op(one, [origins, directions, labels], index, options, for_backward, known)[:NUM_RESULTS])
     stacked = [torch.stack(parts).unflatten(0, batch) if batch else parts[0] for parts in zip(*results)]
     return Rendering(*stacked) if labelled else Rendering(*stacked[:3])
 
@@ -90,6 +95,8 @@ def _check(gaussians: Gaussians, rays: Rays, near: float, far: float, label_dist
     if not 0 <= margin < math.inf:
         raise ValueError(f"margin: must be finite and not negative metres; got {margin}")
     _check_values(gaussians.features, rays)
+    if gaussians.walks is not None and not are_along(gaussians.walks, rays, near=near, far=far):
+        raise ValueError("gaussians: are only those that a step asks for, expected the rays, near and far that were asked for")
 
 
 def _check_values(features: Tensor, rays: Rays) -> None:
@@ -122,15 +129,13 @@ class RenderOptions:
 
 
 # The operators' lists of tensors: `gaussians` means, quats, scales, opacities, features · `rays` origins, directions, label distances ·
-# `index` the fields of a `SceneIndex` · `results` those of a `Rendering` · `hits` those of `RayHits`.
+# `index` the fields of a `SceneIndex` · `results` those of a `Rendering` · `hits` and `known` those of `RayHits`.
 
 
 @torch.library.custom_op("splattingocc::index_gaussians", mutates_args=())
 @no_type_check  # torch reads the annotations, which a checking wrapper would hide
 def _index_op(geometry: list[Tensor], options: list[float]) -> list[Tensor]:
-    index = index_gaussians(*geometry, RenderOptions.of(options).grid)
-    reach = torch.tensor([index.reach], dtype=torch.float64)
-    return [index.records, index.whitenings, index.opacities, index.ids, index.starts, index.skips, reach]
+    return _tensors_of(index_gaussians(*geometry, RenderOptions.of(options).grid))
 
 
 @_index_op.register_fake
@@ -150,17 +155,20 @@ def _(geometry, options):
 @torch.library.custom_op("splattingocc::render_gaussians", mutates_args=())
 @no_type_check
 def _render_op(
-    gaussians: list[Tensor], rays: list[Tensor], index: list[Tensor], options: list[float], for_backward: bool
+    gaussians: list[Tensor], rays: list[Tensor], index: list[Tensor], options: list[float], for_backward: bool, known: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     grid = RenderOptions.of(options).grid
-    results, hits = composite(_index_of(index), gaussians[4], _bundle_of(rays, options), grid, for_backward=for_backward)
-    return *results, hits.counts, hits.indices
+    hits = RayHits(*known) if known else None
+    results, noted = composite(_index_of(index), gaussians[4], _bundle_of(rays, options), grid, for_backward=for_backward, known=hits)
+    if known:  # An operator must not return what it was given
+        noted = RayHits(noted.counts.new_empty(0), noted.indices.new_empty(0, HITS_PER_RAY))
+    return *results, noted.counts, noted.indices
 
 
 @_render_op.register_fake
-def _(gaussians, rays, index, options, for_backward):
+def _(gaussians, rays, index, options, for_backward, known):
     features, count = gaussians[4], len(rays[0])
-    num_noted = count if for_backward else 0
+    num_noted = count if for_backward and not known else 0
     counts, indices = (features.new_empty(shape, dtype=torch.int32) for shape in ((num_noted,), (num_noted, HITS_PER_RAY)))
     return features.new_empty(count, features.shape[1]), *(features.new_empty(count) for _ in range(4)), counts, indices
 
@@ -191,18 +199,24 @@ def _(quats_scales_features, rays, index, results, hits, result_gradients, optio
 
 
 def _save_for_backward(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-    (_, quats, scales, _, features), rays, index, ctx.options, _ = inputs
-    ctx.save_for_backward(quats, scales, features, *rays, *index, *output)
+    (_, quats, scales, _, features), rays, index, ctx.options, _, known = inputs
+    ctx.num_known = len(known)
+    ctx.save_for_backward(quats, scales, features, *rays, *index, *output[:NUM_RESULTS], *(known or output[NUM_RESULTS:]))
 
 
 def _backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
     saved = list(ctx.saved_tensors)
     needed, rays, index, results, hits = saved[:3], saved[3:6], saved[6:13], saved[13 : 13 + NUM_RESULTS], saved[13 + NUM_RESULTS :]
     of_gaussians = _backward_op(needed, rays, index, results, hits, list(gradients[:NUM_RESULTS]), ctx.options)
-    return of_gaussians, [None] * len(rays), [None] * len(index), None, None
+    return of_gaussians, [None] * len(rays), [None] * len(index), None, None, [None] * ctx.num_known
 
 
 _render_op.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+def _tensors_of(index: SceneIndex) -> list[Tensor]:
+    reach = torch.tensor([index.reach], dtype=torch.float64)
+    return [index.records, index.whitenings, index.opacities, index.ids, index.starts, index.skips, reach]
 
 
 def _index_of(tensors: list[Tensor]) -> SceneIndex:

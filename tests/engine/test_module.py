@@ -10,6 +10,7 @@ from splattingocc.engine.module import OccupancyModule, OptimizationConfig, Rend
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.rays import RayLabels
 from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.losses.distance import DistanceConfig
 from splattingocc.losses.objective import Objective, ObjectiveConfig
 from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig, OccupancyNetwork
@@ -19,8 +20,10 @@ from splattingocc.struct import stack
 GRID = VoxelGrid((-6.4, -6.4, -0.8), (6.4, 6.4, 2.4), 0.4)
 
 
-def small_module() -> OccupancyModule:
-    config = NetworkConfig(lift=SamplingLiftConfig(channels=8), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1)))
+def small_module(coarsening: int = 2) -> OccupancyModule:
+    config = NetworkConfig(
+        lift=SamplingLiftConfig(channels=8, coarsening=coarsening), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1))
+    )
     objective = Objective(ObjectiveConfig(), config.image_reader.depth_bins)
     return OccupancyModule(OccupancyNetwork(config, GRID), objective, RenderConfig(), OptimizationConfig())
 
@@ -84,6 +87,57 @@ def test_the_losses_train_everything():
     losses.total.backward()
     assert tuple(losses.parts) == tuple(module.objective.config.in_use)
     assert parts_with_gradient(module) == {"backbone", "neck", "image_reader", "lift", "volume_encoder", "head"}
+
+
+def losses_and_gradients(module: OccupancyModule, batch: TrainingSample) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    module.zero_grad()
+    losses = module._losses(batch)
+    losses.total.backward()
+    gradients = {name: value.grad.clone() for name, value in module.network.named_parameters() if value.grad is not None}
+    return {name: value.item() for name, value in losses.parts.items()}, gradients
+
+
+@pytest.mark.parametrize("coarsening", [1, 2])
+@pytest.mark.parametrize("recomputed", [False, True], ids=["kept", "recomputed"])
+def test_a_step_of_the_cells_that_are_asked_for_has_the_losses_and_gradients_of_one_of_all_cells(coarsening: int, recomputed: bool):
+    """For samples of which each meets cells of its own number, with rays that count nothing and one that leaves the grid."""
+    torch.manual_seed(0)
+    module = small_module(coarsening)
+    if recomputed:
+        module.network.recompute_in_backward()
+    # Some cells are emptier than the renderer looks at
+    torch.nn.init.normal_(module.network.head.geometry.weight, std=0.5)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eval()
+    samples = [one_camera_sample()[0] for _ in range(2)]
+    labels = samples[0].labels
+    labels.weights[:5], labels.distances[5:8], labels.distances[8] = 0.0, math.nan, 50.0
+    batch = stack(samples)
+    fields = []
+    module.network.head.register_forward_hook(lambda head, inputs, field: fields.append(field))
+    module.predict_all_cells = False
+    found, gradients = losses_and_gradients(module, batch)
+    module.predict_all_cells = True
+    expected, expected_gradients = losses_and_gradients(module, batch)
+    few, whole = fields[0], fields[-1]
+    assert 0.02 < few.opacities.shape[1] / whole.opacities.shape[1] < 0.7
+    assert (whole.opacities < 1 / 255).any()
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in expected_gradients.items():
+        assert (gradients[name] - gradient).norm() <= 3e-5 * gradient.norm() + 1e-7, name
+
+
+def test_a_loss_that_looks_at_the_whole_field_has_the_whole_field(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    module, seen = small_module(), []
+    module.predict_all_cells = False
+    module.network.head.register_forward_hook(lambda head, inputs, field: seen.append(field.opacities.shape[1]))
+    module._losses(one_camera_sample())
+    monkeypatch.setattr(DistanceConfig, "only_asks", False)
+    module._losses(one_camera_sample())
+    assert seen[0] < seen[1] == GRID.num_cells
 
 
 def test_the_learning_rate_rises_linearly_then_falls_along_a_cosine_to_zero():

@@ -11,6 +11,7 @@ from splattingocc.models.cell_head import EVIDENCE_CENTER, EVIDENCE_FLOOR, MAX_O
 from splattingocc.models.density_head import DensityHead, DensityHeadConfig
 from splattingocc.models.evidence import Evidence
 from splattingocc.models.gaussian_head import GaussianHead, GaussianHeadConfig
+from splattingocc.models.interfaces import ChosenCells
 from splattingocc.splatting.density import DensityVolume
 
 GRID = VoxelGrid((-3.2, -3.2, -0.8), (3.2, 3.2, 2.4), 0.4)
@@ -73,3 +74,47 @@ def test_a_density_lies_in_the_cells_that_the_head_predicted_it_for(coarsening: 
     assert torch.equal(field.features[:, x, y, z].argmax(-1), evidence.classes.argmax(-1))
     occupancy = field[0].read_out(GRID, threshold=0.5)
     torch.testing.assert_close(occupancy.probabilities[x, y, z], expected[0])
+
+
+@pytest.mark.parametrize("coarsening", [1, 2])
+def test_chosen_cells_are_predicted_as_among_all_of_them(coarsening: int):
+    torch.manual_seed(0)
+    head = GaussianHead(GaussianHeadConfig(), 4, GRID, coarsening)
+    for layer in (head.geometry, head.classes):
+        torch.nn.init.normal_(layer.weight)
+    volume, evidence = random_inputs(coarsening)
+    whole = head(volume, evidence)
+    cells = torch.stack([torch.randperm(GRID.num_cells)[:200].sort().values for _ in range(2)])
+    at = torch.arange(2)[:, None], cells
+    few = head(volume, Evidence(evidence.surface, evidence.classes[at]), ChosenCells(cells))
+    for name in ("means", "quats", "scales", "opacities", "features"):
+        torch.testing.assert_close(getattr(few, name), getattr(whole, name)[at])
+    torch.testing.assert_close(few.mean_opacity, whole.opacities.mean(dim=1))
+
+
+@pytest.mark.parametrize("coarsening", [1, 2, 4])
+def test_a_head_knows_which_of_its_cells_holds_a_point(coarsening: int):
+    head = GaussianHead(GaussianHeadConfig(), 4, GRID, coarsening)
+    chosen = torch.randperm(GRID.num_cells)[:50]
+    points = head.centers[chosen] + 0.19 * (2 * torch.rand(50, 3) - 1)
+    outside = torch.tensor([[0.0, 0.0, 2.5], [-3.3, 0.0, 0.0]])
+    assert head.indices_of(torch.cat([points, outside])).tolist() == chosen.tolist()
+
+
+def test_the_gradient_of_the_opacities_is_as_exact_as_that_of_a_layer():
+    """Summed over as many cells as a grid has, beside float64."""
+    torch.manual_seed(0)
+    grid = VoxelGrid((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), 0.4)
+    head = GaussianHead(GaussianHeadConfig(), 16, grid, 2)
+    volume = torch.rand(1, 16, *grid.coarsen(2).shape).contiguous(memory_format=torch.channels_last_3d)
+    evidence = Evidence(torch.zeros(1, grid.num_cells), torch.zeros(1, grid.num_cells, 0))
+    head.opacities_of_all(volume, evidence).sum().backward()
+    found = head.geometry.weight.grad
+    assert found is not None
+    found = found.double()
+    head.zero_grad()
+    evidence = Evidence(evidence.surface.double(), evidence.classes.double())
+    head.double().opacities_of_all(volume.double(), evidence).sum().backward()
+    expected = head.geometry.weight.grad
+    assert expected is not None
+    assert (found - expected).norm() < 1e-6 * expected.norm()

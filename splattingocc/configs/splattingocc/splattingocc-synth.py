@@ -34,5 +34,5 @@ def config() -> ExperimentConfig:
             volume_encoder=UNet3dConfig(channels=(16, 32, 64), blocks=(1, 1, 2)),
         ),
         optimization=OptimizationConfig(learning_rate=2e-3, warmup_steps=15, image_steps=360),
-        trainer=TrainerConfig(max_epochs=10, accelerator="auto"),
+        trainer=TrainerConfig(max_epochs=10, accelerator="auto", predict_all_cells=False),
     )
