@@ -16,21 +16,23 @@ from splattingocc.data.nuscenes_taxonomy import CLASS_OF_LIDARSEG
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.synthetic.layout import Layout
-from splattingocc.synthetic.lidar_sweeps import HIGHEST_BEAM, LOWEST_BEAM, MAX_RANGE, NUM_AZIMUTHS, NUM_BEAMS, Lidar, lidar_rays
+from splattingocc.synthetic.lidar_sweeps import MAX_RANGE, NUM_AZIMUTHS, NUM_BEAMS, Lidar, lidar_rays
 from splattingocc.synthetic.localization import Localization
 from splattingocc.synthetic.rig import EgoMotion
 from splattingocc.synthetic.scene_mesh import SceneMesh
 from splattingocc.synthetic.things import MovingThings, Thing
 from splattingocc.taxonomy import FREE, IGNORE, NUM_CLASSES
 
-TURN_INTERVAL = 0.05
-"""Seconds between the turns of the LiDAR: 20 Hz."""
-STEEP_BEAM = -7.0
-"""Degrees: beams below it meet the ground within 15 m, which the drive covers many times over."""
-STEEP_THINNING, FLAT_THINNING = 12, 3
-"""Of each turn every this many azimuths of the beams below and above are measured, each turn others: cells are so large that all of them
-would add little (`docs/synthetic.md`)."""
-SIGHT_TURNS = 10
+TURN_INTERVAL = 0.1
+"""Seconds between the turns that are measured: every other one of a LiDAR that turns 20 times a second."""
+NEAR = 15.0
+"""Metres: what is nearer is met many times over in a drive."""
+NEAR_THINNING, FAR_THINNING = 8, 2
+"""Every this many azimuths are measured, in each turn others, where the last turns met something near or nothing, and where they met
+something far. All rays of all turns would fill a tenth more cells at seven times the cost (`docs/synthetic.md`)."""
+BLOCK = 7
+"""Neighbouring azimuths of a beam that are thinned alike."""
+SIGHT_TURNS = 5
 """Of the turns every this many, two a second, say what the LiDAR could see."""
 REACH = 60.0
 """How far around a key frame's vehicle returns are wanted, metres: a little more than to the corners of its cells."""
@@ -58,12 +60,23 @@ class DriveScan:
         return DriveScan(self.times, self.turns[kept], self.points[kept], self.classes[kept], self.things[kept])
 
 
-def chosen_rays(turn: int) -> Int64[ndarray, " ray"]:
-    """Return the numbers of the rays of a turn that are measured."""
-    beams = np.linspace(LOWEST_BEAM, HIGHEST_BEAM, NUM_BEAMS)
-    azimuth, beam = np.meshgrid(np.arange(NUM_AZIMUTHS), np.arange(NUM_BEAMS), indexing="ij")
-    thinning = np.where(beams[beam] < STEEP_BEAM, STEEP_THINNING, FLAT_THINNING)
-    return np.flatnonzero(((azimuth + beam + turn) % thinning == 0).reshape(-1))
+class RayChoice:
+    """Which rays of each turn are measured."""
+
+    def __init__(self) -> None:
+        self._azimuths, self._beams = np.meshgrid(np.arange(NUM_AZIMUTHS), np.arange(NUM_BEAMS), indexing="ij")
+        self._is_far = np.ones((NUM_AZIMUTHS // BLOCK, NUM_BEAMS), dtype=bool)
+
+    def of_turn(self, turn: int) -> Int64[ndarray, " ray"]:
+        """Return the numbers of the rays to measure in a turn."""
+        thinning = np.where(np.repeat(self._is_far, BLOCK, axis=0), FAR_THINNING, NEAR_THINNING)
+        return np.flatnonzero((self._azimuths + self._beams + turn) % thinning == 0)
+
+    def learn(self, numbers: Int64[ndarray, " ray"], distances: Float[ndarray, " ray"]) -> None:
+        """Take note of how far rays went; infinitely far is no return."""
+        blocks = numbers // NUM_BEAMS // BLOCK * NUM_BEAMS + numbers % NUM_BEAMS
+        met_far = np.bincount(blocks, np.isfinite(distances) & (distances >= NEAR), self._is_far.size) > 0
+        self._is_far.flat[blocks] = met_far[blocks]
 
 
 def scan_drive(
@@ -74,19 +87,22 @@ def scan_drive(
     moves = np.array([thing.motion.moves for thing in things] + [False])
     places = np.stack([ego.world_from_ego(time)[:2, 3] for time in key_times])
     low, high = places.min(axis=0) - REACH, places.max(axis=0) + REACH
-    all_chosen, every = [chosen_rays(turn) for turn in range(STEEP_THINNING)], np.arange(NUM_AZIMUTHS * NUM_BEAMS)
+    choice, every = RayChoice(), np.arange(NUM_AZIMUTHS * NUM_BEAMS)
     key_turns = {round(time / TURN_INTERVAL) for time in key_times}
     parts = []
     for turn, time in enumerate(times):
         pose = ego.world_from_ego(float(time)) @ lidar.ego_from_lidar
         # A key frame's own turn is there as a whole: its points are what labels are made of.
-        chosen = every if turn in key_turns else all_chosen[turn % STEEP_THINNING]
+        chosen = every if turn in key_turns else choice.of_turn(turn)
         rays = lidar_rays(pose, chosen)
         limits = _leaving(rays, low, high).clamp(max=MAX_RANGE)
         reaching = limits > 0
         rays, chosen, limits = rays[reaching], chosen[reaching.numpy()], limits[reaching]
         scene.set_time(float(time))
         returns = lidar.returns(scene, rays, rng, numbers=chosen, limits=limits)
+        distances = np.full(len(chosen), np.inf)
+        distances[returns.rays] = returns.distances
+        choice.learn(chosen, distances)
         points = pose[:3, 3] + rays.directions.numpy()[returns.rays] * returns.distances[:, None]
         classes = CLASSES_OF_CATEGORIES[returns.categories]
         kept = classes != IGNORE

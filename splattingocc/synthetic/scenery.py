@@ -97,7 +97,7 @@ def _close_off(builder: SceneBuilder, left: bool) -> None:
     rng, layout = builder.rng, builder.layout
     l = layout.curb(left) - (0.45 if left else -0.45)
     start = rng.uniform(*builder.span)
-    end, is_barred = min(start + rng.uniform(15.0, 50.0), builder.span[1] - 3.0), rng.random() < 0.7
+    end, is_barred = min(start + rng.uniform(12.0, 35.0), builder.span[1] - 3.0), rng.random() < 0.7
     for s in np.arange(max(start, builder.span[0] + 3.0), end, 2.2 if is_barred else 3.0):
         if builder.is_on_side_road(s, l, 2.0) or rng.random() < 0.1:
             continue

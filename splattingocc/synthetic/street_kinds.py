@@ -44,9 +44,9 @@ class StreetKind:
     """Probability of a raised strip between the directions."""
     parking: float = 0.5
     """Probability, on each side."""
-    verge: float = 0.45
+    verge: float = 0.55
     """Probability of a strip of grass at the curb, on each side."""
-    verge_width: Range = (1.0, 2.5)
+    verge_width: Range = (1.2, 3.5)
     """Metres."""
     sidewalk: Range = (1.6, 3.4)
     """Metres."""
@@ -58,11 +58,11 @@ class StreetKind:
     """Metres."""
     people: float = 0.05
     """Mean number of walkers on a metre of sidewalk."""
-    traffic_gap: Range = (15.0, 60.0)
+    traffic_gap: Range = (20.0, 80.0)
     """Mean free way between vehicles of a lane, metres."""
     tree_spacing: Range = (8.0, 30.0)
     """Metres between the trees at the curb."""
-    works: float = 0.15
+    works: float = 0.4
     """Probability that a lane or the parking of one side is closed with barriers or cones."""
 
 
@@ -74,7 +74,7 @@ AVENUE = StreetKind(
 )  # fmt: skip
 DOWNTOWN = StreetKind(
     "downtown street", (1, 3), (1, 2), {_L.BUILDING: 0.75, _L.PLAZA: 0.12, _L.PARKING: 0.06, _L.WORKS: 0.07},
-    speed=(3.0, 8.0), parking=0.6, verge=0.1, sidewalk=(2.5, 4.5), people=0.14, traffic_gap=(10.0, 40.0),
+    speed=(3.0, 8.0), parking=0.6, verge=0.1, sidewalk=(2.5, 4.5), people=0.14, traffic_gap=(15.0, 55.0),
 )  # fmt: skip
 NARROW = StreetKind(
     "narrow street", (1, 1), (0, 1), {_L.BUILDING: 0.45, _L.WALLED: 0.4, _L.HOUSE: 0.1, _L.PARKING: 0.05},
@@ -92,7 +92,7 @@ PARKWAY = StreetKind(
 HIGHWAY = StreetKind(
     "highway", (2, 3), (2, 3), {_L.GREEN: 0.65, _L.WALLED: 0.3, _L.BUILDING: 0.05},
     speed=(9.0, 13.0), lane_width=(3.4, 3.8), median=1.0, parking=0.0, verge=1.0, verge_width=(2.0, 6.0), sidewalk=(0.0, 0.0),
-    side_road_spacing=(300.0, 600.0), people=0.0, traffic_gap=(15.0, 50.0), tree_spacing=(8.0, 20.0),
+    side_road_spacing=(300.0, 600.0), people=0.0, traffic_gap=(20.0, 70.0), tree_spacing=(8.0, 20.0),
 )  # fmt: skip
 SITE = StreetKind(
     "street works", (2, 3), (1, 3), {_L.WORKS: 0.35, _L.BUILDING: 0.4, _L.WALLED: 0.15, _L.PARKING: 0.1},

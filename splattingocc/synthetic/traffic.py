@@ -20,20 +20,20 @@ Maker = Callable[[Generator], Mesh]
 _TRAFFIC: tuple[tuple[str, Maker, float], ...] = (
     ("vehicle.car", vehicles.car, 0.70),
     ("vehicle.truck", vehicles.truck, 0.13),
-    ("vehicle.bus.rigid", vehicles.bus, 0.03),
-    ("vehicle.bus.bendy", vehicles.bendy_bus, 0.008),
-    ("vehicle.motorcycle", people.motorcyclist, 0.03),
+    ("vehicle.bus.rigid", vehicles.bus, 0.045),
+    ("vehicle.bus.bendy", vehicles.bendy_bus, 0.012),
+    ("vehicle.motorcycle", people.motorcyclist, 0.02),
     ("vehicle.bicycle", people.cyclist, 0.015),
-    ("vehicle.construction", vehicles.construction_vehicle, 0.008),
+    ("vehicle.construction", vehicles.construction_vehicle, 0.012),
     ("vehicle.emergency.police", vehicles.emergency_vehicle, 0.006),
 )
 _PARKED: tuple[tuple[str, Maker, float], ...] = (
     ("vehicle.car", vehicles.car, 0.76),
     ("vehicle.truck", vehicles.truck, 0.10),
-    ("vehicle.trailer", vehicles.trailer, 0.06),
+    ("vehicle.trailer", vehicles.trailer, 0.08),
     ("vehicle.motorcycle", vehicles.motorcycle, 0.025),
-    ("vehicle.bus.rigid", vehicles.bus, 0.03),
-    ("vehicle.construction", vehicles.construction_vehicle, 0.015),
+    ("vehicle.bus.rigid", vehicles.bus, 0.045),
+    ("vehicle.construction", vehicles.construction_vehicle, 0.02),
 )
 _WALKERS: tuple[tuple[str, Maker, float], ...] = (
     ("human.pedestrian.adult", people.person, 0.72),
@@ -129,7 +129,7 @@ def add_parked(builder: SceneBuilder) -> None:
         if not side.parking:
             continue
         middle = layout.curb(left) + side.parking / 2 * (-1 if left else 1)
-        occupancy = rng.uniform(0.1, 0.6)
+        occupancy = rng.uniform(0.05, 0.45)
         s = builder.span[0] + rng.uniform(2.0, 10.0)
         while s < builder.span[1]:
             category, shape, length = _draw(rng, _PARKED)
@@ -162,7 +162,7 @@ def add_pedestrians(builder: SceneBuilder) -> None:
     """Let people walk and stand on the outer part of the sidewalks, clear of what stands at the curb."""
     rng, layout = builder.rng, builder.layout
     reach = builder.span[1] - builder.span[0]
-    density = 0.7 * layout.kind.people * rng.uniform(0.5, 1.5)
+    density = 0.5 * layout.kind.people * rng.uniform(0.5, 1.5)
     for left in (False, True):
         sign, side = (1 if left else -1), layout.side(left)
         for _ in range(rng.poisson(density * reach)):

@@ -4,10 +4,11 @@ import dataclasses
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
-from splattingocc.synthetic.accumulation import Accumulation, DriveScan, chosen_rays, scan_drive
+from splattingocc.synthetic.accumulation import NEAR_THINNING, Accumulation, DriveScan, RayChoice, scan_drive
 from splattingocc.synthetic.lidar_sweeps import NUM_AZIMUTHS, NUM_BEAMS, Lidar
 from splattingocc.synthetic.localization import Localization
 from splattingocc.synthetic.mesh import Mesh
@@ -108,9 +109,18 @@ def test_errors_of_poses_blur_what_stands_still():
     assert counts[0] < counts[1] < 1.6 * counts[0]
 
 
-def test_the_rays_of_successive_turns_cover_all_beams_and_azimuths():
-    rays = np.concatenate([chosen_rays(turn) for turn in range(12)])
-    assert np.array_equal(np.unique(rays), np.arange(NUM_AZIMUTHS * NUM_BEAMS))
+def test_rays_are_thinned_where_something_near_or_nothing_was_met_and_all_come_in_turn():
+    choice, every = RayChoice(), np.arange(NUM_AZIMUTHS * NUM_BEAMS)
+    distances = np.full(len(every), 8.0)
+    assert len(choice.of_turn(0)) == pytest.approx(len(every) / 2, rel=0.01)
+    far, nothing = every % NUM_BEAMS == 20, every % NUM_BEAMS == 30
+    distances[far], distances[nothing] = 40.0, np.inf
+    choice.learn(every, distances)
+    chosen = choice.of_turn(1)
+    assert (chosen % NUM_BEAMS == 20).sum() == pytest.approx(NUM_AZIMUTHS / 2, abs=1)
+    for beam in (3, 30):
+        assert (chosen % NUM_BEAMS == beam).sum() == pytest.approx(NUM_AZIMUTHS / NEAR_THINNING, abs=1)
+    assert np.array_equal(np.unique(np.concatenate([choice.of_turn(turn) for turn in range(NEAR_THINNING)])), every)
 
 
 def test_the_lidar_saw_every_cell_that_it_filled_from_where_it_was():
