@@ -37,8 +37,8 @@ GENUINE_VOXELS = (
 """Occupied voxels of each class in the training split of Occ3D-nuScenes."""
 GENUINE_FRAMES = 28_130
 GENUINE_POINTS = (
-    2854504, 7291443, 141614, 4239939, 32248552, 1583610, 364372, 2346381, 582961, 4829021, 14073691, 191019309, 6249651, 55095657, 58484771,
-    193834360, 131378779,
+    2854504, 7291443, 141614, 4239939, 32248552, 1583610, 364372, 2346381, 582961, 4829021, 14073691, 191019309, 6249651, 55095657,
+    58484771, 193834360, 131378779,
 )  # fmt: skip
 """LiDAR points of each class in the images of nuScenes' training split."""
 ROAD = CLASSES.index("driveable_surface")
@@ -112,7 +112,11 @@ def rows_of(counts: Counts, images: dict) -> list[Row]:
     voxels, points = (values / values.sum() * 100 for values in (counts.voxels, counts.points))
     share = {name: float(np.mean([row[name] for row in counts.shares])) for name in counts.shares[0]}
     percentiles = np.percentile(np.concatenate(counts.distances), [10, 50, 90])
-    genuine = {"occupied share of mask_camera": 23.0, "share of the occupied voxels inside mask_camera": 74.0, "of those, beyond 20 m": 67.0}
+    genuine = {
+        "occupied share of mask_camera": 23.0,
+        "share of the occupied voxels inside mask_camera": 74.0,
+        "of those, beyond 20 m": 67.0,
+    }
     genuine |= {"mask_lidar, share of the grid": 16.8, "mask_camera, share of the grid": 15.6}
     occupied = share.pop("occupied voxels of a frame")
     heights = counts.road_heights / counts.road_heights.sum()

@@ -176,7 +176,7 @@ def _fill_works(builder: SceneBuilder, lot: Lot, leaves: Color) -> None:
             builder.place("movable_object.barrier", furniture.barrier(rng), float(s), line + sign * 0.3, rng.normal(0, 0.05))
         elif rng.random() < 0.6:
             builder.place("movable_object.trafficcone", furniture.cone(rng), float(s), line + sign * rng.uniform(-0.3, 0.6))
-    if rng.random() < 0.35:
+    if rng.random() < 0.25:
         machine = vehicles.construction_vehicle(rng)
         builder.place("vehicle.construction", machine, middle, line + sign * rng.uniform(4, 6), rng.uniform(-3, 3))
     for _ in range(int(rng.integers(0, 3))):

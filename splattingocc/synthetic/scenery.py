@@ -76,11 +76,11 @@ def _furnish_sidewalk(builder: SceneBuilder, left: bool, leaves: Color) -> None:
     _every(builder, 26.0, l, lambda s: builder.fix(MANMADE, furniture.sign(rng), s, l, rng.choice([0.0, np.pi])))
     if not side.sidewalk:
         return
-    _every(builder, 400.0, l, lambda s: builder.fix(STATIC_OTHER, furniture.bench(rng), s, l, inward))
-    _every(builder, 350.0, l, lambda s: builder.fix(STATIC_OTHER, furniture.post_box(rng), s, l))
+    _every(builder, 300.0, l, lambda s: builder.fix(STATIC_OTHER, furniture.bench(rng), s, l, inward))
+    _every(builder, 260.0, l, lambda s: builder.fix(STATIC_OTHER, furniture.post_box(rng), s, l))
     _every(builder, 700.0, l, lambda s: builder.place("movable_object.debris", furniture.debris(rng), s, l))
     _every(
-        builder, 500.0, l, lambda s: builder.place("movable_object.pushable_pullable", furniture.container(rng), s, l, rng.normal(0, 0.3))
+        builder, 350.0, l, lambda s: builder.place("movable_object.pushable_pullable", furniture.container(rng), s, l, rng.normal(0, 0.3))
     )
     _every(builder, 900.0, l, lambda s: builder.place("static_object.bicycle_rack", furniture.bicycle_rack(rng), s, l + sign * 0.4, 0.3))
     _every(builder, 300.0, l, lambda s: builder.place("vehicle.bicycle", vehicles.bicycle(rng), s, l, rng.normal(0, 0.5)))

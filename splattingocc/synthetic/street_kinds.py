@@ -62,7 +62,7 @@ class StreetKind:
     """Mean free way between vehicles of a lane, metres."""
     tree_spacing: Range = (8.0, 30.0)
     """Metres between the trees at the curb."""
-    works: float = 0.4
+    works: float = 0.6
     """Probability that a lane or the parking of one side is closed with barriers or cones."""
 
 

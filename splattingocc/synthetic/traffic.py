@@ -19,21 +19,21 @@ Maker = Callable[[Generator], Mesh]
 
 _TRAFFIC: tuple[tuple[str, Maker, float], ...] = (
     ("vehicle.car", vehicles.car, 0.70),
-    ("vehicle.truck", vehicles.truck, 0.13),
-    ("vehicle.bus.rigid", vehicles.bus, 0.045),
-    ("vehicle.bus.bendy", vehicles.bendy_bus, 0.012),
-    ("vehicle.motorcycle", people.motorcyclist, 0.02),
-    ("vehicle.bicycle", people.cyclist, 0.015),
-    ("vehicle.construction", vehicles.construction_vehicle, 0.012),
+    ("vehicle.truck", vehicles.truck, 0.15),
+    ("vehicle.bus.rigid", vehicles.bus, 0.025),
+    ("vehicle.bus.bendy", vehicles.bendy_bus, 0.006),
+    ("vehicle.motorcycle", people.motorcyclist, 0.035),
+    ("vehicle.bicycle", people.cyclist, 0.01),
+    ("vehicle.construction", vehicles.construction_vehicle, 0.008),
     ("vehicle.emergency.police", vehicles.emergency_vehicle, 0.006),
 )
 _PARKED: tuple[tuple[str, Maker, float], ...] = (
     ("vehicle.car", vehicles.car, 0.76),
-    ("vehicle.truck", vehicles.truck, 0.10),
+    ("vehicle.truck", vehicles.truck, 0.13),
     ("vehicle.trailer", vehicles.trailer, 0.08),
-    ("vehicle.motorcycle", vehicles.motorcycle, 0.025),
+    ("vehicle.motorcycle", vehicles.motorcycle, 0.035),
     ("vehicle.bus.rigid", vehicles.bus, 0.045),
-    ("vehicle.construction", vehicles.construction_vehicle, 0.02),
+    ("vehicle.construction", vehicles.construction_vehicle, 0.014),
 )
 _WALKERS: tuple[tuple[str, Maker, float], ...] = (
     ("human.pedestrian.adult", people.person, 0.72),

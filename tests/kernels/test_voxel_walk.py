@@ -89,6 +89,18 @@ def test_visited_cells_are_the_boxes_crossed_up_to_the_first_occupied_one():
     assert np.array_equal(mark_visited(occupied, GRID, rays).numpy().astype(bool), expected)
 
 
+def test_a_ray_visits_nothing_beyond_the_cell_of_its_greatest_distance():
+    rays, occupied = random_rays(50, seed=3), random_occupancy(0.1)
+    limits = torch.rand(50, generator=torch.Generator().manual_seed(4), dtype=torch.float64) * 4.0
+    enter, leave = box_intervals(rays, GRID)
+    last = np.minimum(cast_first_hit(occupied, GRID, rays).enter_distances.numpy(), limits.numpy())
+    crossed = (leave - enter > 1e-9) & (leave > 0) & (enter <= last[:, None] + 1e-9)
+    expected = crossed.any(0).reshape(GRID.shape)
+    visited = mark_visited(occupied, GRID, rays, limits).numpy().astype(bool)
+    assert np.array_equal(visited, expected)
+    assert visited.sum() < mark_visited(occupied, GRID, rays).sum()
+
+
 def test_one_thread_and_two_give_the_same_hits():
     rays = random_rays(2000, seed=5, reach=30.0)
     occupied = (torch.rand(OCC3D_GRID.shape, generator=torch.Generator().manual_seed(2)) < 0.01).to(torch.uint8)

@@ -83,7 +83,9 @@ def test_traffic_moves_stops_and_changes_lanes_over_a_few_streets():
             stops += min(speeds) < 0.3 and max(speeds) > 2.0
             turns += bool(np.ptp(vehicle.motion.places[:, 2]) > 1.5)
             changes += bool(2.5 < np.ptp(vehicle.motion.places[:, 1]) < 4.5)
-    assert stops > 3 and turns > 1 and changes > 1
+    assert stops > 3
+    assert turns > 1
+    assert changes > 1
 
 
 def test_motions_are_read_between_their_places_and_stand_still_beyond():
@@ -92,11 +94,13 @@ def test_motions_are_read_between_their_places_and_stand_still_beyond():
     np.testing.assert_allclose(motion.at(1.234), [12.468, -2.0, 0.3])
     assert motion.speed_at(2.0) == pytest.approx(2.0)
     times = motion_times(4.0)
-    assert times[0] == -0.5 and times[-1] == pytest.approx(4.5)
+    assert times[0] == -0.5
+    assert times[-1] == pytest.approx(4.5)
     np.testing.assert_allclose(motion.at(100.0), motion.places[-1])
     np.testing.assert_allclose(places_at(motion.places[None], 1.234)[0], motion.at(1.234))
     assert place_number(-0.5 + 3.5 * MOTION_INTERVAL, len(times)) == 3
-    assert not standing(0.0, 0.0, 0.0).moves and standing(1.0, 2.0, 3.0).speed_at(1.0) == 0.0
+    assert not standing(0.0, 0.0, 0.0).moves
+    assert standing(1.0, 2.0, 3.0).speed_at(1.0) == 0.0
 
 
 def test_speeds_change_smoothly():

@@ -200,6 +200,35 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(tmp_path: Path)
     assert digest(tmp_path / "1") == digest(tmp_path / "2")
 
 
+def test_the_same_seed_gives_the_same_bytes_whatever_the_processes(tmp_path: Path):
+    config = TINY.model_copy(update={"num_scenes": 3, "truth": "both"})
+    for workers in (0, 2):
+        write_dataset(config, tmp_path / str(workers), progress=False, num_workers=workers)
+    assert digest(tmp_path / "0") == digest(tmp_path / "2")
+    truths = sorted((tmp_path / "2").glob("gts*/*/*/labels.npz"))
+    assert [path.relative_to(tmp_path / "2").parts[0] for path in truths] == ["gts"] * 3 + ["gts_complete"] * 3
+    # A few seconds of driving meet a part of what is there, and the masks hold all of it.
+    accumulated, complete = (np.load(truths[i]) for i in (0, 3))
+    assert 0.02 < (accumulated["semantics"] != FREE).sum() / (complete["semantics"] != FREE).sum() < 0.8
+    assert accumulated["mask_lidar"][accumulated["semantics"] != FREE].all()
+
+
+def test_key_frames_lie_in_the_drive_and_poses_are_said_with_errors(tmp_path: Path):
+    config = TINY.model_copy(update={"frames_per_scene": 2, "drive_seconds": 3.0})
+    times, positions = [], []
+    for errors in (True, False):
+        write_dataset(config.model_copy(update={"pose_errors": errors}), tmp_path / str(errors), progress=False)
+        rows = json.loads((tmp_path / str(errors) / "v1.0-mini/ego_pose.json").read_text())
+        positions.append(np.array([row["translation"] for row in rows]))
+        samples = json.loads((tmp_path / str(errors) / "v1.0-mini/sample.json").read_text())
+        times.append([(row["timestamp"] - 1_600_000_000_000_000) / 1e6 for row in samples])
+    assert times[0] == times[1]
+    assert 0.0 <= times[0][0] < times[0][1] < 3.0
+    assert times[0][1] - times[0][0] == pytest.approx(0.5)
+    apart = np.linalg.norm(positions[0] - positions[1], axis=-1)
+    assert 0.002 < apart.max() < 0.3
+
+
 def test_a_finished_data_set_is_left_alone_and_another_is_refused(tmp_path: Path):
     out = tmp_path / "data"
     write_dataset(TINY, out, progress=False)
