@@ -26,6 +26,12 @@ KIND_TAG = "kind="
 """Begins pydantic's name for the choice among several classes, which is no part of an option's name."""
 
 
+def _check_odd(count: int) -> int:
+    if count % 2 == 0:
+        raise ValueError(f"{count}, expected an odd number: the own key frame, and as many before as after it")
+    return count
+
+
 def _check_area(size: tuple[int, int]) -> tuple[int, int]:
     if size[0] * size[1] > LARGEST_IMAGE:
         raise ValueError(f"{size[0]} × {size[1]} pixels, expected at most {LARGEST_IMAGE:,} in all")
@@ -60,6 +66,8 @@ ImageSide = Annotated[int, Field(ge=1, le=16_384)]
 """Pixels."""
 ImageSize = Annotated[tuple[ImageSide, ImageSide], AfterValidator(_check_area)]
 """Height and width, pixels."""
+LabelFrames = Annotated[int, Field(ge=1, le=1001), AfterValidator(_check_odd)]
+"""How many key frames give labels: the own one, and as many before as after it."""
 KeyFrameOffsets = Annotated[tuple[Annotated[int, Field(ge=-1000, le=1000)], ...], AfterValidator(_check_offsets)]
 """Other key frames of a scene: -1 is the one before, 1 the one after."""
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from splattingocc.config import Config, ImageSize, Probability, Share, Weight
+from splattingocc.config import Config, ImageSize, LabelFrames, Probability, Share, Weight
 from splattingocc.data.augment import AugmentConfig, ImageWindow, choose_ego_change, choose_random_window, choose_window, jitter_colors
 from splattingocc.data.camera_images import read_image, sensor_size
 from splattingocc.data.key_frames import Index, KeyFrame, SensorFrame, camera_of
@@ -23,15 +23,6 @@ from splattingocc.data.samples import PredictionSample, TrainingSample
 from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.struct import stack
-
-
-def _check_odd(count: int) -> int:
-    if count % 2 == 0:
-        raise ValueError(f"{count}, expected an odd number: the own key frame, and as many before as after it")
-    return count
-
-
-LabelFrames = Annotated[int, Field(ge=1, le=1001), AfterValidator(_check_odd)]
 
 
 class LoaderConfig(Config):

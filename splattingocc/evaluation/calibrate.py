@@ -2,7 +2,8 @@
 
 A labelled ray says two things about the volume: the cells it crosses well before its hit are free, the cell of its hit is occupied.
 Held-out rays of training frames therefore give free and occupied samples of the predicted probability, and the threshold that
-separates them best needs neither 3D truth nor the validation set.
+separates them best needs neither 3D truth nor the validation set. One sweep hits few of the occupied cells and crosses most of the free
+ones; the labels of neighbouring key frames make up for some of that.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from jaxtyping import Float, Float64, Int64
 from pydantic import Field
 from torch import Tensor
 
-from splattingocc.config import Config, Distance
+from splattingocc.config import Config, Distance, LabelFrames
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 
@@ -31,6 +32,8 @@ RELIABILITY_BINS = 20
 class CalibrationConfig(Config):
     """How rays become samples, and what the threshold must separate."""
 
+    label_frames: LabelFrames = 7
+    """Key frames whose labels tell of each of the volumes, as many before it as after it; of the others what moves is left out."""
     margin: Distance = 0.6
     """Metres before the hit from which on a cell is neither free nor occupied."""
     free_weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore
-from splattingocc.data.labelled_rays import Part, inside, labelled_rays
+from splattingocc.data.labelled_rays import LabelledRays, Part, auxiliary_rays, inside, join, labelled_rays
 from splattingocc.data.loaders import TrainingSet, calibration_scenes
 from splattingocc.engine.batches import LoaderFailed, TrainingBatches, dead_workers_named
 from splattingocc.engine.checkpoint import (
@@ -264,16 +264,30 @@ def check_labels_reach_grid(config: ExperimentConfig, index: Index, store: Label
     )
 
 
+def calibration_rays(config: ExperimentConfig, index: Index, position: int, store: LabelStore, part: Part) -> LabelledRays:
+    """Return what the labels of a key frame and of its neighbours say about the volume of that key frame.
+
+    One sweep hits few of the cells that are occupied and crosses most of those that are free; the neighbours' sweeps hit others.
+    """
+    fraction, reach = config.data.loader.held_out_fraction, config.calibration.label_frames // 2
+    parts = [labelled_rays(index[position], store, part=part, held_out_fraction=fraction)]
+    for offset in range(-reach, reach + 1):
+        neighbour = index.neighbour(position, offset) if offset else None
+        if neighbour is not None:
+            parts.append(auxiliary_rays(index[neighbour], index[position], store, weight=1.0, part=part, held_out_fraction=fraction))
+    return join(parts)
+
+
 def calibrate(config: ExperimentConfig, network: OccupancyNetwork, index: Index) -> Calibration:
     """Choose the occupancy threshold on the labels of scenes kept back from training, or else on rays that training did not use."""
-    loader_config, store = config.data.loader, LabelStore.open(config.data.label_folder)
+    store = LabelStore.open(config.data.label_folder)
     index = store.labelled_part(index)
     positions, part = calibration_frames(config, index)
     calibration = ThresholdCalibration(config.calibration, config.grid.voxels)
     loader = build_prediction_loader(config, index, positions)
     samples = predict_fields(network, loader)
     for (_, field), position in zip(track(samples, "calibrating", total=len(positions)), positions):
-        rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=loader_config.held_out_fraction)
+        rays, labels = calibration_rays(config, index, position, store, part)
         occupancy = field.read_out(config.grid.voxels, threshold=0.5)
         calibration.update(occupancy.probabilities.cpu(), rays, labels)
     return calibration.compute()

@@ -38,7 +38,7 @@ from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.pipeline.prediction import open_network, predict
 from splattingocc.pipeline.scoring import prior_predictions, score_rendering
-from splattingocc.pipeline.training import replay, set_aside, train
+from splattingocc.pipeline.training import calibrate, replay, set_aside, train
 
 CONFIG = Path(__file__).parents[2] / "configs" / "splattingocc" / "splattingocc-synth.py"
 
@@ -628,6 +628,19 @@ def test_losses_on_kept_back_scenes_choose_the_best_checkpoint(dataroot: Path, t
     assert len(measured) == 2
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["global_step"] == 2 * (1 + measured.index(min(measured)))
+
+
+def test_labels_of_neighbouring_key_frames_tell_of_more_cells_when_the_threshold_is_chosen(trained: Path, dataroot: Path, tmp_path: Path):
+    config = small_experiment(dataroot)
+    index = build_index(config.data, tmp_path)
+    network, _ = open_network(config, trained / "network.safetensors")
+    alone, together = (
+        calibrate(config.model_copy(update={"calibration": config.calibration.model_copy(update={"label_frames": n})}), network, index)
+        for n in (1, 3)
+    )
+    # What moves has no second label, and what both hit counts once.
+    assert 1.2 * alone.num_occupied < together.num_occupied < 2 * alone.num_occupied
+    assert alone.num_free < together.num_free
 
 
 def test_predictions_are_cached_scored_and_kept(trained: Path, synthetic_dataroot: Path, dataroot: Path, tmp_path: Path):
