@@ -146,11 +146,18 @@ def blacken(
     """Return the images of a key frame's cameras with their own vehicle black, as the masks have it through the same windows."""
     if masks is None:
         return images
+    image_size = (images.shape[-2], images.shape[-1])
+    return blacken_hidden(images, [masks.through_window(sensor, window, image_size) for sensor, window in zip(key_frame.cameras, windows)])
+
+
+def blacken_hidden(
+    images: Float[Tensor, "*frame view 3 h w"], hidden: Sequence[Float[Tensor, "h w"] | None]
+) -> Float[Tensor, "*frame view 3 h w"]:
+    """Return the images black where `hidden` is 1; views without, and those after the last one, are as they were."""
     shown = torch.ones(images.shape[-4], 1, *images.shape[-2:])
-    for view, (sensor, window) in enumerate(zip(key_frame.cameras, windows)):
-        hidden = masks.through_window(sensor, window, (images.shape[-2], images.shape[-1]))
-        if hidden is not None:
-            shown[view] -= hidden
+    for view, covered in enumerate(hidden):
+        if covered is not None:
+            shown[view] -= covered
     return images * shown
 
 
