@@ -14,8 +14,8 @@ from torch import Tensor
 from splattingocc.data.augment import ImageWindow, choose_window
 from splattingocc.data.calibration import FARTHEST_MOUNT, check_image_size, check_intrinsics, check_pose
 from splattingocc.data.camera_images import pixels_through_window
-from splattingocc.data.loaders import LoaderConfig, blacken_hidden
-from splattingocc.data.vehicle_masks import mask_through_window
+from splattingocc.data.loaders import LoaderConfig
+from splattingocc.data.vehicle_masks import blacken_hidden, mask_through_window
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.struct import stack
 

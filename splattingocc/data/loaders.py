@@ -20,7 +20,7 @@ from splattingocc.data.key_frames import Index, KeyFrame, SensorFrame, camera_of
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
 from splattingocc.data.labelled_rays import LabelledRays, Part, auxiliary_rays, draw_rays, join, labelled_rays
 from splattingocc.data.samples import PredictionSample, TrainingSample
-from splattingocc.data.vehicle_masks import VehicleMasks
+from splattingocc.data.vehicle_masks import VehicleMasks, blacken_hidden
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.struct import stack
 
@@ -148,17 +148,6 @@ def blacken(
         return images
     image_size = (images.shape[-2], images.shape[-1])
     return blacken_hidden(images, [masks.through_window(sensor, window, image_size) for sensor, window in zip(key_frame.cameras, windows)])
-
-
-def blacken_hidden(
-    images: Float[Tensor, "*frame view 3 h w"], hidden: Sequence[Float[Tensor, "h w"] | None]
-) -> Float[Tensor, "*frame view 3 h w"]:
-    """Return the images black where `hidden` is 1; views without, and those after the last one, are as they were."""
-    shown = torch.ones(images.shape[-4], 1, *images.shape[-2:])
-    for view, covered in enumerate(hidden):
-        if covered is not None:
-            shown[view] -= covered
-    return images * shown
 
 
 def calibration_scenes(index: Index, config: LoaderConfig, split: str = "train") -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,17 @@ def mask_through_window(mask: Image.Image, window: ImageWindow, image_size: tupl
     A mask goes through the window as the image does.
     """
     return torch.from_numpy(np.array(through_window(mask, window, image_size))).ge(128).float()
+
+
+def blacken_hidden(
+    images: Float[Tensor, "*frame view 3 h w"], hidden: Sequence[Float[Tensor, "h w"] | None]
+) -> Float[Tensor, "*frame view 3 h w"]:
+    """Return the images black where `hidden` is 1; views without, and those after the last one, are as they were."""
+    shown = torch.ones(images.shape[-4], 1, *images.shape[-2:])
+    for view, covered in enumerate(hidden):
+        if covered is not None:
+            shown[view] -= covered
+    return images * shown
 
 
 def _camera_channels(index: Index) -> list[str]:
