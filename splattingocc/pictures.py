@@ -16,7 +16,7 @@ from splattingocc.data.labelled_rays import LabelledRays, labelled_rays
 from splattingocc.data.loaders import LoaderConfig, PredictionSet, blacken, read_views, still_windows
 from splattingocc.data.occ3d import read_truth, truth_path
 from splattingocc.data.vehicle_masks import VehicleMasks
-from splattingocc.engine.inference import predict_fields
+from splattingocc.engine.inference import predict_fields, render_surfaces
 from splattingocc.engine.module import RenderConfig
 from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, grid_of_cache, read_grid
 from splattingocc.experiment import ExperimentConfig, open_masks
@@ -28,15 +28,12 @@ from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.splatting.field import Field
 from splattingocc.struct import stack
-from splattingocc.taxonomy import SKY
 from splattingocc.visualization.panels import CameraMaps, draw_grid, save_cameras, save_occupancies, save_overview, save_renderings
 
 IMAGE_WIDTH = 640
 """Pixels of the camera images in the pictures; the network may see smaller ones."""
 MAP_WIDTH = 224
 """Pixels, and rays, of a rendered map's row."""
-HIT_ALPHA = 0.5
-"""A ray that is stopped to less than this share counts as hitting nothing."""
 
 
 def draw_key_frame(
@@ -136,15 +133,8 @@ def _labels_of(config: ExperimentConfig, key_frame: KeyFrame) -> tuple[LabelledR
     return labelled_rays(key_frame, store), cameras
 
 
-@torch.inference_mode()
 def _render_maps(field: Field, cameras: Cameras, config: RenderConfig) -> tuple[Int64[Tensor, "view h w"], Float[Tensor, "view h w"]]:
     """Render classes and distances through every pixel of the cameras; SKY and nan where a ray hits nothing."""
-    num_views, (height, width) = len(cameras.K), cameras.image_size
-    view, v, u = torch.meshgrid(torch.arange(num_views), torch.arange(height), torch.arange(width), indexing="ij")
-    pixels = torch.stack([u, v], dim=-1).reshape(-1, 2) + 0.5
-    rays = cameras.rays_through(view.reshape(-1), pixels).to(field.opacities.device)
-    rendering = field.render(rays, near=config.near, far=config.far)
-    hit = rendering.alphas > HIT_ALPHA
-    semantics = torch.where(hit, rendering.features.argmax(dim=-1), SKY).cpu()
-    distances = torch.where(hit, rendering.distances, torch.nan).cpu()
-    return semantics.reshape(num_views, height, width), distances.reshape(num_views, height, width)
+    surfaces = render_surfaces(field, cameras.pixel_rays(), config).to("cpu")
+    shape = (len(cameras.K), *cameras.image_size)
+    return surfaces.semantics.reshape(shape), surfaces.distances.reshape(shape)

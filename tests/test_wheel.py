@@ -72,7 +72,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert found == {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    assert "splattingocc/configs/splattingocc/splattingocc-synth.py" in found
+    assert {"splattingocc/configs/splattingocc/splattingocc-synth.py", "splattingocc/py.typed"} <= found
 
 
 def imported() -> set[str]:

@@ -36,10 +36,16 @@ def read_image(path: Path, sensor: SensorFrame, window: ImageWindow, image_size:
             # The JPEG decoder scales by 1/2, 1/4, 1/8 at a fraction of the time; never below the resolution that is needed.
             drafted = image.draft("RGB", needed)
             scale = 1.0 if drafted is None else drafted[1][2] / sensor_size(sensor)[1]
-            seen = through_window(in_colours(path, image), window, image_size, scale=scale)
+            return pixels_through_window(in_colours(path, image), window, image_size, scale=scale)
     except BadFile as error:
         raise ValueError(f"{error} (sample_data {sensor.token})") from None
-    return torch.from_numpy(np.array(seen)).permute(2, 0, 1)
+
+
+def pixels_through_window(
+    image: Image.Image, window: ImageWindow, image_size: tuple[int, int], *, scale: float = 1.0
+) -> UInt8[Tensor, "3 h w"]:
+    """Return what a window shows of an RGB image that is `scale` times as large as the camera's, at the size of the network input."""
+    return torch.from_numpy(np.array(through_window(image, window, image_size, scale=scale))).permute(2, 0, 1)
 
 
 def through_window(image: Image.Image, window: ImageWindow, image_size: tuple[int, int], *, scale: float = 1.0) -> Image.Image:

@@ -20,7 +20,7 @@ from splattingocc.data.key_frames import Index, KeyFrame, SensorFrame, camera_of
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
 from splattingocc.data.labelled_rays import LabelledRays, Part, auxiliary_rays, draw_rays, join, labelled_rays
 from splattingocc.data.samples import PredictionSample, TrainingSample
-from splattingocc.data.vehicle_masks import VehicleMasks
+from splattingocc.data.vehicle_masks import VehicleMasks, blacken_hidden
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.struct import stack
 
@@ -137,12 +137,8 @@ def blacken(
     """Return the images of a key frame's cameras with their own vehicle black, as the masks have it through the same windows."""
     if masks is None:
         return images
-    shown = torch.ones(images.shape[-4], 1, *images.shape[-2:])
-    for view, (sensor, window) in enumerate(zip(key_frame.cameras, windows)):
-        hidden = masks.through_window(sensor, window, (images.shape[-2], images.shape[-1]))
-        if hidden is not None:
-            shown[view] -= hidden
-    return images * shown
+    image_size = (images.shape[-2], images.shape[-1])
+    return blacken_hidden(images, [masks.through_window(sensor, window, image_size) for sensor, window in zip(key_frame.cameras, windows)])
 
 
 def calibration_scenes(index: Index, config: LoaderConfig, split: str = "train") -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,14 +66,11 @@ class VehicleMasks:
         return None if mask is None else np.asarray(mask) > 0
 
     def through_window(self, sensor: SensorFrame, window: ImageWindow, image_size: tuple[int, int]) -> Float[Tensor, "h w"] | None:
-        """Return 1 for the pixels of the network input that show mostly own vehicle, 0 for the others; None where there is no mask.
-
-        A mask goes through the window as the image does.
-        """
+        """Return `mask_through_window` of a camera's mask; None where it has none."""
         mask = self._image_of(sensor)
         if mask is None:
             return None
-        return torch.from_numpy(np.array(through_window(mask, window, image_size))).ge(128).float()
+        return mask_through_window(mask, window, image_size)
 
     def visible(self, table: RayTable, cameras: tuple[SensorFrame, ...]) -> RayTable:
         """Return the labels of a key frame that do not lie on the own vehicle."""
@@ -94,6 +92,25 @@ class VehicleMasks:
         if mask is not None:
             check_size(path, mask, sensor)
         return mask
+
+
+def mask_through_window(mask: Image.Image, window: ImageWindow, image_size: tuple[int, int]) -> Float[Tensor, "h w"]:
+    """Return 1 for the pixels of the network input that show mostly own vehicle (255 in the mask), 0 for the others.
+
+    A mask goes through the window as the image does.
+    """
+    return torch.from_numpy(np.array(through_window(mask, window, image_size))).ge(128).float()
+
+
+def blacken_hidden(
+    images: Float[Tensor, "*frame view 3 h w"], hidden: Sequence[Float[Tensor, "h w"] | None]
+) -> Float[Tensor, "*frame view 3 h w"]:
+    """Return the images black where `hidden` is 1; views without, and those after the last one, are as they were."""
+    shown = torch.ones(images.shape[-4], 1, *images.shape[-2:])
+    for view, covered in enumerate(hidden):
+        if covered is not None:
+            shown[view] -= covered
+    return images * shown
 
 
 def _camera_channels(index: Index) -> list[str]:

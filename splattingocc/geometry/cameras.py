@@ -105,6 +105,12 @@ class Cameras(Struct):
         directions = directions / directions.norm(dim=-1, keepdim=True)
         return Rays(ego_from_cam[camera_indices, :3, 3], directions)
 
+    def pixel_rays(self) -> Rays:
+        """Return the rays through the centres of all pixels of this (view,) batch: view by view, row by row."""
+        height, width = self.image_size
+        view, v, u = torch.meshgrid(*(torch.arange(count, device=self.K.device) for count in (len(self.K), height, width)), indexing="ij")
+        return self.rays_through(view.reshape(-1), torch.stack([u, v], dim=-1).reshape(-1, 2) + 0.5)
+
 
 @dataclass(frozen=True)
 class Views(Struct):

@@ -69,15 +69,18 @@ def trained_with(checkpoint: Path) -> TrainedWith | None:
         return msgspec.json.decode(metadata[EXPERIMENT_KEY], type=TrainedWith)
 
 
-def open_network(config: ExperimentConfig, checkpoint: Path) -> tuple[OccupancyNetwork, float | None]:
-    """Return a trained network and its occupancy threshold; a checkpoint of an unfinished training has none yet."""
+def open_network(config: ExperimentConfig, checkpoint: Path, device: torch.device | None = None) -> tuple[OccupancyNetwork, float | None]:
+    """Return a trained network and its occupancy threshold; a checkpoint of an unfinished training has none yet.
+
+    Without a device it is on the first CUDA device where there is one.
+    """
     keep_freed_memory()
     if checkpoint.exists():
         # Before its weights are found to be of other shapes, which says less
         check_grid(config, read_metadata(checkpoint).get(EXPERIMENT_KEY), checkpoint)
     network = build_network(config, initial_weights=False)
     metadata = load_network(network, config.network, checkpoint)
-    network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     with decoding(checkpoint, "a network of this project"):
         threshold = float(metadata["threshold"]) if "threshold" in metadata else None
         if threshold is not None and not 0 <= threshold <= 1:

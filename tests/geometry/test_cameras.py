@@ -52,6 +52,15 @@ def test_rays_through_projected_pixels_meet_the_points():
         torch.testing.assert_close(rays.at(distances), points[view], atol=2e-4, rtol=1e-5)
 
 
+def test_rays_of_all_pixels_go_through_their_centres_view_by_view_and_row_by_row():
+    cameras = rig().resize((6, 8))
+    rays = cameras.pixel_rays()
+    pixels, visible = cameras.project(rays.at(torch.full((3 * 6 * 8,), 20.0)).unflatten(0, (3, 48)))
+    assert visible.all()
+    expected = torch.tensor([[u + 0.5, v + 0.5] for v in range(6) for u in range(8)])
+    torch.testing.assert_close(pixels, expected.expand(3, 48, 2), atol=1e-3, rtol=0)
+
+
 def test_rays_take_their_own_camera():
     cameras = rig()
     chosen = torch.tensor([2, 0, 1, 2])

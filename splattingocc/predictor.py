@@ -1,0 +1,209 @@
+"""A trained network as a function of images: what other programs call."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, UInt8
+from torch import Tensor
+
+from splattingocc.data.calibration import FARTHEST_POSITION, check_pose
+from splattingocc.data.image_arrays import Array, Arrays, as_numpy, views_of_arrays
+from splattingocc.data.key_frames import ego_from_other_ego
+from splattingocc.data.samples import PredictionSample
+from splattingocc.engine.inference import Surfaces, predict_fields, render_surfaces
+from splattingocc.engine.module import RenderConfig
+from splattingocc.experiment import ExperimentConfig
+from splattingocc.geometry.cameras import Cameras, Views
+from splattingocc.geometry.rays import Rays
+from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.models.network import OccupancyNetwork
+from splattingocc.pipeline.networks import experiment_of
+from splattingocc.pipeline.prediction import open_network
+from splattingocc.splatting.field import Field, Occupancy
+from splattingocc.struct import Struct, stack
+from splattingocc.taxonomy import FREE
+
+
+@dataclass(frozen=True)
+class OccupiedCells(Struct):
+    """The cells of a grid that are not free, in the order x, y, z."""
+
+    centers: Float[Tensor, "cell 3"]
+    """Metres in the ego frame."""
+    semantics: UInt8[Tensor, " cell"]
+    """Class index."""
+    probabilities: Float[Tensor, " cell"]
+
+
+@dataclass(frozen=True)
+class PredictedOccupancy(Occupancy):
+    """What a network sees around the vehicle: as a grid, as points, and along any ray."""
+
+    grid: VoxelGrid
+    """Where the cells are, in the ego frame."""
+    field: Field
+    """What the grid was read out of; it can be read out again, by any other grid and threshold."""
+    rendering: RenderConfig
+    """From where to where along a ray the network was trained to be rendered."""
+
+    def points(self) -> OccupiedCells:
+        """Return the occupied cells as points."""
+        occupied = self.semantics != FREE
+        return OccupiedCells(self.grid.centers(self.semantics.device)[occupied], self.semantics[occupied], self.probabilities[occupied])
+
+    def render(self, rays: Rays) -> Surfaces:
+        """Return what a LiDAR or a camera with these rays, in the ego frame, would meet. Wrong rays are a `ValueError`."""
+        for name, values in (("origins", rays.origins), ("directions", rays.directions)):
+            if values.ndim != 2 or values.shape != (len(rays.origins), 3) or not values.is_floating_point():
+                raise ValueError(f"rays.{name} is of {values.dtype} and the shape {tuple(values.shape)}, expected floats (ray, 3)")
+        return render_surfaces(self.field, rays.map(Tensor.float), self.rendering)
+
+
+@dataclass(frozen=True)
+class EarlierFrame:
+    """What a stream's next frames may look back at."""
+
+    images: Float[Tensor, "view 3 h w"]
+    cameras: Cameras
+    """(view,), seen from its own ego frame."""
+    world_from_ego: Float64[np.ndarray, "4 4"]
+
+
+class Predictor:
+    """Predict the occupancy around a vehicle from the images of its cameras.
+
+    A network that looks at earlier frames remembers those that it was given with their `world_from_ego`; `reset` forgets them.
+    """
+
+    def __init__(self, network: OccupancyNetwork, config: ExperimentConfig, *, threshold: float) -> None:
+        if not 0 < threshold <= 1:
+            raise ValueError(f"threshold is {threshold}, expected more than 0 and at most 1")
+        self.network, self.config, self.threshold = network.eval(), config, threshold
+        self._earlier: list[EarlierFrame] = []
+        self._has_said: set[str] = set()
+
+    @classmethod
+    def load(cls, path: str | Path, *, threshold: float | None = None, device: str | torch.device | None = None) -> Predictor:
+        """Open the file of a trained network, with the occupancy threshold in it unless another is given.
+
+        Without a device it runs on the first CUDA device where there is one. A file that is damaged, of another version or not there is
+        a `ValueError`, and so is a checkpoint of an unfinished training, which has no threshold, where none is given.
+        """
+        path = Path(path)
+        config, remarks = experiment_of(path)
+        network, calibrated = open_network(config, path, None if device is None else _device(device))
+        for remark in remarks:
+            warnings.warn(remark, stacklevel=2)
+        if threshold is None and calibrated is None:
+            raise ValueError(f"{path}: has no threshold, which only the network of a finished training has; give one, threshold=0.5")
+        threshold = calibrated if threshold is None else threshold
+        assert threshold is not None
+        return cls(network, config, threshold=threshold)
+
+    @property
+    def grid(self) -> VoxelGrid:
+        """The cells of what is predicted, in the ego frame."""
+        return self.config.grid.voxels
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, and all that it returns."""
+        return next(self.network.parameters()).device
+
+    def reset(self) -> None:
+        """Forget the earlier frames: the next one begins a drive."""
+        self._earlier = []
+
+    def __call__(
+        self,
+        images: Arrays,
+        K: Array | list[Any] | tuple[Any, ...],
+        cam_from_ego: Array | list[Any] | tuple[Any, ...],
+        *,
+        world_from_ego: Array | None = None,
+        vehicle_masks: Arrays | None = None,
+    ) -> PredictedOccupancy:
+        """Return what surrounds the vehicle; `K` is of the images as they are given.
+
+        images: one for each view, RGB, uint8 or floats in [0, 1], of any sizes, channels last or first; None where a camera took none.
+        K: (view, 3, 3), pixels. cam_from_ego: (view, 4, 4), metres: where each camera was when it took its image, seen from the ego frame
+        in which the result is wanted. world_from_ego: (4, 4), of a world that stands still between calls; only networks that look at
+        earlier frames use it. vehicle_masks: True where a view shows the own vehicle, for networks that were trained with such masks.
+
+        What is wrong is a `ValueError` that begins with the argument's name; then nothing is remembered of the call.
+        """
+        frame = views_of_arrays(images, K, cam_from_ego, self.config.data.loader, vehicle_masks)
+        pose = None if world_from_ego is None else _pose(world_from_ego)
+        self._say_what_is_missing(pose is None, vehicle_masks is None)
+        views = stack([self._with_earlier(*frame, pose)])
+        ((_, field),) = predict_fields(self.network, [PredictionSample("", views)])
+        self._earlier = [] if pose is None else [EarlierFrame(*frame, pose), *self._earlier][: self.config.network.previous_frames]
+        occupancy = field.read_out(self.grid, threshold=self.threshold)
+        return PredictedOccupancy(occupancy.probabilities, occupancy.semantics, self.grid, field, self.config.render)
+
+    def _with_earlier(
+        self, images: Float[Tensor, "view 3 h w"], cameras: Cameras, world_from_ego: Float64[np.ndarray, "4 4"] | None
+    ) -> Views:
+        """Return a frame and those before it, newest first; before the first one it is repeated, as in training."""
+        frames = [(images, cameras)]
+        if world_from_ego is not None:
+            frames += [_seen_from(images, cameras, world_from_ego, earlier) for earlier in self._earlier]
+        frames += frames[-1:] * (1 + self.config.network.previous_frames - len(frames))
+        return Views(torch.stack([images for images, _ in frames]), stack([cameras for _, cameras in frames]))
+
+    def _say_what_is_missing(self, no_pose: bool, no_masks: bool) -> None:
+        """Warn, once each, of what a network was trained with and a call lacks."""
+        if no_pose and self.config.network.previous_frames:
+            self._warn("world_from_ego is not given: earlier frames, which this network looks at, are not used")
+        if no_masks and self.config.data.vehicle_masks is not None:
+            self._warn("vehicle_masks are not given: this network was trained on images in which the own vehicle is black")
+
+    def _warn(self, text: str) -> None:
+        if text not in self._has_said:
+            self._has_said.add(text)
+            warnings.warn(text, stacklevel=4)
+
+
+def _seen_from(
+    images: Float[Tensor, "view 3 h w"], cameras: Cameras, world_from_ego: Float64[np.ndarray, "4 4"], earlier: EarlierFrame
+) -> tuple[Float[Tensor, "view 3 h w"], Cameras]:
+    """Return an earlier frame with its cameras seen from the newest one's ego frame, and without the views that the newest one lacks."""
+    if len(earlier.images) != len(images):
+        raise ValueError(
+            f"images has {len(images)} views, expected {len(earlier.images)} as in the call before: None stands for an image that was not "
+            "taken; reset() begins a new drive, with any cameras"
+        )
+    ego_from_earlier = torch.from_numpy(ego_from_other_ego(world_from_ego, earlier.world_from_ego)).float()
+    moved, taken = earlier.cameras.transform_ego(ego_from_earlier), cameras.are_somewhere & earlier.cameras.are_somewhere
+    nowhere = stack([Cameras.nowhere(cameras.image_size)] * len(taken))
+    chosen = dataclasses.replace(
+        nowhere,
+        K=torch.where(taken[:, None, None], moved.K, nowhere.K),
+        cam_from_ego=torch.where(taken[:, None, None], moved.cam_from_ego, nowhere.cam_from_ego),
+    )
+    return earlier.images * taken[:, None, None, None], chosen
+
+
+def _pose(world_from_ego: Array) -> Float64[np.ndarray, "4 4"]:
+    pose = as_numpy(world_from_ego)
+    check_pose(pose, "world_from_ego", farthest=FARTHEST_POSITION)
+    return pose.astype(np.float64)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device is {name!r}, expected cpu, cuda or cuda:<number>") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {name!r}, expected cpu, cuda or cuda:<number>: the renderer runs on no other")
+    if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
+        raise ValueError(f"device is {name!r}, expected one that is there: of CUDA there are {torch.cuda.device_count()}")
+    return device
