@@ -3,6 +3,8 @@
 The devkit needs numpy < 2, so it lives in an environment of its own, and this script imports nothing of SplattingOcc:
     python3.11 -m venv DEVKIT && DEVKIT/bin/pip install nuscenes-devkit
     DEVKIT/bin/python tests/oracles/devkit_loads.py DATAROOT [VERSION]
+
+Of a synthetic data set, give one that was written with --no-label-errors: wrong instances are not what the boxes say.
 """
 
 import os
