@@ -13,7 +13,7 @@ from splattingocc.synthetic.lidar_sweeps import NUM_AZIMUTHS, NUM_BEAMS, Lidar
 from splattingocc.synthetic.localization import Localization
 from splattingocc.synthetic.mesh import Mesh
 from splattingocc.synthetic.motion import standing
-from splattingocc.synthetic.occupancy import voxelize
+from splattingocc.synthetic.occupancy import observed_truth, voxelize
 from splattingocc.synthetic.rig import draw_rig
 from splattingocc.synthetic.scene_mesh import SceneMesh
 from splattingocc.synthetic.street_kinds import DOWNTOWN
@@ -132,3 +132,19 @@ def test_the_lidar_saw_every_cell_that_it_filled_from_where_it_was():
     semantics = accumulation.voxelized(KEY_TIME)
     x, y, z = cells[inside].T
     assert (semantics[x, y, z] != FREE).float().mean() > 0.999
+
+
+def test_what_the_lidar_never_met_is_not_marked_as_seen_in_the_complete_truth():
+    accumulation, scene, static_world = accumulate_static(False)
+    pose = static_world.ego.world_from_ego(KEY_TIME)
+    complete, measured = voxelize(scene, np.linalg.inv(pose)), accumulation.voxelized(KEY_TIME) != FREE
+    rig = draw_rig(np.random.default_rng(3), (90, 160))
+    cameras = [(sensor, pose @ sensor.ego_from_sensor) for sensor in rig[:-1]]
+    truth = observed_truth(complete, measured, pose, accumulation.sight_lines(rig[-1].ego_from_sensor), cameras, (90, 160))
+    seen, there = torch.from_numpy(truth.mask_lidar).bool(), complete != FREE
+    # The insides of buildings and the ground under them are there, far from all that was ever measured.
+    near = NEIGHBOURS(measured.float()[None])[0].bool()
+    assert (there & ~near).sum() > 10_000
+    assert (seen & there & ~near).sum() < 0.01 * (there & ~near).sum()
+    assert seen[measured].all()
+    assert (truth.mask_camera <= truth.mask_lidar).all()
