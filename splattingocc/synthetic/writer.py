@@ -104,7 +104,8 @@ def _clear(config: SynthConfig, out: Path, *, fresh: bool) -> None:
     described = manifest.get("config")
     version = described.get("version", config.version) if isinstance(described, dict) else config.version
     folders = [child(out, name) for name in (*CONTENTS, check_name(str(version), f"{out / MANIFEST}: version"))]
-    (out / MANIFEST).unlink()
+    # An end in between leaves a folder that is known for an unfinished one.
+    write_json(out / MANIFEST, {**manifest, "finished": False})
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 
