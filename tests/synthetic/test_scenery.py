@@ -10,7 +10,7 @@ from splattingocc.synthetic.layout import Layout, draw_layout
 from splattingocc.synthetic.street_kinds import AVENUE, DOWNTOWN, NARROW, PARKWAY, SITE, StreetKind
 from splattingocc.synthetic.things import CATEGORY_INDEX, SceneBuilder, Thing
 from splattingocc.synthetic.traffic import EGO_CENTER, EGO_LENGTH
-from splattingocc.synthetic.world import World, draw_world
+from splattingocc.synthetic.world import VIEW_MARGIN, World, draw_world
 
 DURATION = 20.0
 WORLDS = [draw_world(np.random.default_rng([n, 77]), DURATION, kind) for n, kind in enumerate((AVENUE, DOWNTOWN, PARKWAY, NARROW, SITE))]
@@ -40,7 +40,7 @@ def is_in_box(thing: Thing, layout: Layout, time: float, places: np.ndarray, mar
     """Say which world places (…, 2) lie within `margin` metres of a thing, seen from above."""
     pose, (center, size) = thing.world_from_thing(layout, time), thing.box()
     local = (places - pose[:2, 3]) @ pose[:2, :2]
-    return (np.abs(local - center[:2]) < size[:2] / 2 + margin).all(axis=-1)
+    return np.all(np.abs(local - center[:2]) < size[:2] / 2 + margin, axis=-1)
 
 
 def test_no_house_and_no_wall_stands_on_a_side_road():
@@ -83,3 +83,10 @@ def test_nobody_is_run_over_and_nothing_stands_in_the_way_of_the_ego_vehicle(wor
             assert not is_in_box(thing, layout, time, driven, 0.0).any(), (thing.category, time)
             if thing.category in VEHICLES and people:
                 assert not is_in_box(thing, layout, time, np.array(people), 0.1).any(), (thing.category, time)
+
+
+def test_the_street_is_built_as_far_as_can_be_seen_from_every_place_of_the_drive():
+    for world in WORLDS:
+        places = world.ego.motion.places[:, 0]
+        assert places.min() - VIEW_MARGIN > -1.0
+        assert world.ground.layout.length - places.max() > VIEW_MARGIN - 1.0
