@@ -186,7 +186,7 @@ class SceneWriter:
 
     def _write_truth(self, time: float, sample_token: str, cameras: list[tuple[Sensor, ndarray]]) -> None:
         stated = self._localization.world_from_ego(time)
-        lines = self._accumulation.sight_lines(self._sensors[-1].ego_from_sensor)
+        lines = self._accumulation.sight_lines(self._sensors[-1].ego_from_sensor, time)
         folders: dict[str, UInt8[Tensor, "x y z"]] = {}
         kind, accumulated = self._config.truth, self._accumulation.voxelized(time)
         if kind != "complete":
