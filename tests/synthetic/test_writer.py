@@ -303,3 +303,14 @@ def test_a_fresh_start_that_is_interrupted_can_be_made_again(tmp_path: Path, mon
     assert not json.loads((tmp_path / "synthetic.json").read_text())["finished"]
     write_dataset(config, tmp_path, progress=False, fresh=True)
     assert is_complete(tmp_path, config)
+
+
+def test_a_single_scene_leaves_the_threads_of_its_process_as_they_were(tmp_path: Path):
+    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, drive_seconds=1.0, image_size=(16, 16))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        write_dataset(config, tmp_path, progress=False, num_workers=8)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
