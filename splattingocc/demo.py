@@ -138,13 +138,7 @@ class Demo:
         stages = Stages(self.folder, console)
         data = self.experiment.data
         root, labels = data.dataroot, data.label_folder
-        stages.run(
-            "world",
-            "1/6  Build synthetic streets",
-            self.world,
-            lambda: write_dataset(self.world, root, num_workers=WORLD_WORKERS),
-            makes=root,
-        )
+        stages.run("world", "1/6  Build synthetic streets", self.world, self._world, makes=root)
         stages.run("labels", "2/6  Project LiDAR to 2D labels", data, self._labels, makes=labels)
         stages.run("train", "3/6  Train on 2D labels", self.experiment, self._train, makes=self.checkpoint.parent)
         stages.run("predict", "4/6  Predict the val scenes", self.experiment, self._predict, makes=self.folder / "output")

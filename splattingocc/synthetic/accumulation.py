@@ -177,10 +177,10 @@ class Accumulation:
         largest, semantics = torch.bincount(keys, minlength=grid.num_cells * NUM_CLASSES).reshape(-1, NUM_CLASSES).max(dim=-1)
         return torch.where(largest > 0, semantics, FREE).to(torch.uint8).reshape(grid.shape)
 
-    def sight_lines(self, ego_from_lidar: Float[ndarray, "4 4"]) -> tuple[Rays, Float[Tensor, " ray"]]:
-        """Return the rays, in the stated world frame, from the LiDAR to the points that it measured in the turns of key frames, and their
-        lengths."""
-        scan = self._scan.of_turns(slice(0, None, SIGHT_TURNS))
+    def sight_lines(self, ego_from_lidar: Float[ndarray, "4 4"], key_time: float) -> tuple[Rays, Float[Tensor, " ray"]]:
+        """Return the rays, in the stated world frame, from the LiDAR to the points that it measured in every `SIGHT_TURNS`-th turn, that of
+        a key frame among them, and their lengths, metres."""
+        scan = self._scan.of_turns(slice(round(key_time / TURN_INTERVAL) % SIGHT_TURNS, None, SIGHT_TURNS))
         stated = np.stack([self._localization.world_from_ego(time) @ ego_from_lidar for time in scan.times])
         origins = stated[scan.turns, :3, 3]
         ways = _moved(scan.points, scan.turns, self._stated_from_true) - origins

@@ -133,23 +133,18 @@ def _fill_parking(builder: SceneBuilder, lot: Lot, leaves: Color) -> None:
     _, width, line, sign, _ = _line(builder, lot)
     rows = (3.5, 13.5) if rng.random() < 0.5 else (3.5,)
     for row in rows:
-        for s in np.arange(lot.s_range[0] + 2.0, lot.s_range[1] - 1.5, 2.8):
+        for s in np.arange(lot.s_range[0] + 2.3, lot.s_range[1] - 2.3, 2.8):
             if rng.random() < 0.6:
                 shape, category = (
                     (vehicles.car(rng), "vehicle.car") if rng.random() < 0.95 else (vehicles.motorcycle(rng), "vehicle.motorcycle")
                 )
                 builder.place(category, shape, float(s), line + sign * row, rng.choice([-1, 1]) * np.pi / 2 + rng.normal(0, 0.04))
+    depth = rows[-1] + rng.uniform(3.0, 8.0)
     if rng.random() < 0.35 and width > 14.0:
         builder.place("vehicle.trailer", vehicles.trailer(rng), sum(lot.s_range) / 2, line + sign * 8.5, rng.normal(0, 0.05))
+        depth = max(depth, 11.0)
     closing = _draw_row(builder, {"building": 0.4, "hedge": 0.2, "thicket": 0.25, "wall": 0.15})
-    _row(
-        builder,
-        lot,
-        leaves,
-        closing,
-        rows[-1] + rng.uniform(3.0, 8.0),
-        rng.uniform(1.8, 9.0) if closing == "building" else rng.uniform(2.5, 4.0),
-    )
+    _row(builder, lot, leaves, closing, depth, rng.uniform(1.8, 9.0) if closing == "building" else rng.uniform(2.5, 4.0))
 
 
 def _fill_plaza(builder: SceneBuilder, lot: Lot, leaves: Color) -> None:
@@ -171,7 +166,7 @@ def _fill_works(builder: SceneBuilder, lot: Lot, leaves: Color) -> None:
     rng = builder.rng
     middle, _, line, sign, _ = _line(builder, lot)
     fenced = rng.random() < 0.7
-    for s in np.arange(lot.s_range[0] + 1.3, lot.s_range[1] - 1.0, 2.3):
+    for s in np.arange(lot.s_range[0] + 2.1, lot.s_range[1] - 2.1, 2.3):
         if fenced and rng.random() < 0.9:
             builder.place("movable_object.barrier", furniture.barrier(rng), float(s), line + sign * 0.3, rng.normal(0, 0.05))
         elif rng.random() < 0.6:

@@ -8,7 +8,7 @@ from typing import no_type_check
 import numpy as np
 import torch
 import warp as wp
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -135,14 +135,18 @@ def voxelize(scene: SceneMesh, ego_from_world: Float[ndarray, "4 4"], grid: Voxe
 
 def observed_truth(
     semantics: UInt8[Tensor, "x y z"],
+    measured: Bool[Tensor, "x y z"],
     world_from_ego: Float[ndarray, "4 4"],
     sight_lines: tuple[Rays, Float[Tensor, " ray"]],
     cameras: list[tuple[Sensor, Float[ndarray, "4 4"]]],
     image_size: tuple[int, int],
     grid: VoxelGrid = OCC3D_GRID,
 ) -> VoxelTruth:
-    """Mark what could be seen: by the LiDAR in the whole drive, whose rays (world frame) and their lengths are `sight_lines`, as in Occ3D,
-    and of that, by one of the key frame's own cameras, given with their world_from_cam."""
+    """Mark what could be seen: by the LiDAR in the whole drive, as in Occ3D, and of that, by one of the key frame's own cameras, given with
+    their world_from_cam.
+
+    The LiDAR saw the cells that it `measured` something in, and those on its `sight_lines`: rays (world frame) and their lengths, metres.
+    """
     ego_from_world = torch.from_numpy(np.linalg.inv(world_from_ego)).to(semantics.device)
     occupied = (semantics != FREE).to(torch.uint8)
 
@@ -156,8 +160,8 @@ def observed_truth(
     ends_inside = grid.cells_of(ends)[1]
     step = max(1, image_size[1] // CAMERA_RAYS_ACROSS)
     # What was measured was seen, though in another turn than those whose lines are followed.
-    mask_lidar = visited(lines[ends_inside], lengths[ends_inside]) | occupied
-    surfaces = grid.centers(semantics.device)[occupied.bool()].double()
+    mask_lidar = visited(lines[ends_inside], lengths[ends_inside]) | measured.to(torch.uint8)
+    surfaces = grid.centers(semantics.device)[(occupied & mask_lidar).bool()].double()
     surfaces_world = transform_points(torch.from_numpy(world_from_ego).to(semantics.device), surfaces)
     camera_rays = [pixel_rays(sensor.K, pose, image_size, step).to(semantics.device) for sensor, pose in cameras if sensor.K is not None]
     camera_rays += [_rays_to(surfaces_world, sensor, pose, image_size, grid.cell_size) for sensor, pose in cameras]

@@ -32,6 +32,7 @@ from splattingocc.synthetic.street_kinds import kind_of_scene
 from splattingocc.synthetic.tables import Row, calibration_row, chain, pose_columns, token
 from splattingocc.synthetic.things import Thing
 from splattingocc.synthetic.world import draw_world
+from splattingocc.taxonomy import FREE
 
 COMPLETE_TRUTH_FOLDER = "gts_complete"
 EPOCH = 1_600_000_000_000_000
@@ -185,16 +186,16 @@ class SceneWriter:
 
     def _write_truth(self, time: float, sample_token: str, cameras: list[tuple[Sensor, ndarray]]) -> None:
         stated = self._localization.world_from_ego(time)
-        lines = self._accumulation.sight_lines(self._sensors[-1].ego_from_sensor)
+        lines = self._accumulation.sight_lines(self._sensors[-1].ego_from_sensor, time)
         folders: dict[str, UInt8[Tensor, "x y z"]] = {}
-        kind = self._config.truth
+        kind, accumulated = self._config.truth, self._accumulation.voxelized(time)
         if kind != "complete":
-            folders["gts"] = self._accumulation.voxelized(time)
+            folders["gts"] = accumulated
         if kind != "accumulated":
             complete = voxelize(self._scene_mesh, np.linalg.inv(self._world.ego.world_from_ego(time)))
             folders["gts" if kind == "complete" else COMPLETE_TRUTH_FOLDER] = complete
         for folder, semantics in folders.items():
-            truth = observed_truth(semantics, stated, lines, cameras, self._config.image_size)
+            truth = observed_truth(semantics, accumulated != FREE, stated, lines, cameras, self._config.image_size)
             path = self._out / folder / self.name / sample_token / "labels.npz"
             self._compressions.append(self._compressor.submit(_write_truth, path, truth))
 

@@ -10,12 +10,15 @@ from splattingocc.synthetic import furniture, vehicles
 from splattingocc.synthetic.layout import HALF_WIDTH, SideRoad
 from splattingocc.synthetic.lots import MANMADE, STATIC_OTHER, VEGETATION, fill_lot
 from splattingocc.synthetic.mesh import Color
+from splattingocc.synthetic.street_kinds import LotKind
 from splattingocc.synthetic.things import SceneBuilder
 
 FLANK_DISTANCE = 2.8
 """From the edge of a side road to the walls that close the lots beside it, metres."""
 FLANK_LENGTH = 6.0
 """Metres of one piece of such a wall."""
+USED_LOTS = (LotKind.PARKING, LotKind.PLAZA, LotKind.WORKS)
+"""Where people and vehicles are, which a building at the flank would swallow."""
 
 
 def add_scenery(builder: SceneBuilder) -> None:
@@ -48,15 +51,17 @@ def _close_flanks(builder: SceneBuilder, road: SideRoad, left: bool, leaves: Col
     rng, line = builder.rng, builder.layout.lot_line(left)
     sign = 1.0 if left else -1.0
     for end in (-1, 1):
-        what = rng.choice(["building", "wall", "hedge"], p=[0.4, 0.25, 0.35])
         s = road.s + end * (road.half_width + FLANK_DISTANCE)
+        is_used = any(lot.left == left and lot.s_range[0] < s < lot.s_range[1] and lot.kind in USED_LOTS for lot in builder.layout.lots)
+        what = rng.choice(["building", "wall", "hedge"], p=[0.0, 0.4, 0.6] if is_used else [0.4, 0.25, 0.35])
         color, brick, height = furniture.facade_color(rng), bool(rng.random() < 0.5), rng.uniform(2.2, 3.2)
-        yaw = -np.pi / 2 if end > 0 else np.pi / 2
+        # Fronts look at the side road.
+        yaw = -end * np.pi / 2
         for l in np.arange(abs(line) + 0.2, HALF_WIDTH - 5.0, FLANK_LENGTH):
             middle = sign * (l + FLANK_LENGTH / 2)
             if what == "building":
                 shape = furniture.building(rng, FLANK_LENGTH, 3.0, rng.uniform(4.0, 12.0))
-                builder.fix(MANMADE, shape, s, middle, -yaw)
+                builder.fix(MANMADE, shape, s, middle, yaw)
             elif what == "wall":
                 builder.fix(MANMADE, furniture.wall(FLANK_LENGTH, height, color, brick), s, middle, yaw)
             else:
@@ -78,14 +83,14 @@ def _furnish_sidewalk(builder: SceneBuilder, left: bool, leaves: Color) -> None:
         return
     _every(builder, 300.0, l, lambda s: builder.fix(STATIC_OTHER, furniture.bench(rng), s, l, inward))
     _every(builder, 260.0, l, lambda s: builder.fix(STATIC_OTHER, furniture.post_box(rng), s, l))
-    _every(builder, 700.0, l, lambda s: builder.place("movable_object.debris", furniture.debris(rng), s, l))
+    _every(builder, 700.0, l, lambda s: builder.place("movable_object.debris", furniture.debris(rng), s, l + sign * 0.5))
     _every(
         builder, 350.0, l, lambda s: builder.place("movable_object.pushable_pullable", furniture.container(rng), s, l, rng.normal(0, 0.3))
     )
-    _every(builder, 900.0, l, lambda s: builder.place("static_object.bicycle_rack", furniture.bicycle_rack(rng), s, l + sign * 0.4, 0.3))
+    _every(builder, 900.0, l, lambda s: builder.place("static_object.bicycle_rack", furniture.bicycle_rack(rng), s, l + sign * 0.6, inward))
     _every(builder, 300.0, l, lambda s: builder.place("vehicle.bicycle", vehicles.bicycle(rng), s, l, rng.normal(0, 0.5)))
     _every(
-        builder, 60.0, l, lambda s: builder.place("movable_object.trafficcone", furniture.cone(rng), s, l - sign * rng.uniform(0.0, 1.0))
+        builder, 60.0, l, lambda s: builder.place("movable_object.trafficcone", furniture.cone(rng), s, l - sign * rng.uniform(0.0, 0.7))
     )
     if side.sidewalk > 2.6:
         shelter = layout.curb(left) + sign * (side.verge + 1.2)
@@ -95,7 +100,8 @@ def _furnish_sidewalk(builder: SceneBuilder, left: bool, leaves: Color) -> None:
 def _close_off(builder: SceneBuilder, left: bool) -> None:
     """Close the edge of the carriageway for works: a row of barriers or cones, with a gap here and there."""
     rng, layout = builder.rng, builder.layout
-    l = layout.curb(left) - (0.45 if left else -0.45)
+    # On the curb, not in the lane: vehicles pass close by.
+    l = layout.curb(left) - (0.1 if left else -0.1)
     start = rng.uniform(*builder.span)
     end, is_barred = min(start + rng.uniform(12.0, 35.0), builder.span[1] - 3.0), rng.random() < 0.7
     for s in np.arange(max(start, builder.span[0] + 3.0), end, 2.2 if is_barred else 3.0):

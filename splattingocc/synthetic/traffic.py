@@ -51,6 +51,8 @@ EGO_LENGTH, EGO_CENTER = 4.1, 1.35
 """Metres: of the ego vehicle, and from its rear axle to its middle."""
 EGO_CLEARANCE = 8.0
 """Metres between the middle of the ego vehicle and the end of another vehicle in its lane, at first."""
+HALF_VEHICLE, SAFE_DISTANCE = 1.3, 0.5
+"""Metres: half the width of a broad vehicle, and what people keep away from one, from their middle."""
 CROSSING_SPEED = 1.4
 """Of people, metres per second."""
 INFLOW = 120.0
@@ -82,6 +84,22 @@ class Traffic:
     """Of the ego vehicle's rear axle."""
     vehicles: tuple[Vehicle, ...]
     lights: tuple[RedLight, ...]
+
+    def runs_over(self, walk: Motion) -> bool:
+        """Say whether a vehicle comes to where somebody walks."""
+        for motion, shape in [(self.ego, None), *((vehicle.motion, vehicle.shape) for vehicle in self.vehicles)]:
+            ends = (EGO_CENTER - EGO_LENGTH / 2, EGO_CENTER + EGO_LENGTH / 2) if shape is None else _ends(shape)
+            cos, sin = np.cos(motion.places[:, 2]), np.sin(motion.places[:, 2])
+            s, l = (walk.places - motion.places)[:, :2].T
+            along, aside = cos * s + sin * l, np.abs(cos * l - sin * s)
+            if ((along > ends[0] - SAFE_DISTANCE) & (along < ends[1] + SAFE_DISTANCE) & (aside < HALF_VEHICLE + SAFE_DISTANCE)).any():
+                return True
+        return False
+
+
+def _ends(shape: Mesh) -> tuple[float, float]:
+    """Return where a vehicle ends behind and ahead of its origin, metres."""
+    return float(shape.corners[..., 0].min()), float(shape.corners[..., 0].max())
 
 
 def draw_traffic(rng: Generator, layout: Layout, ego_s: float, duration: float) -> Traffic:
@@ -134,7 +152,9 @@ def add_parked(builder: SceneBuilder) -> None:
         while s < builder.span[1]:
             category, shape, length = _draw(rng, _PARKED)
             place = s + length / 2
-            if rng.random() < occupancy and not builder.is_on_side_road(place, middle, length / 2 + 5.0):
+            reach = length / 2 + 5.0
+            on_crosswalk = any(road.has_crosswalk and abs(place - road.s) < road.half_width + reach for road in layout.side_roads)
+            if rng.random() < occupancy and not on_crosswalk and not builder.is_on_side_road(place, middle, reach):
                 yaw = rng.normal(0, 0.03) + (0.0 if left == (layout.drives_on_left == (rng.random() < 0.9)) else np.pi)
                 builder.place(category, shape, place, middle, yaw)
             s += length + rng.uniform(0.7, 2.5)
@@ -149,7 +169,8 @@ def add_waiting(builder: SceneBuilder) -> None:
             if not (road.left if left else road.right):
                 continue
             sign = 1 if left else -1
-            l = layout.curb(left) + sign * rng.uniform(4.5, 9.0)
+            # Not on the sidewalk.
+            l = layout.curb(left) + sign * max(rng.uniform(4.5, 9.0), layout.side(left).verge + layout.side(left).sidewalk + 0.8)
             while abs(l) < 50.0 and rng.random() < 0.5:
                 category, shape, length = _draw(rng, _TRAFFIC)
                 place = l + sign * length / 2
@@ -158,8 +179,8 @@ def add_waiting(builder: SceneBuilder) -> None:
                 l += sign * (length + rng.uniform(1.5, 4.0))
 
 
-def add_pedestrians(builder: SceneBuilder) -> None:
-    """Let people walk and stand on the outer part of the sidewalks, clear of what stands at the curb."""
+def add_pedestrians(builder: SceneBuilder, traffic: Traffic) -> None:
+    """Let people walk and stand on the outer part of the sidewalks, clear of what stands at the curb and of who turns off."""
     rng, layout = builder.rng, builder.layout
     reach = builder.span[1] - builder.span[0]
     density = 0.5 * layout.kind.people * rng.uniform(0.5, 1.5)
@@ -172,17 +193,19 @@ def add_pedestrians(builder: SceneBuilder) -> None:
             if rng.random() < 0.7:
                 direction = rng.choice([-1, 1])
                 velocity = (direction * rng.uniform(0.8, 1.6), 0.0)
-                builder.place_moving(category, shape, steady(s, l, 0.0 if direction > 0 else np.pi, velocity, builder.duration))
-            else:
+                walk = steady(s, l, 0.0 if direction > 0 else np.pi, velocity, builder.duration)
+                if not traffic.runs_over(walk):
+                    builder.place_moving(category, shape, walk)
+            elif not builder.is_on_side_road(s, l):
                 builder.place(category, shape, s, l, rng.uniform(-np.pi, np.pi))
 
 
-def add_crossing_people(builder: SceneBuilder, lights: tuple[RedLight, ...]) -> None:
-    """Let people cross the street while its traffic waits at a red light, and stand at crosswalks otherwise."""
+def add_crossing_people(builder: SceneBuilder, traffic: Traffic) -> None:
+    """Let people cross the street while its traffic waits at a red light for long enough, and stand at crosswalks otherwise."""
     rng, layout = builder.rng, builder.layout
     low, high = layout.curb(False), layout.curb(True)
     for road in layout.side_roads:
-        red = [light for light in lights if light.s == road.s]
+        red = [light for light in traffic.lights if light.s == road.s]
         for end in (-1, 1):
             s = road.s + end * (road.half_width + 3.0)
             if not road.has_crosswalk or not builder.span[0] < s < builder.span[1]:
@@ -190,9 +213,10 @@ def add_crossing_people(builder: SceneBuilder, lights: tuple[RedLight, ...]) -> 
             for _ in range(rng.poisson(min(20 * layout.kind.people, 2.0))):
                 category, shape, _ = _draw(rng, _WALKERS[:4])
                 direction, place = int(rng.choice([-1, 1])), s + rng.uniform(-1, 1)
-                if red:
-                    motion = _crossing(place, (low, high), direction, red[0].red_from + rng.uniform(0.5, 2.5), builder.duration)
-                    builder.place_moving(category, shape, motion)
+                start = red[0].red_from + rng.uniform(0.5, 2.5) if red else np.inf
+                walk = _crossing(place, (low, high), direction, start, builder.duration)
+                if red and not traffic.runs_over(walk):
+                    builder.place_moving(category, shape, walk)
                 else:
                     curb = high + 0.5 if direction < 0 else low - 0.5
                     builder.place(category, shape, place, curb, direction * np.pi / 2)

@@ -41,7 +41,8 @@ class World:
 def draw_world(rng: Generator, duration: float, kind: StreetKind | None = None) -> World:
     """Draw a scene that lasts `duration` seconds, in a street of a given kind or of any."""
     kind = kind or STREET_KINDS[rng.integers(len(STREET_KINDS))]
-    layout = draw_layout(rng, kind, 2 * VIEW_MARGIN + kind.speed[1] * duration)
+    # The vehicle may be fast while queues form, too.
+    layout = draw_layout(rng, kind, 2 * VIEW_MARGIN + kind.speed[1] * (duration + WARM_UP))
     traffic = draw_traffic(rng, layout, VIEW_MARGIN - 0.7 * WARM_UP * kind.speed[0], duration)
     ego = EgoMotion(layout, traffic.ego, float(rng.uniform(0.05, 0.4)), float(rng.uniform(25, 60)), float(rng.uniform(0, 6)))
     places = traffic.ego.places[:, 0]
@@ -53,6 +54,6 @@ def draw_world(rng: Generator, duration: float, kind: StreetKind | None = None) 
     add_traffic(builder, traffic)
     add_parked(builder)
     add_waiting(builder)
-    add_pedestrians(builder)
-    add_crossing_people(builder, traffic.lights)
+    add_pedestrians(builder, traffic)
+    add_crossing_people(builder, traffic)
     return World(ground, builder.static_mesh(), tuple(builder.things), draw_light(rng), ego)

@@ -54,7 +54,8 @@ def _write_dataset(config: SynthConfig, out: Path, *, progress: bool, fresh: boo
     tables = common_tables()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     # Processes beside each other share the cores.
-    num_threads = max(1, len(os.sched_getaffinity(0)) // num_workers) if num_workers else None
+    num_processes = min(num_workers, config.num_scenes)
+    num_threads = max(1, len(os.sched_getaffinity(0)) // num_processes) if num_processes > 1 else None
     jobs = {scene_name(number): SceneJob(config, out, number, device, num_threads) for number in range(config.num_scenes)}
     rows_of: dict[str, dict[str, list[Row]]] = {}
     with Progress(*columns, disable=not progress) as bar:
@@ -104,7 +105,8 @@ def _clear(config: SynthConfig, out: Path, *, fresh: bool) -> None:
     described = manifest.get("config")
     version = described.get("version", config.version) if isinstance(described, dict) else config.version
     folders = [child(out, name) for name in (*CONTENTS, check_name(str(version), f"{out / MANIFEST}: version"))]
-    (out / MANIFEST).unlink()
+    # An end in between leaves a folder that is known for an unfinished one.
+    write_json(out / MANIFEST, {**manifest, "finished": False})
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -13,7 +13,7 @@ from splattingocc.synthetic.lidar_sweeps import NUM_AZIMUTHS, NUM_BEAMS, Lidar
 from splattingocc.synthetic.localization import Localization
 from splattingocc.synthetic.mesh import Mesh
 from splattingocc.synthetic.motion import standing
-from splattingocc.synthetic.occupancy import voxelize
+from splattingocc.synthetic.occupancy import observed_truth, voxelize
 from splattingocc.synthetic.rig import draw_rig
 from splattingocc.synthetic.scene_mesh import SceneMesh
 from splattingocc.synthetic.street_kinds import DOWNTOWN
@@ -125,10 +125,35 @@ def test_rays_are_thinned_where_something_near_or_nothing_was_met_and_all_come_i
 
 def test_the_lidar_saw_every_cell_that_it_filled_from_where_it_was():
     accumulation, _, static_world = accumulate_static(False)
-    rays, lengths = accumulation.sight_lines(np.eye(4))
+    rays, lengths = accumulation.sight_lines(np.eye(4), KEY_TIME)
     ends = rays.origins + rays.directions * lengths[:, None]
     ego_from_world = torch.from_numpy(np.linalg.inv(static_world.ego.world_from_ego(KEY_TIME)))
     cells, inside = OCC3D_GRID.cells_of(ends @ ego_from_world[:3, :3].T + ego_from_world[:3, 3])
     semantics = accumulation.voxelized(KEY_TIME)
     x, y, z = cells[inside].T
     assert (semantics[x, y, z] != FREE).float().mean() > 0.999
+
+
+def test_what_the_lidar_never_met_is_not_marked_as_seen_in_the_complete_truth():
+    accumulation, scene, static_world = accumulate_static(False)
+    pose = static_world.ego.world_from_ego(KEY_TIME)
+    complete, measured = voxelize(scene, np.linalg.inv(pose)), accumulation.voxelized(KEY_TIME) != FREE
+    rig = draw_rig(np.random.default_rng(3), (90, 160))
+    cameras = [(sensor, pose @ sensor.ego_from_sensor) for sensor in rig[:-1]]
+    truth = observed_truth(complete, measured, pose, accumulation.sight_lines(rig[-1].ego_from_sensor, KEY_TIME), cameras, (90, 160))
+    seen, there = torch.from_numpy(truth.mask_lidar).bool(), complete != FREE
+    # The insides of buildings and the ground under them are there, far from all that was ever measured.
+    near = NEIGHBOURS(measured.float()[None])[0].bool()
+    assert (there & ~near).sum() > 10_000
+    assert (seen & there & ~near).sum() < 0.01 * (there & ~near).sum()
+    assert seen[measured].all()
+    assert (truth.mask_camera <= truth.mask_lidar).all()
+
+
+def test_the_turn_of_a_key_frame_is_among_those_whose_lines_are_followed():
+    accumulation, _, static_world = accumulate_static(False)
+    for time in (KEY_TIME, KEY_TIME + 0.3):
+        place = torch.from_numpy(static_world.ego.world_from_ego(time)[:3, 3])
+        rays, _ = accumulation.sight_lines(np.eye(4), time)
+        assert ((rays.origins - place).norm(dim=-1) < 1e-6).sum() > 1000
+        assert len(rays.origins.unique(dim=0)) <= DURATION / 0.5

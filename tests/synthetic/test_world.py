@@ -18,7 +18,7 @@ def draw(number: int) -> World:
     return draw_world(np.random.default_rng([0, number]), DURATION, kind_of_scene(0, 5 * number))
 
 
-WORLDS = [draw(number) for number in range(4)]
+WORLDS = [draw(number) for number in range(6)]
 
 
 def test_every_class_appears_over_a_few_scenes():

@@ -286,3 +286,31 @@ def test_a_folder_of_other_options_is_refused_with_what_differs(tmp_path):
     (tmp_path / "synthetic.json").write_text(json.dumps({"generator_version": 1, "config": {"seed": 5}, "finished": True}))
     with pytest.raises(ValueError, match=r"num_scenes None instead of 10.*seed 5 instead of 0,.*\); choose another folder, or --fresh"):
         write_dataset(SynthConfig(), tmp_path, progress=False)
+
+
+def test_a_fresh_start_that_is_interrupted_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, drive_seconds=1.0, image_size=(16, 16))
+    (tmp_path / "gts").mkdir()
+    (tmp_path / "synthetic.json").write_text(json.dumps({"generator_version": 1, "config": {"seed": 5}, "finished": True}))
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("splattingocc.synthetic.writer.shutil.rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_dataset(config, tmp_path, progress=False, fresh=True)
+    assert not json.loads((tmp_path / "synthetic.json").read_text())["finished"]
+    write_dataset(config, tmp_path, progress=False, fresh=True)
+    assert is_complete(tmp_path, config)
+
+
+def test_a_single_scene_leaves_the_threads_of_its_process_as_they_were(tmp_path: Path):
+    config = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, drive_seconds=1.0, image_size=(16, 16))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        write_dataset(config, tmp_path, progress=False, num_workers=8)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
