@@ -120,7 +120,7 @@ class Synth:
     version: str = "v1.0-mini"
     """Folder of the tables."""
     drive_seconds: float = 20.0
-    """How long each drive lasts, whose LiDAR makes the truth, however few key frames are written."""
+    """How long each drive lasts, whose LiDAR makes the truth, however few key frames are written; longer where so many need it."""
     truth: Literal["accumulated", "complete", "both"] = "accumulated"
     """What `gts` holds: what the LiDAR met in the whole drive, as in Occ3D, or every surface; of both, every surface is in
     `gts_complete`."""

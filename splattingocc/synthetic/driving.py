@@ -51,7 +51,7 @@ class RedLight:
         return self.red_from <= time < self.red_until
 
 
-@dataclass
+@dataclass(eq=False)
 class Driver:
     """A vehicle in the simulation; `way` is its place along its own direction, metres."""
 
