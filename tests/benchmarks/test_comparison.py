@@ -1,0 +1,233 @@
+"""The comparison of ways to supervise (`benchmarks/comparison.py`), on a tiny network and two training streets."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import comparison
+from comparison_cell import Cell
+from comparison_table import BEGIN, END, Column, mean_and_deviation, read_lines, report, table_of
+from comparison_variants import VARIANTS, changed
+
+from splattingocc.data.nuscenes import read_index
+from splattingocc.evaluation.report import metrics_of
+from splattingocc.experiment import ExperimentConfig, build_index, load_config
+from splattingocc.labels.generate import generate_labels
+from splattingocc.pipeline.prediction import open_network, predict
+from splattingocc.pipeline.scoring import score
+from splattingocc.pipeline.training import NETWORK_FILE, train
+
+CONFIG = """
+from splattingocc.data.augment import AugmentConfig
+from splattingocc.data.loaders import LoaderConfig
+from splattingocc.engine.module import OptimizationConfig
+from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
+from splattingocc.models.lift.sampling import SamplingLiftConfig
+from splattingocc.models.network import NetworkConfig
+from splattingocc.models.volume_encoder import UNet3dConfig
+
+def config():
+    augment = AugmentConfig(mirror_x_probability=0.5, mirror_y_probability=0.5)
+    return ExperimentConfig(
+        name="tiny",
+        data=DataConfig(
+            version="v1.0-mini",
+            loader=LoaderConfig(image_size=(32, 64), num_rays=500, held_out_fraction=0.1, augment=augment),
+            num_workers=0,
+        ),
+        network=NetworkConfig(
+            lift=SamplingLiftConfig(channels=8, coarsening=4), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1))
+        ),
+        optimization=OptimizationConfig(learning_rate=1e-3, warmup_steps=2, image_steps=3),
+        trainer=TrainerConfig(max_epochs=1, accelerator="cpu", predict_all_cells=False),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def dataroot(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic data set with labels and truth: an epoch has four steps."""
+    out = tmp_path_factory.mktemp("compared") / "data"
+    shutil.copytree(synthetic_dataroot, out)
+    generate_labels(read_index(out, "v1.0-mini"), out, out / "labels_2d", show_progress=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def options(dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> comparison.Arguments:
+    work_dir = tmp_path_factory.mktemp("comparison")
+    (work_dir / "tiny.py").write_text(CONFIG)
+    variants = ("fixed", "truth")
+    return comparison.Arguments(work_dir / "tiny.py", work_dir, dataroot=dataroot, variants=variants, seeds=(0,), joint_steps=1)
+
+
+@pytest.fixture(scope="module")
+def common(options: comparison.Arguments) -> ExperimentConfig:
+    return comparison.common_experiment(load_config(options.config), options.dataroot, options.joint_steps, options.work_dir)
+
+
+@pytest.fixture(scope="module")
+def made(common: ExperimentConfig, options: comparison.Arguments) -> list[str]:
+    """The cells that a first run made, all with the image phase of one seed."""
+    made: list[str] = []
+
+    def make(cell: Cell) -> None:
+        made.append(cell.variant.name)
+        comparison.finish(cell, options.work_dir)
+
+    assert comparison.compare(common, options, make) == 0
+    return made
+
+
+def result_of(options: comparison.Arguments, name: str) -> dict:
+    (line,) = (line for line in read_lines(options.work_dir / comparison.RESULTS_FILE) if line["variant"] == name and "error" not in line)
+    return line
+
+
+def refuse(cell: Cell) -> str:
+    raise AssertionError(f"{cell.variant.name} was made again")
+
+
+def test_every_cell_is_made_once_from_one_image_phase(made, common, options, capsys):
+    assert made == ["fixed", "truth"]
+    assert len(list((options.work_dir / "image-phases").iterdir())) == 1
+    results = options.work_dir / comparison.RESULTS_FILE
+    with results.open("a") as file:
+        file.write('{"variant": "learned", "se')
+    assert comparison.compare(common, options, refuse) == 0
+    said = capsys.readouterr().out
+    assert said.count("finished before") == 2
+    assert "line 3: half written" in said
+    comparison.append(results, {"variant": "nerf", "seed": 0, "digest": "x", "source": "y", "error": "none"})
+    assert [line["variant"] for line in read_lines(results)] == ["fixed", "truth", "nerf"], "what follows half a line begins a line"
+    results.write_text("".join(line + "\n" for line in results.read_text().splitlines()[:2]))
+
+
+def test_a_cell_is_what_a_training_of_its_configuration_alone_makes(made, common, options, tmp_path):
+    cell = comparison.cell_of(common, "fixed", 0)
+    train(cell.experiment, tmp_path, show_progress=False)
+    found, whole = (open_network(cell.experiment, path / NETWORK_FILE) for path in (cell.folder(options.work_dir) / "train", tmp_path))
+    assert found[1] == whole[1]
+    for key, value in whole[0].state_dict().items():
+        assert torch.equal(found[0].state_dict()[key], value), key
+
+
+def test_the_scores_are_those_of_the_package(made, common, options, tmp_path):
+    cell = comparison.cell_of(common, "fixed", 0)
+    index = build_index(cell.experiment.data, tmp_path)
+    network = cell.folder(options.work_dir) / "train" / NETWORK_FILE
+    cache = predict(cell.experiment, network, tmp_path / "output", split="val", index=index)
+    expected = metrics_of(score(cell.experiment, cache, index, rays=True)[0])
+    found = result_of(options, "fixed")["read_outs"]["own"]["at_threshold"]
+    assert found["miou_17"] == pytest.approx(expected["camera_mask"]["miou_17"])
+    assert found["miou_15"] == pytest.approx(expected["camera_mask"]["miou_15"])
+    assert found["iou"] == pytest.approx(expected["camera_mask"]["geometric_iou"])
+    assert found["iou_middle"] == pytest.approx(expected["by_height"]["0.6 to 2.2 m"]["geometric_iou"])
+    assert found["ray_iou"] == pytest.approx(expected["ray_iou"]["mean"])
+
+
+def test_a_line_says_what_made_it_and_what_it_cost(made, options):
+    line = result_of(options, "truth")
+    assert (line["image_steps"], line["joint_steps"], line["seed"], line["supervision"]) == (3, 1, 0, "3D")
+    assert {"truth_occupancy", "truth_class", "depth_bins", "pixel_classes", "opacity_prior"} == set(line["losses"])
+    assert {"commit", "torch", "device", "digest", "source"} <= line.keys()
+    for read_out in ("own", "opacity"):
+        found = line["read_outs"][read_out]
+        assert 0 < found["threshold"] < 1
+        assert all(found["best"][name]["value"] >= value for name, value in found["at_threshold"].items())
+
+
+def test_the_table_is_written_between_its_marks(made, common, options, tmp_path):
+    page = tmp_path / "results.md"
+    page.write_text(f"before\n{BEGIN}\nof yesterday\n{END}\nafter\n")
+    options = comparison.Arguments(options.config, options.work_dir, options.dataroot, options.variants, (0, 1), 1, table=page)
+    comparison.write_table(common, options)
+    text = page.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "of yesterday" not in text
+    assert "| fixed Gaussians, 0.1 m | 0 (no 1) |" in text
+    assert f"| {result_of(options, 'truth')['read_outs']['own']['at_threshold']['miou_17']:.2f} |" in text
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="each once"):
+        comparison.write_table(common, options)
+
+
+def test_a_failing_cell_is_reported_and_the_others_go_on(common, options, tmp_path, capsys):
+    options = comparison.Arguments(options.config, tmp_path, options.dataroot, ("fixed", "learned"), (5,), 1)
+    tried: list[str] = []
+
+    def make(cell: Cell) -> str | None:
+        tried.append(cell.variant.name)
+        return "out of memory" if cell.variant.name == "fixed" else None
+
+    assert comparison.compare(common, options, make) == 1
+    assert tried == ["fixed", "learned"]
+    assert "failed: 1/2 fixed, seed 5: out of memory" in capsys.readouterr().out
+    assert comparison.compare(common, options, make) == 1
+    assert tried[2:] == ["fixed", "learned"], "a cell that failed is not finished"
+
+
+def test_other_options_or_code_are_another_cell(common, options, made, monkeypatch, capsys):
+    cell = comparison.cell_of(common, "fixed", 0)
+    lines = read_lines(options.work_dir / comparison.RESULTS_FILE)
+    assert comparison.finished(lines, cell) is not None
+    other = comparison.cell_of(changed(common, {"optimization.learning_rate": 2e-3}), "fixed", 0)
+    assert comparison.finished(lines, other) is None
+    assert other.folder(options.work_dir) != cell.folder(options.work_dir)
+    monkeypatch.setattr(comparison, "source", lambda: "other code")
+    assert comparison.finished(lines, cell) is None
+    assert comparison.compare(common, options, lambda cell: "not now") == 2
+    assert "other options or other code than those of 1 lines, which stay" in capsys.readouterr().out
+    assert len(read_lines(options.work_dir / comparison.RESULTS_FILE)) == len(lines) + 2
+
+
+def test_variants_that_come_to_the_same_are_one_cell(common):
+    same = changed(common, {"data.loader.num_rays": 10_000})
+    assert comparison.cell_of(same, "rays-10000", 0).digest == comparison.cell_of(same, "learned", 0).digest
+    digests = [comparison.cell_of(same, name, 0).digest for name in VARIANTS]
+    # The base has label frames 1, class balance 0.5 and 10,000 rays
+    assert len(set(digests)) == len(VARIANTS) - 3
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_an_experiment_of_the_demos_configuration(name):
+    demo = load_config(Path("splattingocc-synth"))
+    experiment = VARIANTS[name].change(demo)
+    assert experiment.network.backbone == demo.network.backbone
+    assert experiment.optimization == demo.optimization
+    assert all(loss.weight <= demo.objective.losses[key].weight for key, loss in experiment.objective.losses.items())
+
+
+def test_what_cannot_be_shared_is_refused(common, options):
+    for name, value, said in (("optimization.ema_decay", 0.9, "ema_decay"), ("data.gts", Path("/nowhere"), "nowhere")):
+        with pytest.raises(ValueError, match=said):
+            comparison.common_experiment(changed(common, {name: value}), None, 1, options.work_dir)
+    with pytest.raises(ValueError, match="--variants: lerned is none"):
+        comparison.main([str(options.config), "--work-dir", str(options.work_dir), "--variants", "lerned"])
+
+
+def test_mean_and_deviation_of_seeds():
+    assert mean_and_deviation([]) == "–"
+    assert mean_and_deviation([1.234]) == "1.23"
+    assert mean_and_deviation([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+    assert mean_and_deviation([1.0, 2.0], digits=1) == "1.5 ± 0.7"
+
+
+def test_a_row_says_which_seeds_it_lacks():
+    column = Column("figure", ("a", "b"), factor=100)
+    results = {"fixed": {0: {"a": {"b": 0.1}}, 2: {"a": {"b": 0.3}}}, "nerf": {1: {"a": {}}}}
+    assert table_of(results, ["nerf", "fixed", "learned"], [column], (0, 1, 2)).splitlines() == [
+        "| training | seeds | figure |",
+        "|---|---|---|",
+        "| NeRF sampling | 1 (no 0, 2) | – |",
+        "| fixed Gaussians, 0.1 m | 0, 2 (no 1) | 20.00 ± 14.14 |",
+    ]
+    assert report({}, (0,), "command") == "No cell is finished yet."
