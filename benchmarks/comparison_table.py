@@ -118,8 +118,8 @@ def report(results: Results, seeds: Sequence[int], command: str) -> str:
         f"image steps, which all rows of a seed share, then {said['joint_steps']} joint steps. Mean ± standard deviation over seeds "
         "(n − 1); percent, inside mask_camera but for RayIoU. The threshold is chosen from 2D labels in every row; *oracle* is each figure "
         f"at the best of {1 + len(THRESHOLDS)} thresholds by the 3D truth that scores it. Distance error: median of "
-        "|rendered − labelled| / labelled over the labelled rays of the val split. Seconds are those of a joint step with the loading of its "
-        "samples, GiB is all that the process took (on a GPU its tensors)."
+        "|rendered − labelled| / labelled over the labelled rays of the val split. Seconds are those of a joint step, with the loading of "
+        "its samples; GiB is all that the process took (on a GPU its tensors)."
     ]
     for group in dict.fromkeys(variant.group for variant in VARIANTS.values()):
         names = [name for name, variant in VARIANTS.items() if variant.group == group and name in results]

@@ -47,7 +47,7 @@ class TruthModule(OccupancyModule):
         if turn := config.data.loader.augment.max_rotation:
             raise ValueError(f"data.loader.augment.max_rotation is {turn}, expected 0: cells of truth can be mirrored, not turned")
         self.index, self.gts, self.renders = index, config.data.truth_folder, renders
-        self.place_in_head = _places_in(head)
+        self.place_in_head = places_in(head)
 
     def _losses(self, sample: TrainingSample) -> Losses:
         if self.renders:
@@ -105,7 +105,7 @@ def mirrored_axes(seen: Cameras, original: Cameras) -> tuple[int, ...]:
     return tuple(axis for axis in (0, 1) if signs[axis] < 0)
 
 
-def _places_in(head: CellHead) -> Tensor:
+def places_in(head: CellHead) -> Tensor:
     """Return, for each cell in the order of a head, which cell of the grid (x, y, z in order) it is."""
     place_of_cell = head.indices_of(OCC3D_GRID.centers(head.centers.device).reshape(-1, 3))
     return place_of_cell.argsort().cpu()
