@@ -101,6 +101,8 @@ def compare(common: ExperimentConfig, options: Arguments, make: Callable[[Cell],
             print(f"{name}: other options or other code than those of {len(of_others)} lines, which stay; made anew", flush=True)
         began = time.monotonic()
         error = make(cell)
+        if error is None and finished(read_lines(results), cell) is None:
+            error = "options or code were changed while it was made; begin the comparison again"
         if error is not None:
             errors[name] = error
             append(results, {**identity(cell), "error": error})

@@ -127,7 +127,12 @@ def report(results: Results, seeds: Sequence[int], command: str) -> str:
             # What is left out is left out of it
             names = names if group == TWINS or "learned" not in results else ["learned", *names]
             parts.append(f"**{group}**\n\n{table_of(results, names, COLUMNS, seeds)}")
-    with_both = [name for name in VARIANTS if any("opacity" in line["read_outs"] for line in results.get(name, {}).values())]
+    # Without those that are another variant by another name
+    with_both = [
+        name
+        for name in VARIANTS
+        if any("opacity" in line["read_outs"] and line["variant"] == name for line in results.get(name, {}).values())
+    ]
     if with_both:
         parts.append(
             "**Two ways to read Gaussians out.** *Own* is what `splattingocc test` does; *by opacity*, a cell is as probably filled as its "

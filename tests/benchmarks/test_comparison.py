@@ -161,18 +161,33 @@ def test_the_table_is_written_between_its_marks(made, common, options, tmp_path)
 
 
 def test_a_failing_cell_is_reported_and_the_others_go_on(common, options, tmp_path, capsys):
-    options = comparison.Arguments(options.config, tmp_path, options.dataroot, ("fixed", "learned"), (5,), 1)
+    options = comparison.Arguments(options.config, tmp_path, options.dataroot, ("fixed", "learned", "truth"), (5,), 1)
     tried: list[str] = []
 
     def make(cell: Cell) -> str | None:
         tried.append(cell.variant.name)
-        return "out of memory" if cell.variant.name == "fixed" else None
+        if cell.variant.name == "fixed":
+            return "out of memory"
+        if cell.variant.name == "learned":
+            comparison.append(tmp_path / comparison.RESULTS_FILE, comparison.identity(cell))
+        return None
 
-    assert comparison.compare(common, options, make) == 1
-    assert tried == ["fixed", "learned"]
-    assert "failed: 1/2 fixed, seed 5: out of memory" in capsys.readouterr().out
-    assert comparison.compare(common, options, make) == 1
-    assert tried[2:] == ["fixed", "learned"], "a cell that failed is not finished"
+    assert comparison.compare(common, options, make) == 2
+    assert tried == ["fixed", "learned", "truth"]
+    said = capsys.readouterr().out
+    assert "failed: 1/3 fixed, seed 5: out of memory" in said
+    assert "failed: 3/3 truth, seed 5: options or code were changed" in said, "there is no line of it"
+    assert comparison.compare(common, options, make) == 2
+    assert tried[3:] == ["fixed", "truth"], "a cell that failed is not finished"
+
+
+def test_a_process_that_fails_says_so_in_one_line(common, options, tmp_path):
+    cell = comparison.cell_of(common, "fixed", 0)
+    error = comparison.in_own_process(cell, tmp_path, ["no_such_config.py", "--work-dir", str(tmp_path)])
+    assert error is not None
+    assert "no_such_config.py" in error
+    assert error.endswith(comparison.LOG_FILE)
+    assert "\n" not in error
 
 
 def test_other_options_or_code_are_another_cell(common, options, made, monkeypatch, capsys):
@@ -231,3 +246,10 @@ def test_a_row_says_which_seeds_it_lacks():
         "| fixed Gaussians, 0.1 m | 0, 2 (no 1) | 20.00 ± 14.14 |",
     ]
     assert report({}, (0,), "command") == "No cell is finished yet."
+
+
+def test_a_variant_by_another_name_has_no_read_outs_of_its_own(made, options):
+    line = result_of(options, "fixed") | {"variant": "learned"}
+    text = report({name: {0: line} for name in ("learned", "rays-10000")}, (0,), "command")
+    assert text.count("| learned Gaussians | 0 |") == 3, "as a twin, above the ablations, and among the read-outs"
+    assert text.count("| 10,000 rays | 0 |") == 1
