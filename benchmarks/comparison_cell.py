@@ -129,6 +129,7 @@ def run_cell(cell: Cell, work_dir: Path) -> dict[str, Any]:
     began = time.monotonic()
     config, folder = cell.experiment, cell.folder(work_dir)
     start = _start(cell, work_dir)
+    started = time.monotonic()
     trained_in = folder / "train"
     build = partial(_build, cell=cell, index=build_index(config.data, work_dir))
     metrics = train(config, trained_in, resume_from=newest_checkpoint(trained_in) or start, build=build)
@@ -149,7 +150,12 @@ def run_cell(cell: Cell, work_dir: Path) -> dict[str, Any]:
         "losses": metrics["losses"],
         "seconds_per_step": _seconds_per_step(config, metrics["samples_per_second"]),
         "peak_memory_gib": metrics["peak_memory_gib"],
-        "seconds": {"training": round(trained - began, 1), "scoring": round(time.monotonic() - trained, 1)},
+        # Of this process: where it went on from another, less than all
+        "seconds": {
+            "image_phase": round(started - began, 1),
+            "joint_steps": round(trained - started, 1),
+            "scoring": round(time.monotonic() - trained, 1),
+        },
         **environment(),
     }
 
