@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 import torch
-from comparison_scores import THRESHOLDS, calibrate_read_outs, read_outs_of, score_read_outs
+from comparison_scores import THRESHOLDS, read_outs_of, score_read_outs, threshold_by_opacity
 from comparison_variants import Variant, changed
 from lightning import seed_everything
 from truth_supervision import TruthModule
@@ -239,8 +239,9 @@ def _measure(config: ExperimentConfig, network_file: Path, index: Index, thresho
     """Return the scores of a trained network."""
     network, _ = open_network(config, network_file)
     read_outs = read_outs_of(network)
-    others = {name: read_out for name, read_out in read_outs.items() if name != "own"}
-    thresholds = {"own": threshold} | calibrate_read_outs(config, network, index, others)
+    thresholds = {"own": threshold}
+    if "opacity" in read_outs:
+        thresholds["opacity"] = threshold_by_opacity(config, network, index)
     return {
         "read_outs": score_read_outs(config, network, index, thresholds, read_outs, split=SPLIT),
         "rendering": score_rendering(config, network_file, split=SPLIT, part="all", index=index),

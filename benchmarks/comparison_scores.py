@@ -10,17 +10,15 @@ import torch
 from torch import Tensor
 
 from splattingocc.data.key_frames import Index
-from splattingocc.data.label_store import LabelStore
-from splattingocc.data.labelled_rays import labelled_rays
 from splattingocc.data.occ3d import OccupancyTruth, read_truth
 from splattingocc.engine.inference import predict_fields
-from splattingocc.evaluation.calibrate import ThresholdCalibration
 from splattingocc.evaluation.miou import HEIGHT_BANDS, count_voxels, scores
 from splattingocc.evaluation.ray_iou import CastGrid, RayCounts, cast_grid, count_rays, ray_iou, ray_origins
 from splattingocc.experiment import ExperimentConfig, build_prediction_loader
+from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.prediction import positions_to_test
-from splattingocc.pipeline.training import calibration_frames
+from splattingocc.pipeline.training import calibrate
 from splattingocc.splatting.field import Field, Occupancy
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.query import gaussian_of_cell
@@ -36,42 +34,47 @@ MIDDLE = HEIGHT_BANDS.index((0.6, 2.2))
 ReadOut: TypeAlias = Callable[[Field], Occupancy]
 
 
-def own_read_out(field: Field) -> Occupancy:
+class ByOpacity(Gaussians):
+    """Gaussians that are read out by their opacities: a cell is as probably filled as its Gaussian is opaque, wherever in it that lies."""
+
+    def read_out(self, grid: VoxelGrid, *, threshold: float) -> Occupancy:
+        if grid != self.grid:
+            raise ValueError("grid: is not that of the Gaussians, expected theirs: each answers for its own cell")
+        of_cell = gaussian_of_cell(self)
+        there = of_cell >= 0
+        of_cell = of_cell.clamp(min=0)
+        probabilities = self.opacities[of_cell] * there
+        classes = torch.where(probabilities >= threshold, self.features.argmax(dim=-1)[of_cell], FREE)
+        return Occupancy(probabilities.reshape(grid.shape), classes.to(torch.uint8).reshape(grid.shape))
+
+
+def own(field: Field) -> Occupancy:
     """Read a field out as `splattingocc test` does."""
     return field.read_out(field.grid, threshold=LOWEST)
 
 
 def by_opacity(field: Field) -> Occupancy:
-    """Read Gaussians out by their opacities: a cell is as probably filled as its Gaussian is opaque, wherever in the cell it lies."""
+    return own(_by_opacity(field))
+
+
+def _by_opacity(field: Field) -> ByOpacity:
     assert isinstance(field, Gaussians)
-    of_cell = gaussian_of_cell(field)
-    there = of_cell >= 0
-    of_cell = of_cell.clamp(min=0)
-    probabilities = field.opacities[of_cell] * there
-    classes = torch.where(probabilities >= LOWEST, field.features.argmax(dim=-1)[of_cell], FREE)
-    return Occupancy(probabilities.reshape(field.grid.shape), classes.to(torch.uint8).reshape(field.grid.shape))
+    return ByOpacity(**vars(field))
 
 
 def read_outs_of(network: OccupancyNetwork) -> dict[str, ReadOut]:
     """Return the ways to read out what a network predicts; a density is its own opacity."""
-    own: dict[str, ReadOut] = {"own": own_read_out}
-    return own | ({"opacity": by_opacity} if network.config.head.kind == "gaussians" else {})
+    found: dict[str, ReadOut] = {"own": own}
+    return found | ({"opacity": by_opacity} if network.config.head.kind == "gaussians" else {})
 
 
-def calibrate_read_outs(
-    config: ExperimentConfig, network: OccupancyNetwork, index: Index, read_outs: Mapping[str, ReadOut]
-) -> dict[str, float]:
-    """Choose the threshold of each read-out from 2D labels, as `pipeline.training.calibrate` does for its own."""
-    store = LabelStore.open(config.data.label_folder)
-    index = store.labelled_part(index)
-    positions, part = calibration_frames(config, index)
-    calibrations = {name: ThresholdCalibration(config.calibration, config.grid.voxels) for name in read_outs}
-    samples = predict_fields(network, build_prediction_loader(config, index, positions))
-    for (_, predicted), position in zip(samples, positions):
-        rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=config.data.loader.held_out_fraction)
-        for name, read_out in read_outs.items():
-            calibrations[name].update(read_out(predicted).probabilities.cpu(), rays, labels)
-    return {name: calibration.compute().threshold for name, calibration in calibrations.items()}
+def threshold_by_opacity(config: ExperimentConfig, network: OccupancyNetwork, index: Index) -> float:
+    """Choose the threshold of the read-out by opacity, from 2D labels, as `train` chooses that of the other."""
+    hook = network.head.register_forward_hook(lambda head, inputs, field: _by_opacity(field))
+    try:
+        return calibrate(config, network, index).threshold
+    finally:
+        hook.remove()
 
 
 @dataclass

@@ -13,16 +13,19 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import comparison
 from comparison_cell import Cell
+from comparison_scores import by_opacity, threshold_by_opacity
 from comparison_table import BEGIN, END, Column, mean_and_deviation, read_lines, report, table_of
 from comparison_variants import VARIANTS, changed
 
 from splattingocc.data.nuscenes import read_index
 from splattingocc.evaluation.report import metrics_of
 from splattingocc.experiment import ExperimentConfig, build_index, load_config
+from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.labels.generate import generate_labels
 from splattingocc.pipeline.prediction import open_network, predict
 from splattingocc.pipeline.scoring import score
-from splattingocc.pipeline.training import NETWORK_FILE, train
+from splattingocc.pipeline.training import NETWORK_FILE, calibrate, train
+from splattingocc.splatting.gaussians import Gaussians
 
 CONFIG = """
 from splattingocc.data.augment import AugmentConfig
@@ -131,6 +134,35 @@ def test_the_scores_are_those_of_the_package(made, common, options, tmp_path):
     assert found["iou"] == pytest.approx(expected["camera_mask"]["geometric_iou"])
     assert found["iou_middle"] == pytest.approx(expected["by_height"]["0.6 to 2.2 m"]["geometric_iou"])
     assert found["ray_iou"] == pytest.approx(expected["ray_iou"]["mean"])
+
+
+def test_by_opacity_a_cell_has_its_gaussians_opacity_and_class():
+    grid = VoxelGrid((0.0, 0.0, 0.0), (4.0, 2.0, 1.0), 1.0)
+    means = torch.tensor([[2.9, 1.1, 0.5], [0.05, 0.5, 0.95]])
+    gaussians = Gaussians(
+        means=means,
+        quats=torch.tensor([[1.0, 0, 0, 0]]).expand(2, 4),
+        scales=torch.full((2, 3), 0.05),
+        opacities=torch.tensor([0.9, 0.4]),
+        features=torch.eye(17)[[4, 11]],
+        grid=grid,
+    )
+    found = by_opacity(gaussians)
+    expected, classes = torch.zeros(4, 2, 1), torch.full((4, 2, 1), 17, dtype=torch.uint8)
+    expected[2, 1, 0], expected[0, 0, 0] = 0.9, 0.4
+    classes[2, 1, 0], classes[0, 0, 0] = 4, 11
+    assert torch.equal(found.probabilities, expected)
+    assert torch.equal(found.semantics, classes)
+
+
+def test_both_read_outs_choose_their_thresholds_alike(made, common, options, tmp_path):
+    cell = comparison.cell_of(common, "fixed", 0)
+    found = result_of(options, "fixed")["read_outs"]
+    network, threshold = open_network(cell.experiment, cell.folder(options.work_dir) / "train" / NETWORK_FILE)
+    assert found["own"]["threshold"] == threshold
+    index = build_index(cell.experiment.data, tmp_path)
+    assert found["opacity"]["threshold"] == threshold_by_opacity(cell.experiment, network, index)
+    assert calibrate(cell.experiment, network, index).threshold == threshold, "the network is read out as before"
 
 
 def test_a_line_says_what_made_it_and_what_it_cost(made, options):
