@@ -12,12 +12,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import comparison
-from comparison_cell import Cell
+from comparison_cell import Cell, ImagePhase, train_images
 from comparison_scores import by_opacity, threshold_by_opacity
 from comparison_table import BEGIN, END, Column, mean_and_deviation, read_lines, report, table_of
 from comparison_variants import VARIANTS, changed
 
 from splattingocc.data.nuscenes import read_index
+from splattingocc.engine.checkpoint import read_checkpoint
 from splattingocc.evaluation.report import metrics_of
 from splattingocc.experiment import ExperimentConfig, build_index, load_config
 from splattingocc.geometry.voxel_grid import VoxelGrid
@@ -120,6 +121,29 @@ def test_a_cell_is_what_a_training_of_its_configuration_alone_makes(made, common
     assert found[1] == whole[1]
     for key, value in whole[0].state_dict().items():
         assert torch.equal(found[0].state_dict()[key], value), key
+
+
+def test_an_image_phase_that_was_killed_goes_on(common, options, tmp_path, monkeypatch):
+    longer = changed(common, {"optimization.image_steps": 6, "trainer.max_epochs": 2, "trainer.checkpoint_steps": 6})
+    cell = comparison.cell_of(longer, "learned", 0)
+    whole = read_checkpoint(train_images(cell, tmp_path / "whole"))
+    take_step, taken = ImagePhase.training_step, []
+
+    def stop_after_five(module, batches, batch_index):
+        if len(taken) == 5:
+            raise KeyError("killed")
+        taken.append(module.global_step)
+        return take_step(module, batches, batch_index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImagePhase, "training_step", stop_after_five)
+        with pytest.raises(KeyError):
+            train_images(cell, tmp_path / "killed")
+    found = read_checkpoint(train_images(cell, tmp_path / "killed"))
+    assert taken == [0, 1, 2, 3, 4]
+    assert found["global_step"] == whole["global_step"] == 6
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(found["state_dict"][key], value), key
 
 
 def test_the_scores_are_those_of_the_package(made, common, options, tmp_path):
