@@ -70,7 +70,7 @@ def read_outs_of(network: OccupancyNetwork) -> dict[str, ReadOut]:
 
 def threshold_by_opacity(config: ExperimentConfig, network: OccupancyNetwork, index: Index) -> float:
     """Choose the threshold of the read-out by opacity, from 2D labels, as `train` chooses that of the other."""
-    hook = network.head.register_forward_hook(lambda head, inputs, field: _by_opacity(field))
+    hook = network.head.register_forward_hook(lambda *call: _by_opacity(call[-1]))
     try:
         return calibrate(config, network, index).threshold
     finally:

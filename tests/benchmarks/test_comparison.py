@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import comparison
 from comparison_cell import Cell, ImagePhase, train_images
 from comparison_scores import by_opacity, threshold_by_opacity
-from comparison_table import BEGIN, END, Column, mean_and_deviation, read_lines, report, table_of
+from comparison_table import BEGIN, END, read_lines, report
 from comparison_variants import VARIANTS, changed
 
 from splattingocc.data.nuscenes import read_index
@@ -283,25 +283,6 @@ def test_what_cannot_be_shared_is_refused(common, options):
             comparison.common_experiment(changed(common, {name: value}), None, 1, options.work_dir)
     with pytest.raises(ValueError, match="--variants: lerned is none"):
         comparison.main([str(options.config), "--work-dir", str(options.work_dir), "--variants", "lerned"])
-
-
-def test_mean_and_deviation_of_seeds():
-    assert mean_and_deviation([]) == "–"
-    assert mean_and_deviation([1.234]) == "1.23"
-    assert mean_and_deviation([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
-    assert mean_and_deviation([1.0, 2.0], digits=1) == "1.5 ± 0.7"
-
-
-def test_a_row_says_which_seeds_it_lacks():
-    column = Column("figure", ("a", "b"), factor=100)
-    results = {"fixed": {0: {"a": {"b": 0.1}}, 2: {"a": {"b": 0.3}}}, "nerf": {1: {"a": {}}}}
-    assert table_of(results, ["nerf", "fixed", "learned"], [column], (0, 1, 2)).splitlines() == [
-        "| training | seeds | figure |",
-        "|---|---|---|",
-        "| NeRF sampling | 1 (no 0, 2) | – |",
-        "| fixed Gaussians, 0.1 m | 0, 2 (no 1) | 20.00 ± 14.14 |",
-    ]
-    assert report({}, (0,), "command") == "No cell is finished yet."
 
 
 def test_a_variant_by_another_name_has_no_read_outs_of_its_own(made, options):
