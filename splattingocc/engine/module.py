@@ -184,6 +184,10 @@ class OccupancyModule(LightningModule):
         )
 
     def _losses(self, sample: TrainingSample) -> Losses:
+        return self.objective(self.render_labels(sample))
+
+    def render_labels(self, sample: TrainingSample) -> LossInputs:
+        """Return what the network makes of a batch, rendered along its labelled rays."""
         config = self.render_config
         asked = None
         if not self.predict_all_cells and self.objective.only_asks:
@@ -192,15 +196,13 @@ class OccupancyModule(LightningModule):
         rendering = output.field.render(
             sample.rays, near=config.near, far=config.far, label_distances=sample.labels.distances, margin=config.margin
         )
-        return self.objective(
-            LossInputs(
-                reading=output.reading,
-                field=output.field,
-                rendering=rendering,
-                rays=sample.rays,
-                labels=sample.labels,
-                cameras=sample.views.cameras[:, 0],
-            )
+        return LossInputs(
+            reading=output.reading,
+            field=output.field,
+            rendering=rendering,
+            rays=sample.rays,
+            labels=sample.labels,
+            cameras=sample.views.cameras[:, 0],
         )
 
     def configure_optimizers(self) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,19 @@ CALIBRATION_FRAMES = 16
 """Key frames, evenly spread, that choose the threshold."""
 
 
-def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None = None, show_progress: bool = True) -> dict[str, Any]:
+def train(
+    config: ExperimentConfig,
+    work_dir: Path,
+    *,
+    resume_from: Path | None = None,
+    show_progress: bool = True,
+    build: Callable[..., OccupancyModule] = build_module,
+) -> dict[str, Any]:
     """Train, choose the threshold on held-out 2D labels of training frames, and return the content of METRICS_FILE.
 
     A training that is finished is left as it is; one that was killed after its last step gets what is missing. Of several processes the
-    first one chooses and writes; the others return nothing.
+    first one chooses and writes; the others return nothing. What `build` makes, called as `build_module` is, takes the steps: comparisons
+    that learn from something else share all the rest.
     """
     quiet_lightning()
     if resume_from is not None and resume_from.is_symlink():
@@ -80,7 +88,7 @@ def train(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None 
     seed_everything(config.seed, workers=True, verbose=False)
     index, store = build_index(config.data, work_dir), LabelStore.open(config.data.label_folder)
     whole, index = index, store.labelled_part(index)
-    module = build_module(config, initial_weights=checkpoint is None)
+    module = build(config, initial_weights=checkpoint is None)
     if checkpoint is not None and resume_from is not None:
         check_weights(module, checkpoint, resume_from)
     batches = build_training_batches(config, index)

@@ -1,0 +1,140 @@
+"""Scores of a trained network of a comparison: by each way to read it out, at the threshold of the 2D labels and at the best one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from splattingocc.data.key_frames import Index
+from splattingocc.data.occ3d import OccupancyTruth, read_truth
+from splattingocc.engine.inference import predict_fields
+from splattingocc.evaluation.miou import HEIGHT_BANDS, count_voxels, scores
+from splattingocc.evaluation.ray_iou import CastGrid, RayCounts, cast_grid, count_rays, ray_iou, ray_origins
+from splattingocc.experiment import ExperimentConfig, build_prediction_loader
+from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.models.network import OccupancyNetwork
+from splattingocc.pipeline.prediction import positions_to_test
+from splattingocc.pipeline.training import calibrate
+from splattingocc.splatting.field import Field, Occupancy
+from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.splatting.query import gaussian_of_cell
+from splattingocc.taxonomy import FREE
+
+THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+"""Among which 3D truth chooses the best."""
+LOWEST = 1e-6
+"""A threshold at which every cell has its class."""
+MIDDLE = HEIGHT_BANDS.index((0.6, 2.2))
+"""The height of cars and people."""
+
+ReadOut: TypeAlias = Callable[[Field], Occupancy]
+
+
+class ByOpacity(Gaussians):
+    """Gaussians that are read out by their opacities: a cell is as probably filled as its Gaussian is opaque, wherever in it that lies."""
+
+    def read_out(self, grid: VoxelGrid, *, threshold: float) -> Occupancy:
+        if grid != self.grid:
+            raise ValueError("grid: is not that of the Gaussians, expected theirs: each answers for its own cell")
+        of_cell = gaussian_of_cell(self)
+        there = of_cell >= 0
+        of_cell = of_cell.clamp(min=0)
+        probabilities = self.opacities[of_cell] * there
+        classes = torch.where(probabilities >= threshold, self.features.argmax(dim=-1)[of_cell], FREE)
+        return Occupancy(probabilities.reshape(grid.shape), classes.to(torch.uint8).reshape(grid.shape))
+
+
+def own(field: Field) -> Occupancy:
+    """Read a field out as `splattingocc test` does."""
+    return field.read_out(field.grid, threshold=LOWEST)
+
+
+def by_opacity(field: Field) -> Occupancy:
+    return own(_by_opacity(field))
+
+
+def _by_opacity(field: Field) -> ByOpacity:
+    assert isinstance(field, Gaussians)
+    return ByOpacity(**vars(field))
+
+
+def read_outs_of(network: OccupancyNetwork) -> dict[str, ReadOut]:
+    """Return the ways to read out what a network predicts; a density is its own opacity."""
+    found: dict[str, ReadOut] = {"own": own}
+    return found | ({"opacity": by_opacity} if network.config.head.kind == "gaussians" else {})
+
+
+def threshold_by_opacity(config: ExperimentConfig, network: OccupancyNetwork, index: Index) -> float:
+    """Choose the threshold of the read-out by opacity, from 2D labels, as `train` chooses that of the other."""
+    hook = network.head.register_forward_hook(lambda *call: _by_opacity(call[-1]))
+    try:
+        return calibrate(config, network, index).threshold
+    finally:
+        hook.remove()
+
+
+@dataclass
+class Tally:
+    """The counts of one read-out at one threshold."""
+
+    voxels: Tensor | int = 0
+    rays: RayCounts = field(default_factory=RayCounts.none)
+
+    def add(self, semantics: Tensor, truth: OccupancyTruth, origins: Tensor, seen: CastGrid) -> None:
+        """Add a key frame."""
+        self.voxels = self.voxels + count_voxels(semantics, truth)
+        self.rays = self.rays + count_rays(cast_grid(semantics, origins), seen)
+
+    def figures(self) -> dict[str, float]:
+        """Return percentages, inside mask_camera but for RayIoU."""
+        assert isinstance(self.voxels, Tensor)
+        in_camera = self.voxels[0]
+        whole = scores(in_camera.sum(dim=(0, 1)))
+        return {
+            "miou_17": whole.miou_17,
+            "miou_15": whole.miou_15,
+            "iou": whole.geometric_iou,
+            "iou_middle": scores(in_camera.sum(dim=0)[MIDDLE]).geometric_iou,
+            "ray_iou": ray_iou(self.rays).mean,
+        }
+
+
+def score_read_outs(
+    config: ExperimentConfig,
+    network: OccupancyNetwork,
+    index: Index,
+    thresholds: Mapping[str, float],
+    read_outs: Mapping[str, ReadOut],
+    *,
+    split: str,
+) -> dict[str, dict[str, object]]:
+    """Return, for each read-out, its figures at the threshold that 2D labels chose, and each figure at the threshold best for it.
+
+    The second is an oracle's, among `THRESHOLDS` and the chosen one: 3D truth of the split itself chooses.
+    """
+    candidates = {name: (thresholds[name], *THRESHOLDS) for name in read_outs}
+    tallies = {name: [Tally() for _ in candidates[name]] for name in read_outs}
+    positions = positions_to_test(config, index, split)
+    samples = predict_fields(network, build_prediction_loader(config, index, positions))
+    for (_, predicted), position in zip(samples, positions):
+        truth = read_truth(config.data.truth_folder, index[position].scene, index[position].token)
+        origins = ray_origins(index, position)
+        seen = cast_grid(truth.semantics, origins)
+        for name, read_out in read_outs.items():
+            occupancy = read_out(predicted)
+            probabilities, classes = occupancy.probabilities.cpu(), occupancy.semantics.cpu()
+            for tally, threshold in zip(tallies[name], candidates[name]):
+                tally.add(torch.where(probabilities >= threshold, classes, FREE).to(torch.uint8), truth, origins, seen)
+    return {name: _chosen_and_best(candidates[name], [tally.figures() for tally in tallies[name]]) for name in read_outs}
+
+
+def _chosen_and_best(thresholds: Sequence[float], figures: Sequence[Mapping[str, float]]) -> dict[str, object]:
+    chosen, best = figures[0], {}
+    for name in chosen:
+        at = max(range(len(figures)), key=lambda i: figures[i][name])
+        best[name] = {"value": figures[at][name], "threshold": thresholds[at]}
+    return {"threshold": thresholds[0], "at_threshold": dict(chosen), "best": best}
