@@ -77,7 +77,9 @@ def test_labels_of_an_own_rig_lie_on_what_its_cameras_see(own_rig: Path):
     assert min(shares) > 0.9
     table = store.read(key_frame.token)
     columns, rows = table.pixels[table.camera_indices == 0].astype(int).T
-    assert not example.bonnet()[rows, columns].any()
+    bonnet = example.bonnet()
+    # The store's steps of a pixel can round a label at an image's right border onto it
+    assert not bonnet[rows.clip(max=bonnet.shape[0] - 1), columns.clip(max=bonnet.shape[1] - 1)].any()
     assert rows.max() > 0.85 * 240
     assert [camera.channel for camera in index[3].cameras] == ["front", "rear", "right"]
 
