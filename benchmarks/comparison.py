@@ -54,7 +54,9 @@ class Arguments:
     joint_steps: int = 80
     """Steps after the image phase, rounded up to whole epochs."""
     table: Path | None = None
-    """Page to write the tables into, between `<!-- comparison: begin -->` and `<!-- comparison: end -->`."""
+    """Page to write the tables into, between the lines `<!-- comparison: begin -->` and `<!-- comparison: end -->`."""
+    section: str = "comparison"
+    """What these two lines name, where a page has several tables."""
     only_table: bool = False
     """Train nothing."""
     cell: tuple[str, int] | None = None
@@ -178,7 +180,7 @@ def write_table(common: ExperimentConfig, options: Arguments) -> None:
         if digest in by_digest:
             results.setdefault(name, {})[seed] = by_digest[digest]
     given = ["python", "benchmarks/comparison.py", options.config.name, "--joint-steps", str(options.joint_steps)]
-    rewrite(options.table, report(results, options.seeds, shlex.join([*given, "--seeds", *map(str, options.seeds)])))
+    rewrite(options.table, report(results, options.seeds, shlex.join([*given, "--seeds", *map(str, options.seeds)])), options.section)
     print(f"{options.table}: {len(by_digest)} cells, {len(lines) - len(by_digest)} of other code or older", flush=True)
 
 

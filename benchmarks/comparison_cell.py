@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 import torch
-from comparison_scores import THRESHOLDS, read_outs_of, score_read_outs, threshold_by_opacity
+from comparison_scores import THRESHOLDS, read_outs_of, score_read_outs, threshold_of
 from comparison_variants import Variant, changed
 from lightning import seed_everything
 from truth_supervision import TruthModule
@@ -239,9 +239,7 @@ def _measure(config: ExperimentConfig, network_file: Path, index: Index, thresho
     """Return the scores of a trained network."""
     network, _ = open_network(config, network_file)
     read_outs = read_outs_of(network)
-    thresholds = {"own": threshold}
-    if "opacity" in read_outs:
-        thresholds["opacity"] = threshold_by_opacity(config, network, index)
+    thresholds = {name: threshold if name == "own" else threshold_of(name, config, network, index) for name in read_outs}
     return {
         "read_outs": score_read_outs(config, network, index, thresholds, read_outs, split=SPLIT),
         "rendering": score_rendering(config, network_file, split=SPLIT, part="all", index=index),

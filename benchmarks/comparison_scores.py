@@ -22,6 +22,7 @@ from splattingocc.pipeline.training import calibrate
 from splattingocc.splatting.field import Field, Occupancy
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.query import gaussian_of_cell
+from splattingocc.splatting.read_out import read_out
 from splattingocc.taxonomy import FREE
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
@@ -48,29 +49,40 @@ class ByOpacity(Gaussians):
         return Occupancy(probabilities.reshape(grid.shape), classes.to(torch.uint8).reshape(grid.shape))
 
 
+class AtCentres(Gaussians):
+    """Gaussians that are read out by their response at the centres of cells, not widened by the cell."""
+
+    def read_out(self, grid: VoxelGrid, *, threshold: float) -> Occupancy:
+        return read_out(self, grid, threshold=threshold, widen_by_cell=False)
+
+
 def own(field: Field) -> Occupancy:
     """Read a field out as `splattingocc test` does."""
     return field.read_out(field.grid, threshold=LOWEST)
 
 
-def by_opacity(field: Field) -> Occupancy:
-    return own(_by_opacity(field))
+READ_OUTS: dict[str, type[Gaussians]] = {"opacity": ByOpacity, "centre": AtCentres}
+"""Other ways to read Gaussians out."""
 
 
-def _by_opacity(field: Field) -> ByOpacity:
+def read_as(kind: type[Gaussians], field: Field) -> Gaussians:
+    """Return Gaussians that are read out another way."""
     assert isinstance(field, Gaussians)
-    return ByOpacity(**vars(field))
+    return kind(**vars(field))
 
 
 def read_outs_of(network: OccupancyNetwork) -> dict[str, ReadOut]:
     """Return the ways to read out what a network predicts; a density is its own opacity."""
     found: dict[str, ReadOut] = {"own": own}
-    return found | ({"opacity": by_opacity} if network.config.head.kind == "gaussians" else {})
+    if network.config.head.kind == "gaussians":
+        found |= {name: lambda field, kind=kind: own(read_as(kind, field)) for name, kind in READ_OUTS.items()}
+    return found
 
 
-def threshold_by_opacity(config: ExperimentConfig, network: OccupancyNetwork, index: Index) -> float:
-    """Choose the threshold of the read-out by opacity, from 2D labels, as `train` chooses that of the other."""
-    hook = network.head.register_forward_hook(lambda *call: _by_opacity(call[-1]))
+def threshold_of(name: str, config: ExperimentConfig, network: OccupancyNetwork, index: Index) -> float:
+    """Choose the threshold of another read-out from 2D labels, as `train` chooses that of the own."""
+    kind = READ_OUTS[name]
+    hook = network.head.register_forward_hook(lambda *call: read_as(kind, call[-1]))
     try:
         return calibrate(config, network, index).threshold
     finally:
@@ -124,8 +136,8 @@ def score_read_outs(
         truth = read_truth(config.data.truth_folder, index[position].scene, index[position].token)
         origins = ray_origins(index, position)
         seen = cast_grid(truth.semantics, origins)
-        for name, read_out in read_outs.items():
-            occupancy = read_out(predicted)
+        for name, read in read_outs.items():
+            occupancy = read(predicted)
             probabilities, classes = occupancy.probabilities.cpu(), occupancy.semantics.cpu()
             for tally, threshold in zip(tallies[name], candidates[name]):
                 tally.add(torch.where(probabilities >= threshold, classes, FREE).to(torch.uint8), truth, origins, seen)

@@ -15,8 +15,10 @@ from comparison_variants import TWINS, VARIANTS
 
 from splattingocc.files import BadFile, read_bytes, write_atomically
 
-BEGIN, END = "<!-- comparison: begin -->", "<!-- comparison: end -->"
-"""Around what is rewritten of a page."""
+
+def marks_of(section: str) -> tuple[str, str]:
+    """Return the two lines around what is rewritten of a page."""
+    return f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ COLUMNS = (
 )
 READ_OUT_COLUMNS = tuple(
     make(title, figure, read_out)
-    for read_out, of in (("own", "own"), ("opacity", "by opacity"))
+    for read_out, of in (("own", "own"), ("opacity", "by opacity"), ("centre", "at centres"))
     for make, title, figure in (
         (_at_threshold, f"{of}: mIoU m17", "miou_17"),
         (_at_threshold, "IoU", "iou"),
@@ -135,8 +137,9 @@ def report(results: Results, seeds: Sequence[int], command: str) -> str:
     ]
     if with_both:
         parts.append(
-            "**Two ways to read Gaussians out.** *Own* is what `splattingocc test` does; *by opacity*, a cell is as probably filled as its "
-            f"Gaussian is opaque, and has that one's class.\n\n{table_of(results, with_both, READ_OUT_COLUMNS, seeds)}"
+            "**Ways to read Gaussians out.** *Own* is what `splattingocc test` does: their response at a cell's centre, widened by the cell; "
+            "*at centres*, it is not widened; *by opacity*, a cell is as probably filled as its Gaussian is opaque, and has that one's "
+            f"class.\n\n{table_of(results, with_both, READ_OUT_COLUMNS, seeds)}"
         )
     return "\n\n".join(parts)
 
@@ -145,13 +148,14 @@ def _in_words(value: Any) -> str:
     return " ".join(f"{key} {count}" for key, count in value.items()) if isinstance(value, Mapping) else str(value)
 
 
-def rewrite(page: Path, text: str) -> None:
-    """Put a text between the two marks of a page; `ValueError` where it does not have both, once and in order."""
+def rewrite(page: Path, text: str, section: str) -> None:
+    """Put a text between the two marks of a section; `ValueError` where the page does not have both, once and in order."""
     content = read_bytes(page).decode()
-    if content.count(BEGIN) != 1 or content.count(END) != 1 or content.index(BEGIN) > content.index(END):
-        raise BadFile(page, f"expected the lines {BEGIN} and {END}, each once, around what is to be rewritten")
-    before, after = content[: content.index(BEGIN)], content[content.index(END) :]
-    write_atomically(page, lambda temporary: temporary.write_text(f"{before}{BEGIN}\n\n{text}\n\n{after}"))
+    begin, end = marks_of(section)
+    if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
+        raise BadFile(page, f"expected the lines {begin} and {end}, each once, around what is to be rewritten")
+    before, after = content[: content.index(begin)], content[content.index(end) :]
+    write_atomically(page, lambda temporary: temporary.write_text(f"{before}{begin}\n\n{text}\n\n{after}"))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

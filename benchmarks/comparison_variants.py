@@ -16,6 +16,8 @@ Supervision = Literal["2D", "3D", "2D + 3D"]
 TWINS, ABLATIONS = "Twins", "Ablations of learned Gaussians"
 FIXED_SCALE = 0.1
 """Metres; the standard deviation that the system of 2024 did best with."""
+WIDE_SCALE = 0.2
+"""Metres; half a cell."""
 LEFT_OUT = 1e-9
 """Weight of an image loss that the joint steps are to do without. Not 0, which the image phase before them could not have: Adam divides by
 the gradients that it has seen there, so what has this weight moves nothing."""
@@ -75,9 +77,17 @@ def _with_density(config: ExperimentConfig) -> ExperimentConfig:
     return changed(config, {"network.head": DensityHeadConfig(**shared)})
 
 
+def _fixed(scale: float) -> Callable[[ExperimentConfig], ExperimentConfig]:
+    """Return what makes every Gaussian a ball of this standard deviation in metres, at the middle of its cell."""
+    return _with_head(learn_offsets=False, learn_scales=False, learn_rotations=False, initial_scale=scale)
+
+
 def _from_truth(config: ExperimentConfig) -> ExperimentConfig:
-    """Return the experiment whose volume learns nothing from 2D labels; the image losses and what is assumed of all space stay."""
-    return _all_cells(_without(*RENDERING_LOSSES, "query")(config))
+    """Return the experiment whose volume learns nothing from 2D labels; the image losses and what is assumed of all space stay.
+
+    Truth says whether a cell is filled, and nothing of where in it: its Gaussians are fixed.
+    """
+    return _all_cells(_without(*RENDERING_LOSSES, "query")(_fixed(FIXED_SCALE)(config)))
 
 
 def _all_cells(config: ExperimentConfig) -> ExperimentConfig:
@@ -92,6 +102,13 @@ def _ablations() -> Iterator[Variant]:
         yield Variant(f"without-{name}", f"without {loss.replace('_', ' ')}", ABLATIONS, _without(loss))
     yield Variant("without-pixels", "joint steps without pixels", ABLATIONS, _without(*IMAGE_LOSSES, weight=LEFT_OUT))
     yield Variant("query-only", "query only (and pixels)", ABLATIONS, _without(*RENDERING_LOSSES, "opacity_prior"))
+    yield Variant("fixed-wide", f"fixed Gaussians, {WIDE_SCALE:g} m", ABLATIONS, _fixed(WIDE_SCALE))
+    yield Variant(
+        "scales-only", "scales learned, rotation and offsets not", ABLATIONS, _with_head(learn_offsets=False, learn_rotations=False)
+    )
+    yield Variant(
+        "offsets-only", "offsets learned, scales and rotation not", ABLATIONS, _with_head(learn_scales=False, learn_rotations=False)
+    )
     yield Variant("scales-fixed", "scales fixed", ABLATIONS, _with_head(learn_scales=False))
     yield Variant("rotation-fixed", "rotation fixed", ABLATIONS, _with_head(learn_rotations=False))
     yield Variant("offsets-off", "offsets off", ABLATIONS, _with_head(learn_offsets=False))
@@ -108,12 +125,7 @@ VARIANTS = {
     variant.name: variant
     for variant in (
         Variant("nerf", "NeRF sampling", TWINS, _with_density),
-        Variant(
-            "fixed",
-            f"fixed Gaussians, {FIXED_SCALE:g} m",
-            TWINS,
-            _with_head(learn_offsets=False, learn_scales=False, learn_rotations=False, initial_scale=FIXED_SCALE),
-        ),
+        Variant("fixed", f"fixed Gaussians, {FIXED_SCALE:g} m", TWINS, _fixed(FIXED_SCALE)),
         Variant("learned", "learned Gaussians", TWINS, lambda config: config),
         Variant("truth", "3D truth in place of rendering (ceiling)", TWINS, _from_truth, "3D"),
         Variant("learned-and-truth", "2D + 3D", TWINS, _all_cells, "2D + 3D"),

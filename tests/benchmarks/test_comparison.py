@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import comparison
 from comparison_cell import Cell, ImagePhase, train_images
-from comparison_scores import by_opacity, threshold_by_opacity
-from comparison_table import BEGIN, END, read_lines, report
+from comparison_scores import ByOpacity, own, read_as, read_outs_of, threshold_of
+from comparison_table import marks_of, read_lines, report
 from comparison_variants import VARIANTS, changed
 
 from splattingocc.data.nuscenes import read_index
@@ -171,7 +173,7 @@ def test_by_opacity_a_cell_has_its_gaussians_opacity_and_class():
         features=torch.eye(17)[[4, 11]],
         grid=grid,
     )
-    found = by_opacity(gaussians)
+    found = own(read_as(ByOpacity, gaussians))
     expected, classes = torch.zeros(4, 2, 1), torch.full((4, 2, 1), 17, dtype=torch.uint8)
     expected[2, 1, 0], expected[0, 0, 0] = 0.9, 0.4
     classes[2, 1, 0], classes[0, 0, 0] = 4, 11
@@ -179,13 +181,31 @@ def test_by_opacity_a_cell_has_its_gaussians_opacity_and_class():
     assert torch.equal(found.semantics, classes)
 
 
-def test_both_read_outs_choose_their_thresholds_alike(made, common, options, tmp_path):
+def test_each_way_to_read_out_is_its_own():
+    grid = VoxelGrid((0.0, 0.0, 0.0), (4.0, 2.0, 1.0), 1.0)
+    gaussians = Gaussians(
+        means=torch.tensor([[2.9, 1.1, 0.5]]),
+        quats=torch.tensor([[1.0, 0, 0, 0]]),
+        scales=torch.full((1, 3), 0.25),
+        opacities=torch.tensor([0.9]),
+        features=torch.eye(17)[[4]],
+        grid=grid,
+    )
+    network = SimpleNamespace(config=SimpleNamespace(head=SimpleNamespace(kind="gaussians")))
+    found = {name: read_out(gaussians).probabilities[2, 1, 0].item() for name, read_out in read_outs_of(network).items()}
+    assert found["opacity"] == pytest.approx(0.9)
+    for name, variance in (("own", 0.25**2 + 1 / 12), ("centre", 0.25**2)):
+        assert found[name] == pytest.approx(0.9 * math.exp(-0.5 * (0.4**2 + 0.4**2) / variance), rel=1e-5)
+
+
+def test_all_read_outs_choose_their_thresholds_alike(made, common, options, tmp_path):
     cell = comparison.cell_of(common, "fixed", 0)
     found = result_of(options, "fixed")["read_outs"]
     network, threshold = open_network(cell.experiment, cell.folder(options.work_dir) / "train" / NETWORK_FILE)
     assert found["own"]["threshold"] == threshold
     index = build_index(cell.experiment.data, tmp_path)
-    assert found["opacity"]["threshold"] == threshold_by_opacity(cell.experiment, network, index)
+    for name in found.keys() - {"own"}:
+        assert found[name]["threshold"] == threshold_of(name, cell.experiment, network, index)
     assert calibrate(cell.experiment, network, index).threshold == threshold, "the network is read out as before"
 
 
@@ -194,20 +214,22 @@ def test_a_line_says_what_made_it_and_what_it_cost(made, options):
     assert (line["image_steps"], line["joint_steps"], line["seed"], line["supervision"]) == (3, 1, 0, "3D")
     assert {"truth_occupancy", "truth_class", "depth_bins", "pixel_classes", "opacity_prior"} == set(line["losses"])
     assert {"commit", "torch", "device", "digest", "source"} <= line.keys()
-    for read_out in ("own", "opacity"):
+    for read_out in ("own", "opacity", "centre"):
         found = line["read_outs"][read_out]
         assert 0 < found["threshold"] < 1
         assert all(found["best"][name]["value"] >= value for name, value in found["at_threshold"].items())
 
 
 def test_the_table_is_written_between_its_marks(made, common, options, tmp_path):
-    page = tmp_path / "results.md"
-    page.write_text(f"before\n{BEGIN}\nof yesterday\n{END}\nafter\n")
-    options = comparison.Arguments(options.config, options.work_dir, options.dataroot, options.variants, (0, 1), 1, table=page)
+    page, (begin, end) = tmp_path / "results.md", marks_of("long")
+    page.write_text(f"before\n{begin}\nof yesterday\n{end}\nafter\n")
+    options = comparison.Arguments(
+        options.config, options.work_dir, options.dataroot, options.variants, (0, 1), 1, table=page, section="long"
+    )
     comparison.write_table(common, options)
     text = page.read_text()
-    assert text.startswith(f"before\n{BEGIN}\n")
-    assert text.endswith(f"{END}\nafter\n")
+    assert text.startswith(f"before\n{begin}\n")
+    assert text.endswith(f"{end}\nafter\n")
     assert "of yesterday" not in text
     assert "| fixed Gaussians, 0.1 m | 0 (no 1) |" in text
     assert f"| {result_of(options, 'truth')['read_outs']['own']['at_threshold']['miou_17']:.2f} |" in text
