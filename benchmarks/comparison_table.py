@@ -137,9 +137,9 @@ def report(results: Results, seeds: Sequence[int], command: str) -> str:
     ]
     if with_both:
         parts.append(
-            "**Ways to read Gaussians out.** *Own* is what `splattingocc test` does: their response at a cell's centre, widened by the cell; "
-            "*at centres*, it is not widened; *by opacity*, a cell is as probably filled as its Gaussian is opaque, and has that one's "
-            f"class.\n\n{table_of(results, with_both, READ_OUT_COLUMNS, seeds)}"
+            "**Ways to read Gaussians out.** *Own* is what `splattingocc test` does: their response at a cell's centre, widened by the "
+            "cell; *at centres*, it is not widened; *by opacity*, a cell is as probably filled as its Gaussian is opaque, and has "
+            f"that one's class.\n\n{table_of(results, with_both, READ_OUT_COLUMNS, seeds)}"
         )
     return "\n\n".join(parts)
 
