@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from splattingocc.data.key_frames import Index
@@ -31,6 +32,9 @@ LOWEST = 1e-6
 """A threshold at which every cell has its class."""
 MIDDLE = HEIGHT_BANDS.index((0.6, 2.2))
 """The height of cars and people."""
+
+BAND_NAMES = ("low", "middle", "high")
+"""Of `HEIGHT_BANDS`."""
 
 ReadOut: TypeAlias = Callable[[Field], Occupancy]
 
@@ -89,6 +93,12 @@ def threshold_of(name: str, config: ExperimentConfig, network: OccupancyNetwork,
         hook.remove()
 
 
+def false_by_height(counts: Int64[Tensor, "distance height 18 18"]) -> list[float]:
+    """Return, for each height band, how many percent of its free voxels are said to be filled."""
+    free = counts.sum(dim=0)[:, FREE].double()
+    return (100 * free[:, :FREE].sum(dim=-1) / free.sum(dim=-1)).tolist()
+
+
 @dataclass
 class Tally:
     """The counts of one read-out at one threshold."""
@@ -112,6 +122,7 @@ class Tally:
             "iou": whole.geometric_iou,
             "iou_middle": scores(in_camera.sum(dim=0)[MIDDLE]).geometric_iou,
             "ray_iou": ray_iou(self.rays).mean,
+            **{f"false_{name}": share for name, share in zip(BAND_NAMES, false_by_height(in_camera))},
         }
 
 
@@ -147,6 +158,8 @@ def score_read_outs(
 def _chosen_and_best(thresholds: Sequence[float], figures: Sequence[Mapping[str, float]]) -> dict[str, object]:
     chosen, best = figures[0], {}
     for name in chosen:
+        if name.startswith("false"):
+            continue
         at = max(range(len(figures)), key=lambda i: figures[i][name])
         best[name] = {"value": figures[at][name], "threshold": thresholds[at]}
     return {"threshold": thresholds[0], "at_threshold": dict(chosen), "best": best}

@@ -47,12 +47,15 @@ def _at_best(title: str, figure: str, read_out: str = "own") -> Column:
     return Column(title, ("read_outs", read_out, "best", figure, "value"))
 
 
+FALSE_BANDS = {"middle": "0.6–2.2 m", "high": "above"}
+"""What is said of voxels that are wrongly filled."""
 COLUMNS = (
     _at_threshold("mIoU m17", "miou_17"),
     _at_threshold("m15", "miou_15"),
     _at_threshold("IoU", "iou"),
     _at_threshold("IoU 0.6–2.2 m", "iou_middle"),
     _at_threshold("RayIoU", "ray_iou"),
+    *(_at_threshold(f"filled of free, {band}, %", f"false_{name}") for name, band in FALSE_BANDS.items()),
     Column("distance error, %", ("rendering", "median_relative_error"), factor=100),
     _at_best("oracle: mIoU m17", "miou_17"),
     _at_best("IoU", "iou"),

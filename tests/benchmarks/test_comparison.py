@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import comparison
 from comparison_cell import Cell, ImagePhase, train_images
-from comparison_scores import ByOpacity, own, read_as, read_outs_of, threshold_of
+from comparison_scores import ByOpacity, false_by_height, own, read_as, read_outs_of, threshold_of
 from comparison_table import marks_of, read_lines, report
 from comparison_variants import VARIANTS, changed
 
@@ -29,6 +29,7 @@ from splattingocc.pipeline.prediction import open_network, predict
 from splattingocc.pipeline.scoring import score
 from splattingocc.pipeline.training import NETWORK_FILE, calibrate, train
 from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.taxonomy import FREE
 
 CONFIG = """
 from splattingocc.data.augment import AugmentConfig
@@ -198,6 +199,14 @@ def test_each_way_to_read_out_is_its_own():
         assert found[name] == pytest.approx(0.9 * math.exp(-0.5 * (0.4**2 + 0.4**2) / variance), rel=1e-5)
 
 
+def test_what_is_wrongly_filled_is_told_by_height():
+    counts = torch.zeros(4, 3, 18, 18, dtype=torch.int64)
+    counts[0, 0, FREE, FREE], counts[1, 0, FREE, 4] = 30, 10
+    counts[2, 1, FREE, FREE], counts[2, 1, 4, 11] = 5, 7
+    counts[3, 2, FREE, 0], counts[3, 2, FREE, 16] = 1, 2
+    assert false_by_height(counts) == pytest.approx([25, 0, 100])
+
+
 def test_all_read_outs_choose_their_thresholds_alike(made, common, options, tmp_path):
     cell = comparison.cell_of(common, "fixed", 0)
     found = result_of(options, "fixed")["read_outs"]
@@ -217,7 +226,7 @@ def test_a_line_says_what_made_it_and_what_it_cost(made, options):
     for read_out in ("own", "opacity", "centre"):
         found = line["read_outs"][read_out]
         assert 0 < found["threshold"] < 1
-        assert all(found["best"][name]["value"] >= value for name, value in found["at_threshold"].items())
+        assert all(best["value"] >= found["at_threshold"][name] for name, best in found["best"].items())
 
 
 def test_the_table_is_written_between_its_marks(made, common, options, tmp_path):
