@@ -4,8 +4,8 @@
 
 Each part runs in a process of its own, so that one that fails or takes too long leaves the others be; every figure is a JSON line in
 `benchmarks/results/<device>-<commit>.jsonl`, with the device and the versions. Ends with a table of the figures beside what is aimed at,
-and with status 1 where a part failed. Nothing but this repository and its wheels is needed: all data are made here. gsplat is measured beside
-it where it is installed, Swin-B only where timm is (the other recipe then has a ResNet-101 in its place, and says so).
+and with status 1 where a part failed. Nothing but this repository and its wheels is needed: all data are made here. gsplat is measured
+beside it where it is installed, Swin-B only where timm is (the other recipe then has a ResNet-101 in its place, and says so).
 
 `--device cpu --small` goes through the same motions with small volumes and networks: the check that a machine without a GPU can make.
 """

@@ -100,13 +100,18 @@ def _check(gaussians: Gaussians, rays: Rays, near: float, far: float, label_dist
 
 
 def _check_values(features: Tensor, rays: Rays) -> None:
-    # One sum is nan or infinite where any of its terms is, at the price of reading the features once.
-    if not features.detach().sum().isfinite() and not features.isfinite().all():
+    # One sum is nan or infinite where any of its terms is, at the price of reading the features once
+    summed = features.detach().sum().isfinite()
+    are_finite = rays.origins.isfinite().all()
+    are_units = ((rays.directions.square().sum(-1) - 1).abs() <= UNIT_TOLERANCE).all()
+    # A GPU is waited for once, not for each
+    if torch.stack([summed, are_finite, are_units]).all():
+        return
+    if not features.isfinite().all():
         raise ValueError("gaussians.features: must be finite")
-    if not rays.origins.isfinite().all():
+    if not are_finite:
         raise ValueError("rays.origins: must be finite")
-    norms = rays.directions.square().sum(-1)
-    if not ((norms - 1).abs() <= UNIT_TOLERANCE).all():
+    if not are_units:
         raise ValueError("rays.directions: must have unit length")
 
 
