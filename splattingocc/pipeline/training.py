@@ -54,6 +54,7 @@ from splattingocc.losses.objective import Losses, ObjectiveConfig, about_missing
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.provenance import circumstances, commit, environment
 from splattingocc.struct import stack
+from splattingocc.visualization.curves import draw_curves
 
 NETWORK_FILE = "network.safetensors"
 METRICS_FILE = "metrics.json"
@@ -126,6 +127,7 @@ def train(
     }
     save_network(module.network, config.network, work_dir / NETWORK_FILE, metadata)
     metrics |= {"threshold": calibration.threshold, "calibration_f1": calibration.f1}
+    draw_curves(work_dir, scores=False)  # there may be those of another training
     write_json(work_dir / METRICS_FILE, metrics)
     return metrics
 
@@ -190,9 +192,10 @@ def set_aside(work_dir: Path, resume_from: Path | None) -> None:
     aside.mkdir()
     for path in others:
         path.rename(aside / path.name)
-    table = work_dir / "logs" / "metrics.csv"
-    if resume_from is not None and not is_own and table.exists():
-        table.rename(table.with_name(f"metrics_before_{1 + sum(1 for _ in table.parent.glob('metrics_before_*.csv'))}.csv"))
+    for table in (work_dir / "logs" / "metrics.csv", work_dir / "logs" / "speed.csv"):
+        if resume_from is not None and not is_own and table.exists():
+            earlier = sum(1 for _ in table.parent.glob(f"{table.stem}_before_*.csv"))
+            table.rename(table.with_name(f"{table.stem}_before_{1 + earlier}.csv"))
     print(f"{work_dir}: holds another training; its checkpoints are kept in {aside.name} (--auto-resume goes on from the newest instead)")
 
 
