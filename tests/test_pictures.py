@@ -22,7 +22,8 @@ from splattingocc.labels.generate import generate_labels
 from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
-from splattingocc.pictures import _camera_maps, draw_key_frame, draw_key_frame_without_cache
+from splattingocc.pictures import draw_key_frame, draw_key_frame_without_cache
+from splattingocc.pipeline.camera_maps import camera_maps
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.taxonomy import SKY
 from splattingocc.visualization.panels import OCCUPANCY_WIDTH
@@ -80,7 +81,7 @@ def test_a_key_frame_without_truth_gets_four_whole_pictures(experiment: Experime
 
 
 def test_rendered_maps_show_what_stands_before_the_camera(experiment: ExperimentConfig, key_frame: KeyFrame) -> None:
-    maps = {camera.name: camera for camera in _camera_maps(experiment, wall_ahead(10.3), key_frame)}
+    maps = {camera.name: camera for camera in camera_maps(experiment, wall_ahead(10.3), key_frame)}
     assert list(maps) == list(CAMERA_CHANNELS)
     front, back = maps["CAM_FRONT"], maps["CAM_BACK"]
     height, width = front.rendered_semantics.shape
@@ -93,7 +94,7 @@ def test_rendered_maps_show_what_stands_before_the_camera(experiment: Experiment
 
 def test_labels_lie_on_the_picture_where_the_store_says(experiment: ExperimentConfig, key_frame: KeyFrame) -> None:
     table = LabelStore.open(experiment.data.label_folder).read(key_frame.token)
-    for view, camera in enumerate(_camera_maps(experiment, wall_ahead(10.3), key_frame)):
+    for view, camera in enumerate(camera_maps(experiment, wall_ahead(10.3), key_frame)):
         stored = torch.from_numpy(table.pixels[table.camera_indices == view])
         # Network input 32 × 64 of an image 180 × 320: the lowest 160 rows; the picture is twice as large
         shown = (stored - torch.tensor([0.0, 20.0])) * 2

@@ -38,6 +38,7 @@ from splattingocc.engine.ledger import differences
 from splattingocc.engine.memory import keep_freed_memory
 from splattingocc.engine.meter import StepMeter
 from splattingocc.engine.module import NonFiniteLoss, OccupancyModule
+from splattingocc.engine.training_pictures import DrawPictures
 from splattingocc.evaluation.calibrate import Calibration, ThresholdCalibration
 from splattingocc.experiment import (
     ExperimentConfig,
@@ -52,6 +53,7 @@ from splattingocc.geometry.voxel_grid import GridConfig
 from splattingocc.losses.loss import LabelKind
 from splattingocc.losses.objective import Losses, ObjectiveConfig, about_missing_labels
 from splattingocc.models.network import OccupancyNetwork
+from splattingocc.pipeline.training_pictures import WatchedFrame
 from splattingocc.provenance import circumstances, commit, environment
 from splattingocc.struct import stack
 from splattingocc.visualization.curves import draw_curves
@@ -98,6 +100,8 @@ def train(
         for line in (*about_labels(store, batches.dataset, whole, config.objective), about_batch(config, trainer.world_size)):
             print(line)
         check_labels_reach_grid(config, index, store)
+        if config.trainer.picture_steps:
+            trainer.callbacks.append(_pictures(config, work_dir, index, store))  # type: ignore[attr-defined]
         if (loaded := module.network.backbone.loaded) is not None and checkpoint is None:
             print(loaded.describe())
         # Not before all that may be wrong with data and labels has been found: a mistyped folder must cost an earlier training nothing
@@ -273,6 +277,14 @@ def check_labels_reach_grid(config: ExperimentConfig, index: Index, store: Label
         f"grid: from {config.grid.lower} to {config.grid.upper} m, and none of the labels of the {len(positions)} key frames on which the "
         f"threshold is chosen lies in it ({store.folder})"
     )
+
+
+def _pictures(config: ExperimentConfig, work_dir: Path, index: Index, store: LabelStore) -> DrawPictures:
+    """Return what draws the first of the key frames that choose the threshold whose labels tell of the grid."""
+    positions, part = calibration_frames(config, index)
+    labelled = ((position, calibration_rays(config, index, position, store, part)) for position in positions)
+    position, rays = next((each, rays) for each, rays in labelled if len(inside(*rays, config.grid.voxels)[1].distances))
+    return DrawPictures(config.trainer.picture_steps, work_dir / "pictures", WatchedFrame(config, index, position, rays).draw)
 
 
 def calibration_rays(config: ExperimentConfig, index: Index, position: int, store: LabelStore, part: Part) -> LabelledRays:
