@@ -27,13 +27,10 @@ from splattingocc.pipeline.prediction import open_network
 from splattingocc.splatting.field import Field
 from splattingocc.struct import stack
 from splattingocc.visualization.film import write_film
+from splattingocc.visualization.grids import DrawnGrid, PaintedGrid, draw_grid, paint_grids
 from splattingocc.visualization.panels import (
     CAMERA_WIDTH,
-    DrawnGrid,
-    PaintedGrid,
-    draw_grid,
     film_frame,
-    paint_grids,
     save_camera_views,
     save_cameras,
     save_occupancies,

@@ -12,7 +12,8 @@ from splattingocc.experiment import ExperimentConfig
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.camera_maps import camera_maps, front_of, prediction_set
 from splattingocc.struct import stack
-from splattingocc.visualization.panels import draw_grid, paint_grids, sheet_of_training
+from splattingocc.visualization.grids import draw_grid, paint_grids
+from splattingocc.visualization.panels import sheet_of_training
 from splattingocc.visualization.sheet import Heading, Sheet
 
 

@@ -7,6 +7,7 @@ from PIL import Image
 from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.taxonomy import FREE, SKY
+from splattingocc.visualization.grids import DrawnGrid, draw_grid, paint_grids
 from splattingocc.visualization.palettes import CLASS_COLORS, class_colors, distance_colors
 from splattingocc.visualization.panels import (
     CAMERA_WIDTH,
@@ -14,11 +15,8 @@ from splattingocc.visualization.panels import (
     OCCUPANCY_WIDTH,
     OVERVIEW_WIDTH,
     CameraMaps,
-    DrawnGrid,
     draw_dots,
-    draw_grid,
     film_frame,
-    paint_grids,
     save_camera_views,
     save_cameras,
     save_occupancies,
