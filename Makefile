@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check overview clean
 
 demo: $(INSTALLED)
 	$(BIN)/splattingocc demo $(DEMO_OPTIONS)
@@ -29,6 +29,10 @@ $(INSTALLED): pyproject.toml requirements/constraints.txt
 $(VENV)/.installed-dev: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e .[dev]
 	touch $@
+
+# The picture at the top of the README, of the demo's network.
+overview: $(INSTALLED)
+	$(BIN)/splattingocc visualize work_dirs/demo/train/network.safetensors --frames 3 --overview assets/overview.webp
 
 clean:
 	rm -rf $(VENV) work_dirs/demo

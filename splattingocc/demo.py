@@ -37,6 +37,7 @@ from splattingocc.pipeline.scoring import prior_predictions, score, score_render
 from splattingocc.pipeline.training import NETWORK_FILE, train
 from splattingocc.provenance import environment, source_hash
 from splattingocc.synthetic.writer import SynthConfig, write_dataset
+from splattingocc.visualization.curves import draw_curves
 
 CONFIG = CONFIGS / "splattingocc" / "splattingocc-synth.py"
 """What the demo trains."""
@@ -179,6 +180,9 @@ class Demo:
             rendering[row.name] = scores.compute()
         metrics = {row.name: metrics_of(row) | {"rendering": rendering[row.name]} for row in (rows[0], rows[1], prior)}
         metrics[prior.name] |= {"is": "an oracle: the per-voxel majority of the training scenes' 3D truth; sees no image"}
+        # Where `test` leaves them of a network in this folder
+        write_metrics(self.checkpoint.parent / "metrics_val.json", metrics)
+        draw_curves(self.checkpoint.parent)
         write_metrics(self.folder / "scores.json", metrics)
 
     def _draw(self) -> None:

@@ -122,6 +122,9 @@ class TrainerConfig(Config):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Number format in which backbone, neck and volume encoder are trained. Projections, evidence, the head, rendering, losses and
     prediction are always float32."""
+    picture_steps: Steps = 0
+    """Every so many steps, and after the last, what the network makes of a key frame that is kept back from training is drawn into the
+    run's `pictures/`, and goes to TensorBoard where that is a logger; 0 draws nothing. It is the same training with or without."""
     loggers: tuple[Tracker, ...] = ()
     """Where the metrics of each step go besides `logs/metrics.csv`: `tensorboard` needs the extra `tracking`, `wandb` the extra `wandb`."""
 

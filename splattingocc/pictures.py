@@ -1,140 +1,298 @@
-"""Pictures of a key frame: what the cameras see, what the network renders for them, and the occupancy beside the truth."""
+"""Pictures and films of key frames: what the cameras see, what the network renders for them, and the occupancy beside the truth."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
-import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import UInt8
 from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
 from splattingocc.data.key_frames import Index, KeyFrame
-from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
-from splattingocc.data.labelled_rays import LabelledRays, labelled_rays
-from splattingocc.data.loaders import LoaderConfig, PredictionSet, blacken, read_views, still_windows
-from splattingocc.data.occ3d import read_truth, truth_path
-from splattingocc.data.vehicle_masks import VehicleMasks
-from splattingocc.engine.inference import predict_fields, render_surfaces
-from splattingocc.engine.module import RenderConfig
-from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, grid_of_cache, read_grid
-from splattingocc.experiment import ExperimentConfig, open_masks
+from splattingocc.data.occ3d import OccupancyTruth, read_truth, truth_path
+from splattingocc.engine.inference import predict_fields
+from splattingocc.evaluation.miou import confusion, scores
+from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, grid_of_cache, provenance_of_cache, read_grid
+from splattingocc.experiment import ExperimentConfig
 from splattingocc.files import sha256_of
-from splattingocc.geometry.cameras import Cameras
-from splattingocc.geometry.rays import RayLabels, Rays
-from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.models.network import OccupancyNetwork
+from splattingocc.pipeline.camera_maps import camera_images, camera_maps, front_of, prediction_set
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.splatting.field import Field
 from splattingocc.struct import stack
-from splattingocc.visualization.panels import CameraMaps, draw_grid, save_cameras, save_occupancies, save_overview, save_renderings
+from splattingocc.visualization.film import write_film
+from splattingocc.visualization.grids import DrawnGrid, PaintedGrid, draw_grid, paint_grids
+from splattingocc.visualization.panels import (
+    CAMERA_WIDTH,
+    film_frame,
+    save_camera_views,
+    save_cameras,
+    save_occupancies,
+    save_overview,
+    save_renderings,
+)
+from splattingocc.visualization.raycast import PictureConfig, picture_of_camera, seen_from
+from splattingocc.visualization.sheet import Heading
+from splattingocc.visualization.voxels import Selection
 
-IMAGE_WIDTH = 640
-"""Pixels of the camera images in the pictures; the network may see smaller ones."""
-MAP_WIDTH = 224
-"""Pixels, and rays, of a rendered map's row."""
+View: TypeAlias = Literal["behind", "above", "camera", "orbit"]
+FILM_IMAGE_WIDTH = 320
+"""Pixels of the camera images in a film."""
+REAL_TIME = 2.0
+"""Key frames of nuScenes a second."""
+ORBIT_FRAMES, ORBIT_RATE = 36, 12.0
+"""Once around a key frame: pictures, and pictures per second."""
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """What is drawn of occupancy, and from where."""
+
+    views: tuple[View, ...] = ("behind", "above")
+    """`behind` and `above` the vehicle in one picture, what each `camera` would see in another, and a film of an `orbit`."""
+    picture: PictureConfig = dataclasses.field(default_factory=PictureConfig)
+    selection: Selection = dataclasses.field(default_factory=Selection)
+
+
+DEFAULT = PictureOptions()
 
 
 def draw_key_frame(
-    config: ExperimentConfig, checkpoint: Path, cache: PredictionCache, index: Index, position: int, out: Path
+    config: ExperimentConfig,
+    checkpoint: Path,
+    cache: PredictionCache,
+    index: Index,
+    position: int,
+    out: Path,
+    *,
+    options: PictureOptions = DEFAULT,
 ) -> list[Path]:
     """Draw the key frame at a position of the index whose prediction is in a cache of this checkpoint; return the paths of the pictures."""
-    if cache.manifest.provenance.checkpoint_hash != sha256_of(checkpoint):
+    provenance = cache.manifest.provenance
+    if provenance.checkpoint_hash != sha256_of(checkpoint):
         raise ValueError(f"{cache.directory}: predictions of another checkpoint than {checkpoint}; predict again")
     network, _ = open_network(config, checkpoint)
-    key_frame, field = index[position], _see(config, network, index, position)
+    key_frame, (field,) = index[position], _fields(config, network, index, [position])
     predicted = cache.read(CachedFrame(key_frame.scene, key_frame.index_in_scene, key_frame.token)).semantics
-    return _draw(config, field, predicted, key_frame, out)
+    shown = _show_key_frame(config, key_frame, predicted, _made_by(checkpoint, provenance.threshold), options)
+    return _draw(config, field, key_frame, shown, out, options)
 
 
-def draw_key_frame_without_cache(config: ExperimentConfig, checkpoint: Path, index: Index, position: int, out: Path) -> list[Path]:
+def draw_key_frame_without_cache(
+    config: ExperimentConfig, checkpoint: Path, index: Index, position: int, out: Path, *, options: PictureOptions = DEFAULT
+) -> list[Path]:
     """Draw the key frame at a position of the index, read out with the checkpoint's own threshold; return the paths of the pictures."""
-    network, threshold = open_network(config, checkpoint)
-    if threshold is None:
-        raise ValueError(f"{checkpoint}: has no occupancy threshold; only the network file of a finished training has one")
-    field = _see(config, network, index, position)
-    predicted = field.read_out(config.grid.voxels, threshold=threshold).semantics.cpu()
-    return _draw(config, field, predicted, index[position], out)
+    field, shown = _predict(config, checkpoint, index, position, options)
+    return _draw(config, field, index[position], shown, out, options)
 
 
-def draw_cached_grids(folder: Path) -> list[Path]:
-    """Draw every predicted grid in a folder of a prediction cache, each beside its file; return the paths of the pictures."""
+def draw_overview(
+    config: ExperimentConfig, checkpoint: Path, index: Index, position: int, path: Path, *, options: PictureOptions = DEFAULT
+) -> Path:
+    """Draw the overview of a key frame alone into a file, `.png` or `.webp`."""
+    field, shown = _predict(config, checkpoint, index, position, options)
+    drawn = [draw_grid(grid, options.picture, from_above=False) for grid in shown.grids]
+    key_frame = index[position]
+    return save_overview(path, camera_maps(config, field, key_frame), front_of(key_frame), drawn, shown.heading)
+
+
+def film_scene(
+    config: ExperimentConfig,
+    checkpoint: Path,
+    index: Index,
+    positions: Sequence[int],
+    path: Path,
+    *,
+    frames_per_second: float = REAL_TIME,
+    options: PictureOptions = DEFAULT,
+) -> Path:
+    """Film key frames of one scene: cameras, prediction, and truth and errors where there is truth. Return the film's path.
+
+    With the view `orbit` the virtual camera goes around the vehicle once in the film.
+    """
+    network, threshold = _with_threshold(config, checkpoint)
+    made_by = _made_by(checkpoint, threshold)
+
+    def frames() -> Iterator[UInt8[Tensor, "h w 3"]]:
+        fields = _fields(config, network, index, positions)
+        for number, (position, field) in enumerate(zip(positions, fields)):
+            predicted = field.read_out(config.grid.voxels, threshold=threshold).semantics.cpu()
+            shown = _show_key_frame(config, index[position], predicted, made_by, options)
+            drawn = [draw_grid(grid, _turned(options, number / len(positions)), from_above=False) for grid in shown.grids]
+            yield film_frame(_images(config, index[position]), drawn, shown.heading)
+
+    name = escape(index[positions[0]].scene)
+    return write_film(track(frames(), f"filming {name}", total=len(positions)), path, frames_per_second=frames_per_second)
+
+
+def draw_cached_grids(
+    folder: Path,
+    *,
+    gts: Path | None = None,
+    known: tuple[ExperimentConfig, Index] | None = None,
+    frames_per_second: float = REAL_TIME,
+    options: PictureOptions = DEFAULT,
+) -> list[Path]:
+    """Draw every predicted grid in a scene's folder of a prediction cache, each beside its file, and a film of them all.
+
+    With `gts`, those that there is truth of are drawn beside it. Where the data are `known`, the film shows the cameras, too. Returns the
+    paths of the pictures, the film's last.
+    """
+    files = predictions_in(folder)
+    voxels, provenance = grid_of_cache(folder.parent), provenance_of_cache(folder.parent)
+    made_by = () if provenance is None else _details(provenance.config, provenance.checkpoint_hash, provenance.threshold)
+    pictures: list[Path] = []
+
+    def frames() -> Iterator[UInt8[Tensor, "h w 3"]]:
+        for number, path in enumerate(files):
+            token = path.stem.split("_", 1)[-1]
+            has_truth = gts is not None and truth_path(gts, folder.name, token).exists()
+            truth = read_truth(gts, folder.name, token) if gts is not None and has_truth else None
+            shown = _show(read_grid(path, voxels), voxels, truth, Heading(f"{folder.name}, {path.stem}", made_by), options)
+            drawn = [draw_grid(grid, _turned(options, number / len(files)), from_above="above" in options.views) for grid in shown.grids]
+            pictures.append(_save_occupancies(path.with_suffix(".png"), drawn, shown, options))
+            images: list[tuple[str, UInt8[Tensor, "h w 3"]]] = []
+            if known is not None and token in known[1].tokens:
+                images = _images(known[0], known[1][known[1].position_of(token)])
+            yield film_frame(images, drawn, shown.heading)
+
+    counted = track(frames(), f"drawing {escape(folder.name)}", total=len(files))
+    film = write_film(counted, folder / f"{folder.name}.mp4", frames_per_second=frames_per_second)
+    return [*pictures, film]
+
+
+def predictions_in(folder: Path) -> list[Path]:
+    """Return the files of a scene's predictions, in order; none at all are a `ValueError`."""
     files = sorted(folder.glob("*.npz"))
     if not files:
         raise ValueError(f"{folder}: no predictions (*.npz) in this folder; give one scene of a cache, e.g. work_dirs/x/output/scene-0103")
-    pictures, voxels = [], grid_of_cache(folder.parent)
-    for path in track(files, f"drawing {escape(folder.name)}"):
-        grid = draw_grid("predicted occupancy", read_grid(path, voxels), voxels)
-        pictures.append(save_occupancies(path.with_suffix(".png"), [grid], f"{folder.name}, {path.stem}"))
-    return pictures
+    return files
 
 
-def _draw(config: ExperimentConfig, field: Field, predicted: UInt8[Tensor, "x y z"], key_frame: KeyFrame, out: Path) -> list[Path]:
-    cameras = _camera_maps(config, field, key_frame)
-    grids = [draw_grid("predicted occupancy", predicted, config.grid.voxels)]
-    if truth_path(config.data.truth_folder, key_frame.scene, key_frame.token).exists():
-        truth = read_truth(config.data.truth_folder, key_frame.scene, key_frame.token)
-        grids.append(draw_grid("true occupancy", truth.semantics, OCC3D_GRID))
-    stem = f"{key_frame.scene}_{key_frame.index_in_scene:03d}"
-    title = f"{key_frame.scene}, key frame {key_frame.index_in_scene}"
-    return [
-        save_cameras(out / f"{stem}_cameras.png", cameras, title),
-        save_renderings(out / f"{stem}_rendering.png", cameras, title),
-        save_occupancies(out / f"{stem}_occupancy.png", grids, title),
-        save_overview(out / f"{stem}_overview.png", cameras, _front_of(key_frame), grids),
+@dataclass(frozen=True)
+class _Shown:
+    """A key frame's grids, ready for drawing from anywhere, and what is said of them."""
+
+    grids: list[PaintedGrid]
+    heading: Heading
+
+
+def _show(
+    predicted: UInt8[Tensor, "x y z"], grid: VoxelGrid, truth: OccupancyTruth | None, heading: Heading, options: PictureOptions
+) -> _Shown:
+    if truth is not None and grid == OCC3D_GRID:
+        found = scores(confusion(predicted, truth.semantics, truth.mask_camera))
+        score = f"this frame, inside mask_camera: mIoU {found.miou_17:.1f} %, IoU {found.geometric_iou:.1f} %"
+        heading = Heading(heading.title, (*heading.details, score))
+    grids = paint_grids(
+        predicted,
+        grid,
+        truth=None if truth is None else truth.semantics,
+        seen=None if truth is None else truth.mask_camera,
+        truth_grid=OCC3D_GRID,
+        selection=options.selection,
+        for_cameras="camera" in options.views,
+    )
+    return _Shown(grids, heading)
+
+
+def _show_key_frame(
+    config: ExperimentConfig, key_frame: KeyFrame, predicted: UInt8[Tensor, "x y z"], made_by: tuple[str, ...], options: PictureOptions
+) -> _Shown:
+    gts, truth = config.data.truth_folder, None
+    if truth_path(gts, key_frame.scene, key_frame.token).exists():
+        truth = read_truth(gts, key_frame.scene, key_frame.token)
+    heading = Heading(f"{key_frame.scene}, key frame {key_frame.index_in_scene}", made_by)
+    return _show(predicted, config.grid.voxels, truth, heading, options)
+
+
+def _made_by(checkpoint: Path, threshold: float) -> tuple[str, ...]:
+    path = checkpoint.resolve()
+    return _details(f"{path.parent.name}/{path.name}", sha256_of(checkpoint), threshold)
+
+
+def _details(network: str, digest: str, threshold: float) -> tuple[str, ...]:
+    return f"{network} ({digest[:8]})", f"threshold {threshold:.3f}"
+
+
+def _with_threshold(config: ExperimentConfig, checkpoint: Path) -> tuple[OccupancyNetwork, float]:
+    network, threshold = open_network(config, checkpoint)
+    if threshold is None:
+        raise ValueError(f"{checkpoint}: has no occupancy threshold; only the network file of a finished training has one")
+    return network, threshold
+
+
+def _fields(config: ExperimentConfig, network: OccupancyNetwork, index: Index, positions: Sequence[int]) -> Iterator[Field]:
+    """Yield what the network sees in key frames, one after the other."""
+    samples = prediction_set(config, index, list(positions))
+    for _, field in predict_fields(network, (stack([samples[i]]) for i in range(len(positions)))):
+        yield field
+
+
+def _images(config: ExperimentConfig, key_frame: KeyFrame) -> list[tuple[str, UInt8[Tensor, "h w 3"]]]:
+    images, _ = camera_images(config, key_frame, FILM_IMAGE_WIDTH)
+    return [(sensor.channel, image) for sensor, image in zip(key_frame.cameras, images)]
+
+
+def _turned(options: PictureOptions, share: float) -> PictureConfig:
+    """Return the view of a moving picture of which a share is over."""
+    return seen_from(options.picture, 360 * share) if "orbit" in options.views else options.picture
+
+
+def _predict(config: ExperimentConfig, checkpoint: Path, index: Index, position: int, options: PictureOptions) -> tuple[Field, _Shown]:
+    """Return what a network sees in a key frame, and its grids at the network's own threshold."""
+    network, threshold = _with_threshold(config, checkpoint)
+    (field,) = _fields(config, network, index, [position])
+    predicted = field.read_out(config.grid.voxels, threshold=threshold).semantics.cpu()
+    return field, _show_key_frame(config, index[position], predicted, _made_by(checkpoint, threshold), options)
+
+
+def _draw(config: ExperimentConfig, field: Field, key_frame: KeyFrame, shown: _Shown, out: Path, options: PictureOptions) -> list[Path]:
+    cameras = camera_maps(config, field, key_frame)
+    drawn = [draw_grid(grid, options.picture, from_above="above" in options.views) for grid in shown.grids]
+    stem, heading = f"{key_frame.scene}_{key_frame.index_in_scene:03d}", shown.heading
+    paths = [
+        save_cameras(out / f"{stem}_cameras.png", cameras, heading),
+        save_renderings(out / f"{stem}_rendering.png", cameras, heading),
+        _save_occupancies(out / f"{stem}_occupancy.png", drawn, shown, options),
+        save_overview(out / f"{stem}_overview.png", cameras, front_of(key_frame), drawn, heading),
     ]
+    if "camera" in options.views:
+        paths.append(_save_camera_views(config, key_frame, shown, out / f"{stem}_views.png", options))
+    if "orbit" in options.views:
+        paths.append(_film_orbit(shown, out / f"{stem}_orbit.mp4", options))
+    return paths
 
 
-def _front_of(key_frame: KeyFrame) -> int:
-    """Return the camera that looks most nearly straight ahead."""
-    return max(range(len(key_frame.cameras)), key=lambda view: key_frame.cameras[view].ego_from_sensor[0, 2])
+def _save_occupancies(path: Path, drawn: Sequence[DrawnGrid], shown: _Shown, options: PictureOptions) -> Path:
+    # There is nothing else to see of a grid where only views of key frames and moving ones are asked for
+    in_perspective = "behind" in options.views or "above" not in options.views
+    return save_occupancies(path, drawn, shown.heading, in_perspective=in_perspective, column_width=options.picture.image_size[1])
 
 
-def _see(config: ExperimentConfig, network: OccupancyNetwork, index: Index, position: int) -> Field:
-    """Return what the network sees in a key frame."""
-    samples = PredictionSet(index, config.data.dataroot, config.data.loader, [position], masks=open_masks(config.data, index))
-    return next(predict_fields(network, [stack([samples[0]])]))[1]
+def _save_camera_views(config: ExperimentConfig, key_frame: KeyFrame, shown: _Shown, path: Path, options: PictureOptions) -> Path:
+    images, cameras = camera_images(config, key_frame, CAMERA_WIDTH)
+    named = [(sensor.channel, image) for sensor, image in zip(key_frame.cameras, images)]
+    drawn = []
+    for grid in shown.grids:
+        assert grid.for_cameras is not None
+        pictures = [picture_of_camera(grid.for_cameras, cameras[view], options.picture) for view in range(len(named))]
+        drawn.append((grid.name, pictures))
+    return save_camera_views(path, named, drawn, shown.heading, shown.grids)
 
 
-def _views(config: ExperimentConfig, key_frame: KeyFrame, loader: LoaderConfig) -> tuple[Float[Tensor, "view 3 h w"], Cameras]:
-    windows = still_windows(key_frame, loader)
-    images, cameras = read_views(key_frame, config.data.dataroot, loader, windows=windows, in_ego_of=key_frame)
-    masks = None if config.data.vehicle_masks is None else VehicleMasks(config.data.vehicle_masks)
-    return blacken(images, key_frame, masks, windows), cameras
+def _film_orbit(shown: _Shown, path: Path, options: PictureOptions) -> Path:
+    """Film one key frame from all around."""
 
+    def frames() -> Iterator[UInt8[Tensor, "h w 3"]]:
+        for number in track(range(ORBIT_FRAMES), f"going around {escape(path.stem)}"):
+            config = _turned(options, number / ORBIT_FRAMES)
+            yield film_frame([], [draw_grid(grid, config, from_above=False) for grid in shown.grids], shown.heading)
 
-def _camera_maps(config: ExperimentConfig, field: Field, key_frame: KeyFrame) -> list[CameraMaps]:
-    """Return, for each camera, what the network input shows of it, sharper than the network sees it, with labels and renderings."""
-    height, width = config.data.loader.image_size
-    loader = config.data.loader.model_copy(update={"image_size": (round(IMAGE_WIDTH * height / width), IMAGE_WIDTH)})
-    images, cameras = _views(config, key_frame, loader)
-    semantics, distances = _render_maps(field, cameras.resize((round(MAP_WIDTH * height / width), MAP_WIDTH)), config.render)
-    (rays, labels), camera_of_ray = _labels_of(config, key_frame)
-    maps = []
-    for view, sensor in enumerate(key_frame.cameras):
-        own = camera_of_ray == view
-        pixels, visible = cameras[view].project(rays[own].at(labels[own].distances))
-        shown = labels[own][visible]
-        image = (images[view].permute(1, 2, 0) * 255).round().to(torch.uint8)
-        maps.append(CameraMaps(sensor.channel, image, pixels[visible], shown.semantics, shown.distances, semantics[view], distances[view]))
-    return maps
-
-
-def _labels_of(config: ExperimentConfig, key_frame: KeyFrame) -> tuple[LabelledRays, Int64[Tensor, " ray"]]:
-    """Return a key frame's labelled rays and the camera of each; none where it has no labels, as on a test split."""
-    folder = config.data.label_folder
-    store = LabelStore.open(folder) if (folder / MANIFEST_NAME).exists() else None
-    if store is None or key_frame.token not in store:
-        no_rays = Rays(torch.zeros(0, 3), torch.zeros(0, 3))
-        no_labels = RayLabels(torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0))
-        return (no_rays, no_labels), torch.zeros(0, dtype=torch.int64)
-    cameras = torch.from_numpy(store.read(key_frame.token).camera_indices.astype("int64"))
-    return labelled_rays(key_frame, store), cameras
-
-
-def _render_maps(field: Field, cameras: Cameras, config: RenderConfig) -> tuple[Int64[Tensor, "view h w"], Float[Tensor, "view h w"]]:
-    """Render classes and distances through every pixel of the cameras; SKY and nan where a ray hits nothing."""
-    surfaces = render_surfaces(field, cameras.pixel_rays(), config).to("cpu")
-    shape = (len(cameras.K), *cameras.image_size)
-    return surfaces.semantics.reshape(shape), surfaces.distances.reshape(shape)
+    return write_film(frames(), path, frames_per_second=ORBIT_RATE)

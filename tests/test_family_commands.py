@@ -84,6 +84,7 @@ def test_a_scene_of_the_cache_is_drawn(folder: Path, output: Path):
     (scene,) = output.glob("scene-*")
     drawn = done(folder, f"python tools/visualization/visual.py work_dirs/output/{scene.name}")
     assert drawn.count(".png") == 2
+    assert f"{scene.name}.mp4" in drawn or f"{scene.name}.webp" in drawn
     assert sorted(path.stem for path in scene.glob("*.png")) == sorted(path.stem for path in scene.glob("*.npz"))
 
 
@@ -96,7 +97,8 @@ def test_torchrun_scores_what_was_predicted(folder: Path, run: Path, output: Pat
 def test_the_help_of_the_drawing_tool_is_its_use(folder: Path):
     said = typed(folder, "python tools/visualization/visual.py --help")
     assert said.returncode == 0
-    assert said.stdout.startswith("Draw the predicted grids of one scene")
+    assert "Draw the predicted grids of one scene" in said.stdout
+    assert all(option in said.stdout for option in ("--gts", "--config", "--view"))
     said = typed(folder, "python tools/visualization/visual.py")
     assert (said.returncode, said.stdout) == (2, "")
 
@@ -122,7 +124,7 @@ def test_a_network_alone_is_enough_to_test(
 
 def test_a_network_alone_is_enough_to_draw(folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch):
     drawn: list[tuple[ExperimentConfig, Path, Index, int, Path]] = []
-    monkeypatch.setattr(pictures, "draw_key_frame_without_cache", lambda *given: drawn.append(given) or [])
+    monkeypatch.setattr(pictures, "draw_key_frame_without_cache", lambda *given, options: drawn.append(given) or [])
     main(["visualize", str(run / "latest.pth"), "--data.dataroot", str(folder / "data"), "--frames", "1"])
     ((experiment, network, index, position, out),) = drawn
     assert (experiment.name, experiment.data.loader.image_size) == (run.name, (32, 64))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_nuscenes
 import torch
 from PIL import Image
 
+from splattingocc import pictures
+from splattingocc.cli.draw import VisualizeScene
 from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS
+from splattingocc.data.occ3d import truth_path
 from splattingocc.engine.checkpoint import save_network
 from splattingocc.evaluation.predictions import Manifest, PredictionCache, Provenance
 from splattingocc.experiment import DataConfig, ExperimentConfig, build_network
@@ -22,13 +28,24 @@ from splattingocc.labels.generate import generate_labels
 from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
-from splattingocc.pictures import _camera_maps, draw_key_frame, draw_key_frame_without_cache
+from splattingocc.pictures import (
+    PictureOptions,
+    draw_cached_grids,
+    draw_key_frame,
+    draw_key_frame_without_cache,
+    draw_overview,
+    film_scene,
+)
+from splattingocc.pipeline.camera_maps import camera_maps
 from splattingocc.splatting.gaussians import Gaussians
-from splattingocc.taxonomy import SKY
-from splattingocc.visualization.panels import OCCUPANCY_WIDTH
-from splattingocc.visualization.sheet import MARGIN
+from splattingocc.taxonomy import FREE, SKY
+from splattingocc.visualization import film
+from splattingocc.visualization.panels import FILM_WIDTH, OCCUPANCY_WIDTH, OVERVIEW_WIDTH
+from splattingocc.visualization.raycast import PictureConfig
+from splattingocc.visualization.sheet import GAP, MARGIN, Heading
 
 CAR = 4
+SMALL = PictureOptions(picture=PictureConfig(image_size=(200, 356), supersampling=1))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +97,7 @@ def test_a_key_frame_without_truth_gets_four_whole_pictures(experiment: Experime
 
 
 def test_rendered_maps_show_what_stands_before_the_camera(experiment: ExperimentConfig, key_frame: KeyFrame) -> None:
-    maps = {camera.name: camera for camera in _camera_maps(experiment, wall_ahead(10.3), key_frame)}
+    maps = {camera.name: camera for camera in camera_maps(experiment, wall_ahead(10.3), key_frame)}
     assert list(maps) == list(CAMERA_CHANNELS)
     front, back = maps["CAM_FRONT"], maps["CAM_BACK"]
     height, width = front.rendered_semantics.shape
@@ -93,7 +110,7 @@ def test_rendered_maps_show_what_stands_before_the_camera(experiment: Experiment
 
 def test_labels_lie_on_the_picture_where_the_store_says(experiment: ExperimentConfig, key_frame: KeyFrame) -> None:
     table = LabelStore.open(experiment.data.label_folder).read(key_frame.token)
-    for view, camera in enumerate(_camera_maps(experiment, wall_ahead(10.3), key_frame)):
+    for view, camera in enumerate(camera_maps(experiment, wall_ahead(10.3), key_frame)):
         stored = torch.from_numpy(table.pixels[table.camera_indices == view])
         # Network input 32 × 64 of an image 180 × 320: the lowest 160 rows; the picture is twice as large
         shown = (stored - torch.tensor([0.0, 20.0])) * 2
@@ -115,3 +132,101 @@ def test_predictions_of_another_checkpoint_are_refused(experiment: ExperimentCon
     manifest = Manifest(1, "", Provenance("", "", "another", "", 0.3, "val"), ())
     with pytest.raises(ValueError, match="another checkpoint"):
         draw_key_frame(experiment, checkpoint, PredictionCache(tmp_path, manifest), index, 0, tmp_path / "out")
+
+
+def test_a_scene_of_one_key_frame_is_a_film_of_one_frame(experiment: ExperimentConfig, index: Index, tmp_path: Path) -> None:
+    checkpoint = save_random_network(experiment, tmp_path / "network.safetensors", {"threshold": "0.3"})
+    path = film_scene(experiment, checkpoint, index, [0], tmp_path / "scene.webp", options=SMALL)
+    with Image.open(path) as film:
+        assert getattr(film, "n_frames", 1) == 1
+        assert film.width == FILM_WIDTH + 2 * MARGIN
+
+
+def test_views_of_the_cameras_and_an_orbit_are_files_of_their_own(
+    experiment: ExperimentConfig, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "ORBIT_FRAMES", 2)
+    monkeypatch.setattr(film, "find_spec", lambda name: None)
+    checkpoint = save_random_network(experiment, tmp_path / "network.safetensors", {"threshold": "0.3"})
+    options = dataclasses.replace(SMALL, views=("camera", "orbit"))
+    paths = draw_key_frame_without_cache(experiment, checkpoint, index, 0, tmp_path / "out", options=options)
+    assert [path.name for path in paths[4:]] == ["scene-0001_000_views.png", "scene-0001_000_orbit.webp"]
+    with Image.open(paths[5]) as orbit:
+        assert orbit.n_frames == 2
+    overview = draw_overview(experiment, checkpoint, index, 0, tmp_path / "overview.webp", options=SMALL)
+    with Image.open(overview) as image:
+        assert (image.format, image.width) == ("WEBP", OVERVIEW_WIDTH + 2 * MARGIN)
+
+
+@pytest.fixture
+def cached_scene(index: Index, tmp_path: Path) -> Path:
+    """A scene's folder as another program leaves it, without a manifest, and the truth of its key frame."""
+    key_frame = index[0]
+    semantics = np.full((200, 200, 16), FREE, dtype=np.uint8)
+    semantics[100:140, 95:105, 2] = CAR
+    folder = tmp_path / "output" / key_frame.scene
+    folder.mkdir(parents=True)
+    np.savez_compressed(folder / f"000_{key_frame.token}.npz", semantics=semantics)
+    truth = truth_path(tmp_path / "gts", key_frame.scene, key_frame.token)
+    truth.parent.mkdir(parents=True)
+    seen = np.ones_like(semantics)
+    semantics[100:120] = FREE
+    np.savez_compressed(truth, semantics=semantics, mask_camera=seen, mask_lidar=seen)
+    return folder
+
+
+def test_a_cached_scene_is_drawn_beside_its_truth_with_the_score_of_the_frame(
+    cached_scene: Path, experiment: ExperimentConfig, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Heading] = []
+    save = pictures.save_occupancies
+    monkeypatch.setattr(
+        pictures, "save_occupancies", lambda path, drawn, heading, **more: (said.append(heading), save(path, drawn, heading, **more))[1]
+    )
+    monkeypatch.setattr(film, "find_spec", lambda name: None)
+    picture, moving = draw_cached_grids(cached_scene, gts=tmp_path / "gts", known=(experiment, index), options=SMALL)
+    assert picture == cached_scene / f"000_{index[0].token}.png"
+    assert moving == cached_scene / "scene-0001.webp"
+    # Half of what is predicted is true
+    assert said[0].details == ("this frame, inside mask_camera: mIoU 50.0 %, IoU 50.0 %",)
+    with Image.open(picture) as image, Image.open(moving) as frame:
+        width, height = image.width, frame.height
+    draw_cached_grids(cached_scene, options=SMALL)
+    with Image.open(picture) as image, Image.open(moving) as frame:
+        assert width == 3 * (image.width - 2 * MARGIN + GAP) - GAP + 2 * MARGIN
+        assert frame.height != height
+
+
+def test_the_scene_tool_takes_truth_and_cameras_from_the_run_and_refuses_in_one_line(
+    cached_scene: Path,
+    experiment: ExperimentConfig,
+    index: Index,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    drawn: list[dict] = []
+    monkeypatch.setattr(pictures, "draw_cached_grids", lambda folder, **options: drawn.append(options) or [folder / "x.png"])
+    VisualizeScene(cached_scene).run()
+    assert (drawn[-1]["gts"], drawn[-1]["known"]) == (None, None)
+    (tmp_path / "config.json").write_text(json.dumps(experiment.model_dump(mode="json")))
+    VisualizeScene(cached_scene).run()
+    assert drawn[-1]["gts"] == experiment.data.truth_folder
+    known = drawn[-1]["known"]
+    assert known is not None
+    assert known[1].tokens == index.tokens
+    VisualizeScene(cached_scene, gts=tmp_path / "gts").run()
+    assert drawn[-1]["gts"] == tmp_path / "gts"
+    elsewhere = experiment.model_copy(update={"data": experiment.data.model_copy(update={"dataroot": Path("nowhere")})})
+    (tmp_path / "config.json").write_text(json.dumps(elsewhere.model_dump(mode="json")))
+    VisualizeScene(cached_scene).run()
+    assert drawn[-1]["known"] is None
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(ValueError, match=r"no predictions \(\*\.npz\) in this folder"):
+        VisualizeScene(tmp_path).run()
+    with pytest.raises(ValueError, match="--gts nowhere: no such folder"):
+        VisualizeScene(cached_scene, gts=Path("nowhere")).run()
+    with pytest.raises(ValueError, match="--size 3 600: expected height and width of 200 to 4000 pixels"):
+        VisualizeScene(cached_scene, size=(3, 600)).run()
+    with pytest.raises(ValueError, match="--hide tree: no such class"):
+        VisualizeScene(cached_scene, hide=("tree",)).run()

@@ -268,3 +268,13 @@ def main(arguments: Sequence[str] | None = None, *, is_last: bool | None = None)
     let_idle_threads_sleep()
     with ending_well(is_last=arguments is None if is_last is None else is_last):
         parse(sys.argv[1:] if arguments is None else arguments).run()
+
+
+def run_alone(prog: str, place: str) -> None:
+    """Run a command that is a program of its own, by the place of its class in this package, with the process's words."""
+    let_idle_threads_sleep()
+    with ending_well(prog, is_last=True):
+        module, class_name = place.split(".")
+        command = _understand(getattr(importlib.import_module(f"{__name__}.{module}"), class_name), prog, sys.argv[1:])
+        check_bounds(command)
+        command.run()

@@ -1,21 +1,26 @@
-"""The command that draws."""
+"""The commands that draw."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from pydantic import Field
 
 from splattingocc.cli.run import found_network
 from splattingocc.experiment import ExperimentConfig
 
+if TYPE_CHECKING:
+    from splattingocc.data.key_frames import Index
+    from splattingocc.pictures import PictureOptions
+
 
 @dataclass
 class Visualize:
-    """Draw key frames as a trained network sees them: cameras, renderings beside labels, occupancy beside the truth."""
+    """Draw key frames as a trained network sees them: cameras, renderings beside labels, occupancy beside the truth; or film scenes."""
 
     config: tyro.conf.Positional[Path]
     """Configuration: a file, or the name of one that comes with the package; or a network's file, which holds that of its training."""
@@ -28,14 +33,36 @@ class Visualize:
     """Positions of key frames in the split."""
     out: Path | None = None
     """Where the pictures go; `pictures` in the folder of the checkpoint's run by default."""
+    film: bool = False
+    """Film the scenes of these key frames instead, each as a whole: cameras, prediction, and truth and errors where there is truth."""
+    view: tuple[Literal["behind", "above", "camera", "orbit"], ...] = ("behind", "above")
+    """From where occupancy is seen: from `behind` and from `above` the vehicle, as each `camera` would see it, below its image, and in a
+    film that goes around the vehicle (`orbit`; with --film the film of the scene does). Films are seen from behind or in an orbit."""
+    size: tuple[int, int] | None = None
+    """Height and width of a picture in perspective, pixels; 338 600 by default."""
+    keep: tuple[str, ...] = ()
+    """Draw these classes only."""
+    hide: tuple[str, ...] = ()
+    """Draw all but these classes."""
+    below: float | None = None
+    """Draw only cells whose centre is less than so many metres above the ego frame, which is at the height of the road."""
+    fps: Annotated[float, Field(ge=0.01, le=240)] = 2.0
+    """Key frames a second in a film of a scene; nuScenes has 2."""
+    overview: Path | None = None
+    """Draw only the overview of the first of these key frames, into this file, `.png` or `.webp`: the picture at the top of the README."""
 
     def run(self) -> None:
         from splattingocc.engine.checkpoint import is_network
         from splattingocc.experiment import build_index
-        from splattingocc.pictures import draw_key_frame_without_cache
+        from splattingocc.pictures import draw_key_frame_without_cache, draw_overview, film_scene
         from splattingocc.pipeline.networks import network_to_test, run_folder, with_folders_here
         from splattingocc.pipeline.prediction import positions_to_test, unlike_training, with_remembered_labels
 
+        options = options_of(self.view, self.size, self.keep, self.hide, self.below)
+        if not self.frames:
+            raise ValueError("--frames: expected at least one position of a key frame in the split")
+        if self.overview is not None and self.overview.suffix not in (".png", ".webp"):
+            raise ValueError(f"--overview {self.overview}: expected a file that ends with .png or .webp")
         remarks: list[str] = []
         if is_network(self.config):
             self.experiment, remarks = with_folders_here(self.experiment, self.config)
@@ -52,6 +79,94 @@ class Visualize:
         for frame in self.frames:
             if not 0 <= frame < len(positions):
                 raise ValueError(f"--frames {frame}: split {self.split} has key frames 0 to {len(positions) - 1}")
-            out = self.out or folder / "pictures"
-            for path in draw_key_frame_without_cache(self.experiment, checkpoint, index, positions[frame], out):
+        out = self.out or folder / "pictures"
+        if self.film:
+            for scene in dict.fromkeys(index[positions[frame]].scene for frame in self.frames):
+                of_scene = [position for position in positions if index[position].scene == scene]
+                path = out / f"{scene}.mp4"
+                print(film_scene(self.experiment, checkpoint, index, of_scene, path, frames_per_second=self.fps, options=options))
+            return
+        if self.overview is not None:
+            print(draw_overview(self.experiment, checkpoint, index, positions[self.frames[0]], self.overview, options=options))
+            return
+        for frame in self.frames:
+            for path in draw_key_frame_without_cache(self.experiment, checkpoint, index, positions[frame], out, options=options):
                 print(path)
+
+
+@dataclass
+class VisualizeScene:
+    """Draw the predicted grids of one scene of a prediction cache, each beside its file, and a film of the scene.
+
+    Where the truth is known, predictions are drawn beside it; where the data are, the film shows the cameras, too. Both are, where the
+    folder of the run has its `config.json`, and the data are where that says.
+    """
+
+    scene: tyro.conf.Positional[Path]
+    """Folder of a scene, e.g. work_dirs/x/output/scene-0103."""
+    gts: Path | None = None
+    """Folder of Occ3D's truth; that of the configuration by default."""
+    config: str | None = None
+    """Configuration of the data: a file or a name, or a network's file; `config.json` of the run by default."""
+    dataroot: Path | None = None
+    """Folder of the data, where it is another than the configuration's."""
+    view: tuple[Literal["behind", "above", "orbit"], ...] = ("behind", "above")
+    """From where occupancy is seen."""
+    size: tuple[int, int] | None = None
+    """Height and width of a picture in perspective, pixels; 338 600 by default."""
+    keep: tuple[str, ...] = ()
+    """Draw these classes only."""
+    hide: tuple[str, ...] = ()
+    """Draw all but these classes."""
+    below: float | None = None
+    """Draw only cells whose centre is less than so many metres above the ego frame."""
+    fps: Annotated[float, Field(ge=0.01, le=240)] = 2.0
+    """Key frames a second in the film; nuScenes has 2."""
+
+    def run(self) -> None:
+        from splattingocc.pictures import draw_cached_grids, predictions_in
+
+        options = options_of(self.view, self.size, self.keep, self.hide, self.below)
+        predictions_in(self.scene)  # before anything is read that is only of use if there are any
+        known = self._known()
+        gts = self.gts or (None if known is None else known[0].data.truth_folder)
+        if self.gts is not None and not self.gts.is_dir():
+            raise ValueError(f"--gts {self.gts}: no such folder")
+        for path in draw_cached_grids(self.scene, gts=gts, known=known, frames_per_second=self.fps, options=options):
+            print(path)
+
+    def _known(self) -> tuple[ExperimentConfig, Index] | None:
+        """Return the experiment and the index of its data; says why in one line where there is a configuration without its data."""
+        from splattingocc.experiment import build_index
+        from splattingocc.pipeline.networks import load_experiment
+
+        of_run = self.scene.resolve().parent.parent / "config.json"
+        path = Path(self.config) if self.config is not None else of_run if of_run.exists() else None
+        if path is None:
+            return None
+        experiment = load_experiment(path)
+        if self.dataroot is not None:
+            data = experiment.data.model_copy(update={"dataroot": self.dataroot, "labels": None, "gts": None})
+            experiment = experiment.model_copy(update={"data": data})
+        if not experiment.data.dataroot.is_dir() and self.config is None and self.dataroot is None:
+            print(f"no cameras in the film: {path} was trained with {experiment.data.dataroot}, no such folder here", file=sys.stderr)
+            return None
+        return experiment, build_index(experiment.data, None)
+
+
+def options_of(
+    view: tuple[str, ...], size: tuple[int, int] | None, keep: tuple[str, ...], hide: tuple[str, ...], below: float | None
+) -> PictureOptions:
+    """Return what to draw, from the words of a command line; `ValueError` names the option that is wrong."""
+    from splattingocc.pictures import PictureOptions
+    from splattingocc.visualization.raycast import PictureConfig
+    from splattingocc.visualization.voxels import selection_of
+
+    if size is not None and not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in size):
+        raise ValueError(f"--size {size[0]} {size[1]}: expected height and width of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels")
+    picture = PictureConfig() if size is None else PictureConfig(image_size=size)
+    return PictureOptions(view, picture, selection_of(keep, hide, below))  # type: ignore[arg-type]  # the parser has checked the views
+
+
+SMALLEST_SIDE, LARGEST_SIDE = 200, 4000
+"""Pixels of a picture in perspective: its caption must fit, and a line of a film."""

@@ -174,6 +174,7 @@ class Test:
         from splattingocc.experiment import build_index
         from splattingocc.pipeline.networks import network_to_test, run_folder, with_folders_here
         from splattingocc.pipeline.prediction import unlike_training, with_remembered_labels
+        from splattingocc.visualization.curves import draw_curves
 
         remarks: list[str] = []
         if is_network(self.config):
@@ -203,6 +204,8 @@ class Test:
             metrics = self._metrics(index, work_dir, entry, Console(quiet=rank() > 0))
             if rank() == 0 and work_dir is not None and metrics:
                 report.write_metrics(work_dir / f"metrics_{check_name(self.split, '--split')}.json", metrics)
+                if any(isinstance(scores, dict) and "by_distance" in scores for scores in metrics.values()):
+                    draw_curves(work_dir)
 
     def _metrics(self, index: Index, work_dir: Path | None, entry: dict[str, Any], console: Console) -> dict[str, Any]:
         """Predict and score; put the headline into the ledger's entry, print the tables and return everything."""

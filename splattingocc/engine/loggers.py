@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,15 +13,20 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from splattingocc.engine.module import OccupancyModule
 from splattingocc.files import read_bytes, write_atomically
+from splattingocc.files.step_tables import read_step_table
 
 Tracker: TypeAlias = Literal["tensorboard", "wandb"]
 EXTRAS: dict[Tracker, str] = {"tensorboard": "tracking", "wandb": "wandb"}
 """Which extra of this package brings a tracker."""
 FLUSH_STEPS = 20
 """Steps after which metrics are written to disk."""
+OF_THE_MOMENT = ("samples_per_second",)
+"""Metrics that depend on the machine: they have a table of their own, so that the other is the same whenever a training is repeated."""
 
 
 def build_tracker(name: Tracker, work_dir: Path, config: dict[str, Any]) -> Logger:
@@ -35,10 +39,14 @@ def build_tracker(name: Tracker, work_dir: Path, config: dict[str, Any]) -> Logg
 
 
 class MetricsTable(CSVLogger):
-    """Write `logs/metrics.csv`, a row per step. A resumed run goes on in it, where Lightning's own logger would delete it first."""
+    """Write `logs/metrics.csv`, a row per step, and OF_THE_MOMENT into `logs/speed.csv`.
+
+    A resumed run goes on in both, where Lightning's own logger would delete them first.
+    """
 
     def __init__(self, work_dir: Path) -> None:
         super().__init__(work_dir, name="", version="logs", flush_logs_every_n_steps=FLUSH_STEPS)
+        self._speed: _SpeedWriter | None = None
 
     @property
     @rank_zero_experiment
@@ -46,6 +54,21 @@ class MetricsTable(CSVLogger):
         if self._experiment is None:
             self._experiment = _AppendingWriter(self.log_dir)
         return self._experiment  # type: ignore[return-value]
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Tensor | float], step: int | None = None) -> None:
+        if self._speed is None:
+            self._speed = _SpeedWriter(self.log_dir)
+        self._speed.begin(step)  # also where it has nothing to write yet: another training's is out of the way then
+        if of_the_moment := {name: value for name, value in metrics.items() if name in OF_THE_MOMENT}:
+            self._speed.log_metrics(of_the_moment, step)
+        super().log_metrics({name: value for name, value in metrics.items() if name not in OF_THE_MOMENT}, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        super().save()
+        if self._speed is not None:
+            self._speed.save()
 
     def complete(self, row: dict[str, int | float]) -> None:
         """Add the row of a training step, where the table has none of that step."""
@@ -91,11 +114,15 @@ class _AppendingWriter(ExperimentWriter):
         self._has_begun = False
 
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
+        self.begin(step)
+        super().log_metrics(metrics_dict, step)
+
+    def begin(self, step: int | None) -> None:
+        """Decide what becomes of a table that is there, before the first row, which is that of a step."""
         if not self._has_begun:
             self._has_begun = True
             if self._path.exists():
                 self._set_aside() if step == 0 else self._go_on()
-        super().log_metrics(metrics_dict, step)
 
     def complete(self, row: dict[str, int | float]) -> None:
         step = int(row["step"])
@@ -103,7 +130,7 @@ class _AppendingWriter(ExperimentWriter):
             self._has_begun = True
             self._go_on()
             # A step may have other rows: validation and the ends of epochs have their own
-            steps = {int(each["step"]) for each in _read_table(read_bytes(self._path)).rows if each.get("loss")}
+            steps = {int(each["step"]) for each in read_step_table(read_bytes(self._path)).rows if each.get("loss")}
             if step in steps:
                 return
         self._has_begun = True
@@ -117,7 +144,7 @@ class _AppendingWriter(ExperimentWriter):
     def _go_on(self) -> None:
         """Go on in the table that is there: in what can be read of it, where something damaged it."""
         content = read_bytes(self._path)
-        table = _read_table(content)
+        table = read_step_table(content)
         if table.unread:
             damaged = _free_name(self._path, "damaged")
             write_atomically(damaged, lambda path: path.write_bytes(content))
@@ -133,7 +160,7 @@ class _AppendingWriter(ExperimentWriter):
             self._write(table.rows)
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        self._write(_read_table(read_bytes(self._path)).rows)
+        self._write(read_step_table(read_bytes(self._path)).rows)
 
     def _write(self, rows: list[dict[str, str]]) -> None:
         def write(path: Path) -> None:
@@ -145,50 +172,8 @@ class _AppendingWriter(ExperimentWriter):
         write_atomically(self._path, write) if self.metrics_keys else self._path.unlink()
 
 
-@dataclass(frozen=True)
-class _Table:
-    """What can be read of a table of metrics."""
-
-    columns: list[str]
-    rows: list[dict[str, str]]
-    unread: list[int]
-    """Numbers, from 1, of the lines that are not a table's."""
-    is_torn: bool
-    """Whether the last line, of a process that was killed as it wrote, is without its end; it is left out."""
-
-
-def _read_table(content: bytes) -> _Table:
-    *lines, last = content.split(b"\n")
-    columns: list[str] = []
-    rows: list[dict[str, str]] = []
-    unread: list[int] = []
-    for number, line in enumerate(lines, start=1):
-        cells = _cells(line)
-        if number == 1:
-            if "step" in cells and "" not in cells and len({*cells}) == len(cells):
-                columns = cells
-            else:
-                unread.append(number)
-        elif columns and len(cells) == len(columns) and _are_numbers(row := dict(zip(columns, cells))):
-            rows.append(row)
-        else:
-            unread.append(number)
-    return _Table(columns, rows, unread, is_torn=bool(last))
-
-
-def _cells(line: bytes) -> list[str]:
-    """Return the cells of a line; none where it is not one of CSV's."""
-    try:
-        return next(csv.reader([line.decode().removesuffix("\r")], strict=True), []) if b"\0" not in line else []
-    except (UnicodeDecodeError, csv.Error):
-        return []
-
-
-def _are_numbers(row: dict[str, str]) -> bool:
-    try:
-        return int(row["step"]) >= 0 and all(cell == "" or float(cell) is not None for cell in row.values())
-    except ValueError:
-        return False
+class _SpeedWriter(_AppendingWriter):
+    NAME_METRICS_FILE = "speed.csv"
 
 
 def _free_name(path: Path, why: str) -> Path:

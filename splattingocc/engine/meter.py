@@ -123,6 +123,8 @@ class StepMeter(Callback):
         self._last_ended = now
         num_samples = sum(len(part.token) for part in batch) * trainer.world_size
         self.add(Step(seconds, num_samples, metrics["loss"].item(), parts), trainer.global_step)
+        if seconds:
+            pl_module.log("samples_per_second", num_samples / seconds, on_step=True, on_epoch=False)
 
     def add(self, step: Step, number: int) -> None:
         """Take in a step, the `number`th of the training."""

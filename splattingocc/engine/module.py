@@ -155,8 +155,11 @@ class OccupancyModule(LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
         if not norm.isfinite():
             raise self._non_finite()
-        self.logged["gradient_norm"] = norm
-        self.log("gradient_norm", norm)
+        # The first group is of the image branch, the last of the volume, which may learn later
+        rates = {"learning_rate/images": optimizer.param_groups[0]["lr"], "learning_rate/volume": optimizer.param_groups[-1]["lr"]}
+        of_step = {"gradient_norm": norm} | {name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()}
+        self.logged |= of_step
+        self.log_dict(of_step)
 
     def _non_finite(self) -> NonFiniteLoss:
         """Name the batches of the step in hand whose losses are not finite; all of them, where only gradients are not."""

@@ -198,11 +198,17 @@ def read_grid(path: Path, grid: VoxelGrid = OCC3D_GRID) -> UInt8[Tensor, "x y z"
 
 def grid_of_cache(directory: Path) -> VoxelGrid:
     """Return the grid of the predictions in a folder: what its provenance says, or Occ3D's where it has none, as of another program."""
+    provenance = provenance_of_cache(directory)
+    return OCC3D_GRID if provenance is None else provenance.grid.voxels
+
+
+def provenance_of_cache(directory: Path) -> Provenance | None:
+    """Return what made the predictions in a folder, whole or not; None of another program's."""
     path, what = directory / PROVENANCE_NAME, "the provenance of a prediction cache"
     if not path.exists():
-        return OCC3D_GRID
+        return None
     with decoding(path, what):
-        return msgspec.convert(read_sealed_json(path, what=what), Provenance).grid.voxels
+        return msgspec.convert(read_sealed_json(path, what=what), Provenance)
 
 
 def read_foreign_predictions(directory: Path, frames: Sequence[CachedFrame]) -> ForeignPredictions:

@@ -38,6 +38,7 @@ from splattingocc.engine.ledger import differences
 from splattingocc.engine.memory import keep_freed_memory
 from splattingocc.engine.meter import StepMeter
 from splattingocc.engine.module import NonFiniteLoss, OccupancyModule
+from splattingocc.engine.training_pictures import DrawPictures
 from splattingocc.evaluation.calibrate import Calibration, ThresholdCalibration
 from splattingocc.experiment import (
     ExperimentConfig,
@@ -52,8 +53,10 @@ from splattingocc.geometry.voxel_grid import GridConfig
 from splattingocc.losses.loss import LabelKind
 from splattingocc.losses.objective import Losses, ObjectiveConfig, about_missing_labels
 from splattingocc.models.network import OccupancyNetwork
+from splattingocc.pipeline.training_pictures import WatchedFrame
 from splattingocc.provenance import circumstances, commit, environment
 from splattingocc.struct import stack
+from splattingocc.visualization.curves import draw_curves
 
 NETWORK_FILE = "network.safetensors"
 METRICS_FILE = "metrics.json"
@@ -97,6 +100,8 @@ def train(
         for line in (*about_labels(store, batches.dataset, whole, config.objective), about_batch(config, trainer.world_size)):
             print(line)
         check_labels_reach_grid(config, index, store)
+        if config.trainer.picture_steps:
+            trainer.callbacks.append(_pictures(config, work_dir, index, store))  # type: ignore[attr-defined]
         if (loaded := module.network.backbone.loaded) is not None and checkpoint is None:
             print(loaded.describe())
         # Not before all that may be wrong with data and labels has been found: a mistyped folder must cost an earlier training nothing
@@ -126,6 +131,7 @@ def train(
     }
     save_network(module.network, config.network, work_dir / NETWORK_FILE, metadata)
     metrics |= {"threshold": calibration.threshold, "calibration_f1": calibration.f1}
+    draw_curves(work_dir, scores=False)  # there may be those of another training
     write_json(work_dir / METRICS_FILE, metrics)
     return metrics
 
@@ -190,9 +196,10 @@ def set_aside(work_dir: Path, resume_from: Path | None) -> None:
     aside.mkdir()
     for path in others:
         path.rename(aside / path.name)
-    table = work_dir / "logs" / "metrics.csv"
-    if resume_from is not None and not is_own and table.exists():
-        table.rename(table.with_name(f"metrics_before_{1 + sum(1 for _ in table.parent.glob('metrics_before_*.csv'))}.csv"))
+    for table in (work_dir / "logs" / "metrics.csv", work_dir / "logs" / "speed.csv"):
+        if resume_from is not None and not is_own and table.exists():
+            earlier = sum(1 for _ in table.parent.glob(f"{table.stem}_before_*.csv"))
+            table.rename(table.with_name(f"{table.stem}_before_{1 + earlier}.csv"))
     print(f"{work_dir}: holds another training; its checkpoints are kept in {aside.name} (--auto-resume goes on from the newest instead)")
 
 
@@ -270,6 +277,14 @@ def check_labels_reach_grid(config: ExperimentConfig, index: Index, store: Label
         f"grid: from {config.grid.lower} to {config.grid.upper} m, and none of the labels of the {len(positions)} key frames on which the "
         f"threshold is chosen lies in it ({store.folder})"
     )
+
+
+def _pictures(config: ExperimentConfig, work_dir: Path, index: Index, store: LabelStore) -> DrawPictures:
+    """Return what draws the first of the key frames that choose the threshold whose labels tell of the grid."""
+    positions, part = calibration_frames(config, index)
+    labelled = ((position, calibration_rays(config, index, position, store, part)) for position in positions)
+    position, rays = next((each, rays) for each, rays in labelled if len(inside(*rays, config.grid.voxels)[1].distances))
+    return DrawPictures(config.trainer.picture_steps, work_dir / "pictures", WatchedFrame(config, index, position, rays).draw)
 
 
 def calibration_rays(config: ExperimentConfig, index: Index, position: int, store: LabelStore, part: Part) -> LabelledRays:

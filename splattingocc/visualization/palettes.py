@@ -23,7 +23,20 @@ SKY_COLOR: Final = (190, 220, 245)
 """What is seen where nothing is hit."""
 IGNORE_COLOR: Final = (255, 255, 255)
 EMPTY_COLOR: Final = (243, 245, 248)
-"""Behind the voxels of a drawn grid."""
+"""Around a drawn grid."""
+FLOOR_COLOR: Final = (198, 204, 212)
+"""The bottom of a drawn grid: dark enough for manmade, the palest class, to stand out from it."""
+UNSEEN_COLOR: Final = (176, 181, 191)
+"""The bottom of a column of which nothing is seen."""
+OUTLINE_COLOR: Final = (40, 44, 52)
+ARROW_COLOR: Final = (255, 255, 255)
+"""On the roof of the drawn vehicle."""
+RIGHT_COLOR: Final = (92, 160, 150)
+MISSED_COLOR: Final = (40, 80, 200)
+FALSE_COLOR: Final = (214, 48, 49)
+CONFUSED_COLOR: Final = (245, 176, 30)
+"""What a prediction did with a voxel; told apart by people who see red and green alike, too."""
+NOT_SCORED_COLOR: Final = (186, 191, 198)
 EGO_COLOR: Final = (28, 48, 122)
 """The vehicle that carries the cameras; it is drawn for orientation and is no class."""
 NEAREST_METRES: Final = 1.0

@@ -1,4 +1,4 @@
-"""The four pictures of a key frame: cameras, renderings, occupancy, and an overview of them."""
+"""What is where on the pictures of a key frame: cameras, renderings, occupancy, an overview of them, a frame of a film."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.struct import Struct
-from splattingocc.visualization.palettes import EGO_COLOR, class_colors, distance_colors
-from splattingocc.visualization.raycast import PictureConfig, picture_from_above, picture_in_perspective
+from splattingocc.taxonomy import CLASSES, NUM_CLASSES
+from splattingocc.visualization.grids import DrawnGrid, PaintedGrid
+from splattingocc.visualization.palettes import class_colors, distance_colors
 from splattingocc.visualization.sheet import (
     CAPTION_HEIGHT,
+    DETAILS_HEIGHT,
     DISTANCE_BAR_HEIGHT,
     GAP,
     MARGIN,
+    TITLE_HEIGHT,
+    Heading,
+    LegendEntry,
     Sheet,
     class_entries,
+    heading_height,
     legend_height,
 )
+from splattingocc.visualization.voxels import EGO_ENTRY
 
-TITLE_HEIGHT = 34
 DARKENED = 0.35
 """Light left of an image that distances are drawn on."""
 LABEL_RADIUS = 1.5
@@ -34,8 +39,10 @@ LABEL_PICTURE_WIDTH = 480
 CAMERA_WIDTH = 420
 RENDERING_WIDTH = 320
 OCCUPANCY_WIDTH = 600
+NARROWEST_MAP = 210
+"""Pixels that a map's caption needs."""
 OVERVIEW_WIDTH = 1760
-EGO_ENTRY = ("ego vehicle", EGO_COLOR)
+FILM_WIDTH = 1880
 
 
 @dataclass(frozen=True)
@@ -55,104 +62,133 @@ class CameraMaps(Struct):
     """Metres along the ray; nan where nothing is hit."""
 
 
-@dataclass(frozen=True)
-class DrawnGrid(Struct):
-    """A voxel grid and its pictures."""
-
-    name: str
-    """What it is, e.g. "predicted occupancy"."""
-    extent: str
-    """Its size in words."""
-    semantics: UInt8[Tensor, "x y z"]
-    in_perspective: UInt8[Tensor, "h w 3"]
-    from_above: UInt8[Tensor, "above_h above_w 3"]
-
-
-def draw_grid(name: str, semantics: UInt8[Tensor, "x y z"], grid: VoxelGrid, config: PictureConfig | None = None) -> DrawnGrid:
-    """Draw a grid in perspective and from above."""
-    metres = [upper - lower for lower, upper in zip(grid.lower, grid.upper)]
-    perspective = picture_in_perspective(semantics, grid, config)
-    return DrawnGrid(name, f"{metres[0]:g} m × {metres[1]:g} m", semantics, perspective, picture_from_above(semantics, grid, config))
-
-
-def save_cameras(path: Path, cameras: Sequence[CameraMaps], title: str) -> Path:
+def save_cameras(path: Path, cameras: Sequence[CameraMaps], heading: Heading) -> Path:
     """Draw the images in two rows, the left of the vehicle on the left; the cameras come clockwise from the front left."""
-    height = _height_of(cameras, CAMERA_WIDTH)
-    columns = (len(cameras) + 1) // 2
-    row_height = CAPTION_HEIGHT + height + GAP
-    sheet = Sheet(2 * MARGIN + columns * (CAMERA_WIDTH + GAP) - GAP, 2 * MARGIN + TITLE_HEIGHT + 2 * row_height - GAP)
-    sheet.put_title(title, MARGIN, MARGIN)
-    for row, row_cameras in enumerate((cameras[:columns], cameras[columns:][::-1])):
-        top = MARGIN + TITLE_HEIGHT + row * row_height
-        for column, camera in enumerate(row_cameras):
-            left = MARGIN + column * (CAMERA_WIDTH + GAP)
-            sheet.put_caption(_spoken(camera.name), left, top, CAMERA_WIDTH)
-            sheet.put_picture(camera.image, left, top + CAPTION_HEIGHT, (height, CAMERA_WIDTH))
-    return sheet.save(path)
+    return _sheet_of_cameras([(camera.name, [camera.image]) for camera in cameras], heading, ()).save(path)
 
 
-def save_renderings(path: Path, cameras: Sequence[CameraMaps], title: str) -> Path:
+def save_camera_views(
+    path: Path,
+    images: Sequence[tuple[str, UInt8[Tensor, "h w 3"]]],
+    drawn: Sequence[tuple[str, Sequence[UInt8[Tensor, "h w 3"]]]],
+    heading: Heading,
+    grids: Sequence[PaintedGrid],
+) -> Path:
+    """Draw below each image what is there as its camera would see it: of each drawn grid by name one picture for each camera."""
+    columns = [(name, [image, *(pictures[i] for _, pictures in drawn)]) for i, (name, image) in enumerate(images)]
+    return _sheet_of_cameras(columns, heading, [name for name, _ in drawn], _without_ego(_all_entries(grids))).save(path)
+
+
+def _sheet_of_cameras(
+    columns: Sequence[tuple[str, Sequence[UInt8[Tensor, "h w 3"]]]],
+    heading: Heading,
+    names: Sequence[str],
+    legends: Sequence[Sequence[LegendEntry]] = (),
+) -> Sheet:
+    """Lay out cameras in two rows, the back ones mirrored so that the left of the vehicle is on the left; pictures below one another."""
+    per_row = (len(columns) + 1) // 2
+    height = _height_at(columns[0][1][0], CAMERA_WIDTH)
+    rows = [columns[:per_row], columns[per_row:][::-1]] if len(columns) > 1 else [columns]
+    body_width = per_row * (CAMERA_WIDTH + GAP) - GAP
+    block = (1 + len(names)) * (CAPTION_HEIGHT + height) + GAP
+    top_of_body = MARGIN + heading_height(heading, body_width)
+    bottom = top_of_body + len(rows) * block - GAP
+    sheet = Sheet(2 * MARGIN + body_width, bottom + _legends_height(legends, body_width) + MARGIN)
+    sheet.put_heading(heading, MARGIN, MARGIN, body_width)
+    for row, in_row in enumerate(rows):
+        for column, (name, pictures) in enumerate(in_row):
+            left, top = MARGIN + column * (CAMERA_WIDTH + GAP), top_of_body + row * block
+            captions = [_spoken(name), *(f"{_spoken(name)}: {what}" for what in names)]
+            for caption, picture in zip(captions, pictures, strict=True):
+                sheet.put_caption(caption, left, top, CAMERA_WIDTH)
+                sheet.put_picture(picture, left, top + CAPTION_HEIGHT, (height, CAMERA_WIDTH))
+                top += CAPTION_HEIGHT + height
+    _put_legends(sheet, legends, MARGIN, bottom, body_width)
+    return sheet
+
+
+def save_renderings(path: Path, cameras: Sequence[CameraMaps], heading: Heading) -> Path:
     """Draw a row for each camera: image, labels by class and by distance, rendered semantics and distances."""
+    return sheet_of_renderings(cameras, heading).save(path)
+
+
+def sheet_of_renderings(cameras: Sequence[CameraMaps], heading: Heading) -> Sheet:
+    """Lay out a row for each camera: image, labels by class and by distance, rendered semantics and distances."""
     captions = ("camera image", "labels: class", "labels: distance [m]", "rendered semantics", "rendered distance [m]")
     height = _height_of(cameras, RENDERING_WIDTH)
     width = CAPTION_HEIGHT + len(captions) * (RENDERING_WIDTH + GAP) - GAP
     entries = class_entries(semantics for camera in cameras for semantics in (camera.label_semantics, camera.rendered_semantics))
-    body = TITLE_HEIGHT + CAPTION_HEIGHT + len(cameras) * (height + GAP)
+    top_of_body = MARGIN + heading_height(heading, width)
     legend_width = width - CAPTION_HEIGHT
-    legend_top = MARGIN + body + GAP
+    legend_top = top_of_body + CAPTION_HEIGHT + len(cameras) * (height + GAP) + GAP
     bar_top = legend_top + legend_height(entries, legend_width) + 2 * GAP
     sheet = Sheet(width + 2 * MARGIN, bar_top + DISTANCE_BAR_HEIGHT + MARGIN // 2)
-    sheet.put_title(title, MARGIN, MARGIN)
+    sheet.put_heading(heading, MARGIN, MARGIN, width)
     lefts = [MARGIN + CAPTION_HEIGHT + i * (RENDERING_WIDTH + GAP) for i in range(len(captions))]
     for left, caption in zip(lefts, captions):
-        sheet.put_caption(caption, left, MARGIN + TITLE_HEIGHT, RENDERING_WIDTH)
+        sheet.put_caption(caption, left, top_of_body, RENDERING_WIDTH)
     for row, camera in enumerate(cameras):
-        top = MARGIN + TITLE_HEIGHT + CAPTION_HEIGHT + row * (height + GAP)
+        top = top_of_body + CAPTION_HEIGHT + row * (height + GAP)
         sheet.put_sideways(_spoken(camera.name), MARGIN, top, height)
         for left, picture in zip(lefts, _pictures_of(camera)):
             sheet.put_picture(picture, left, top, (height, RENDERING_WIDTH))
     sheet.put_legend(entries, lefts[0], legend_top, legend_width)
     sheet.put_distance_bar(lefts[0], bar_top, 2 * RENDERING_WIDTH + GAP)
+    return sheet
+
+
+def save_occupancies(
+    path: Path, grids: Sequence[DrawnGrid], heading: Heading, *, in_perspective: bool = True, column_width: int = OCCUPANCY_WIDTH
+) -> Path:
+    """Draw a column for each grid: in perspective, unless that is not wanted, and from above where that was drawn."""
+    rows = [("in perspective", [grid.in_perspective for grid in grids])] if in_perspective else []
+    if above := [grid.from_above for grid in grids if grid.from_above is not None]:
+        rows.append((f"from above: {grids[0].extent}, forward is up", above))
+    width = len(grids) * (column_width + GAP) - GAP
+    legends = _all_entries(grids)
+    heights = [_height_at(pictures[0], column_width) for _, pictures in rows]
+    top = MARGIN + heading_height(heading, width)
+    bottom = top + sum(CAPTION_HEIGHT + height + GAP for height in heights) - GAP
+    sheet = Sheet(width + 2 * MARGIN, bottom + _legends_height(legends, width) + MARGIN)
+    sheet.put_heading(heading, MARGIN, MARGIN, width)
+    for (view, pictures), height in zip(rows, heights):
+        for column, (grid, picture) in enumerate(zip(grids, pictures, strict=True)):
+            left = MARGIN + column * (column_width + GAP)
+            # The view is the same in all of a row; small pictures have room for the name alone
+            sheet.put_caption(f"{grid.name}, {view}" if column == 0 else grid.name, left, top, column_width)
+            sheet.put_picture(picture, left, top + CAPTION_HEIGHT, (height, column_width))
+        top += CAPTION_HEIGHT + height + GAP
+    _put_legends(sheet, legends, MARGIN, bottom, width)
     return sheet.save(path)
 
 
-def save_occupancies(path: Path, grids: Sequence[DrawnGrid], title: str) -> Path:
-    """Draw a column for each grid: in perspective and from above."""
-    perspective_height = _height_at(grids[0].in_perspective, OCCUPANCY_WIDTH)
-    above_height = _height_at(grids[0].from_above, OCCUPANCY_WIDTH)
-    width = len(grids) * (OCCUPANCY_WIDTH + GAP) - GAP
-    entries = [*class_entries(grid.semantics for grid in grids), EGO_ENTRY]
-    above_top = MARGIN + TITLE_HEIGHT + CAPTION_HEIGHT + perspective_height + GAP
-    legend_top = above_top + CAPTION_HEIGHT + above_height + 2 * GAP
-    sheet = Sheet(width + 2 * MARGIN, legend_top + legend_height(entries, width) + MARGIN // 2)
-    sheet.put_title(title, MARGIN, MARGIN)
-    for column, grid in enumerate(grids):
-        left, top = MARGIN + column * (OCCUPANCY_WIDTH + GAP), MARGIN + TITLE_HEIGHT
-        sheet.put_caption(f"{grid.name}, in perspective", left, top, OCCUPANCY_WIDTH)
-        sheet.put_picture(grid.in_perspective, left, top + CAPTION_HEIGHT, (perspective_height, OCCUPANCY_WIDTH))
-        sheet.put_caption(f"{grid.name}, from above: {grid.extent}, forward is up", left, above_top, OCCUPANCY_WIDTH)
-        sheet.put_picture(grid.from_above, left, above_top + CAPTION_HEIGHT, (above_height, OCCUPANCY_WIDTH))
-    sheet.put_legend(entries, MARGIN, legend_top, width)
-    return sheet.save(path)
-
-
-def save_overview(path: Path, cameras: Sequence[CameraMaps], front: int, grids: Sequence[DrawnGrid]) -> Path:
+def save_overview(path: Path, cameras: Sequence[CameraMaps], front: int, grids: Sequence[DrawnGrid], heading: Heading) -> Path:
     """Draw one strip: all cameras above; below them what is rendered for the camera `front`, and the grids in perspective."""
+    return sheet_of_overview(cameras, front, grids, heading).save(path)
+
+
+def sheet_of_overview(cameras: Sequence[CameraMaps], front: int, grids: Sequence[DrawnGrid], heading: Heading) -> Sheet:
+    """Lay out one strip: all cameras above; below them what is rendered for the camera `front`, and the grids in perspective."""
     camera_width = (OVERVIEW_WIDTH - (len(cameras) - 1) * GAP) // len(cameras)
     camera_height = _height_of(cameras, camera_width)
-    entries = [*class_entries([cameras[front].rendered_semantics, *(grid.semantics for grid in grids)]), EGO_ENTRY]
+    rendered = class_entries([cameras[front].rendered_semantics])
+    classes, *errors = _all_entries(grids)
+    # Sky comes after the classes, and what is no class after that
+    legends = [sorted({*classes, *rendered}, key=lambda entry: _place_in_legend(entry[0])), *errors]
     map_width, grid_width = _widths_of_equal_height(cameras[front], grids)
     map_height, grid_height = _height_of(cameras, map_width), _height_at(grids[0].in_perspective, grid_width)
-    second_row = MARGIN + CAPTION_HEIGHT + camera_height + GAP
-    legend_top = second_row + CAPTION_HEIGHT + max(grid_height, 2 * map_height + CAPTION_HEIGHT) + GAP
-    bar_width = min(OVERVIEW_WIDTH, 2 * map_width + 2 * GAP)
+    top_of_body = MARGIN + heading_height(heading, OVERVIEW_WIDTH)
+    second_row = top_of_body + CAPTION_HEIGHT + camera_height + GAP
+    legend_top = second_row + CAPTION_HEIGHT + max(grid_height, 2 * map_height + CAPTION_HEIGHT)
+    bar_width = min(OVERVIEW_WIDTH, max(2 * map_width + 2 * GAP, 420))
     legend_left, legend_width = MARGIN + bar_width + 4 * GAP, OVERVIEW_WIDTH - bar_width - 4 * GAP
-    bottom = legend_top + max(legend_height(entries, legend_width), DISTANCE_BAR_HEIGHT)
+    bottom = legend_top + max(_legends_height(legends, legend_width), DISTANCE_BAR_HEIGHT + 2 * GAP)
     sheet = Sheet(OVERVIEW_WIDTH + 2 * MARGIN, bottom + MARGIN // 2)
+    sheet.put_heading(heading, MARGIN, MARGIN, OVERVIEW_WIDTH)
     for i, camera in enumerate(cameras):
         left = MARGIN + i * (camera_width + GAP)
-        sheet.put_caption(_spoken(camera.name), left, MARGIN, camera_width)
-        sheet.put_picture(camera.image, left, MARGIN + CAPTION_HEIGHT, (camera_height, camera_width))
+        sheet.put_caption(_spoken(camera.name), left, top_of_body, camera_width)
+        sheet.put_picture(camera.image, left, top_of_body + CAPTION_HEIGHT, (camera_height, camera_width))
     *_, semantics, distances = _pictures_of(cameras[front])
     top = second_row
     for caption, picture in (("rendered semantics", semantics), ("rendered distance [m]", distances)):
@@ -163,18 +199,117 @@ def save_overview(path: Path, cameras: Sequence[CameraMaps], front: int, grids: 
         left = MARGIN + map_width + GAP + column * (grid_width + GAP)
         sheet.put_caption(grid.name, left, second_row, grid_width)
         sheet.put_picture(grid.in_perspective, left, second_row + CAPTION_HEIGHT, (grid_height, grid_width))
-    sheet.put_distance_bar(MARGIN, legend_top, bar_width)
-    sheet.put_legend(entries, legend_left, legend_top, legend_width)
-    return sheet.save(path)
+    sheet.put_distance_bar(MARGIN, legend_top + 2 * GAP, bar_width)
+    _put_legends(sheet, legends, legend_left, legend_top, legend_width)
+    return sheet
+
+
+def sheet_of_training(camera: CameraMaps, grid: DrawnGrid, heading: Heading) -> Sheet:
+    """Lay out one camera's image, labels and renderings, and below them a grid in perspective and from above."""
+    assert grid.from_above is not None
+    captions = ("camera image", "labels: class", "labels: distance [m]", "rendered semantics", "rendered distance [m]")
+    width = len(captions) * (RENDERING_WIDTH + GAP) - GAP
+    height = _height_of([camera], RENDERING_WIDTH)
+    top = MARGIN + heading_height(heading, width)
+    grid_top = top + CAPTION_HEIGHT + height + GAP
+    half = (width - GAP) // 2
+    grid_height = _height_at(grid.in_perspective, half)
+    bottom = grid_top + CAPTION_HEIGHT + grid_height
+    classes = {*grid.classes, *class_entries([camera.label_semantics, camera.rendered_semantics])}
+    entries = sorted(classes, key=lambda entry: _place_in_legend(entry[0]))
+    bar_top = bottom + _legends_height([entries], width) + GAP
+    sheet = Sheet(width + 2 * MARGIN, bar_top + DISTANCE_BAR_HEIGHT + MARGIN)
+    sheet.put_heading(heading, MARGIN, MARGIN, width)
+    for number, (caption, picture) in enumerate(zip(captions, _pictures_of(camera))):
+        left = MARGIN + number * (RENDERING_WIDTH + GAP)
+        sheet.put_caption(f"{_spoken(camera.name)}: {caption}" if number == 0 else caption, left, top, RENDERING_WIDTH)
+        sheet.put_picture(picture, left, top + CAPTION_HEIGHT, (height, RENDERING_WIDTH))
+    sheet.put_caption(f"{grid.name}, in perspective", MARGIN, grid_top, half)
+    sheet.put_picture(grid.in_perspective, MARGIN, grid_top + CAPTION_HEIGHT, (grid_height, half))
+    sheet.put_caption(f"from above: {grid.extent}, forward is up", MARGIN + half + GAP, grid_top, half)
+    above_width = round(grid_height * grid.from_above.shape[1] / grid.from_above.shape[0])
+    above_size = (grid_height, above_width) if above_width <= half else (_height_at(grid.from_above, half), half)
+    sheet.put_picture(grid.from_above, MARGIN + half + GAP, grid_top + CAPTION_HEIGHT, above_size)
+    _put_legends(sheet, [entries], MARGIN, bottom, width)
+    sheet.put_distance_bar(MARGIN, bar_top, 2 * RENDERING_WIDTH + GAP)
+    return sheet
+
+
+def film_frame(
+    images: Sequence[tuple[str, UInt8[Tensor, "h w 3"]]], grids: Sequence[DrawnGrid], heading: Heading
+) -> UInt8[Tensor, "film_h film_w 3"]:
+    """Lay out a frame of a film: the cameras in one row, where there are any, and below them the grids, in perspective.
+
+    The legend holds every class, so that it stays as it is and frames of one layout have one size.
+    """
+    columns = len(grids)
+    width = FILM_WIDTH if columns > 1 or images else OCCUPANCY_WIDTH
+    grid_width = (width - (columns - 1) * GAP) // columns if columns > 1 else min(width, 1280)
+    grid_height = _height_at(grids[0].in_perspective, grid_width)
+    all_classes = class_entries([torch.arange(NUM_CLASSES)])
+    legends = [[*all_classes, *_no_classes(_all_entries(grids)[0])], *_all_entries(grids)[1:]]
+    top = MARGIN + _FILM_HEADING_HEIGHT
+    camera_width = (width - (len(images) - 1) * GAP) // len(images) if images else 0
+    camera_height = max((_height_at(image, camera_width) for _, image in images), default=0)
+    grids_top = top + (CAPTION_HEIGHT + camera_height + GAP if images else 0)
+    bottom = grids_top + CAPTION_HEIGHT + grid_height
+    sheet = Sheet(width + 2 * MARGIN, bottom + _legends_height(legends, width) + MARGIN)
+    sheet.put_heading(heading, MARGIN, MARGIN, width)
+    for i, (name, image) in enumerate(images):
+        left = MARGIN + i * (camera_width + GAP)
+        sheet.put_caption(_spoken(name), left, top, camera_width)
+        sheet.put_picture(image, left, top + CAPTION_HEIGHT, (_height_at(image, camera_width), camera_width))
+    for column, grid in enumerate(grids):
+        left = MARGIN + column * (grid_width + GAP)
+        sheet.put_caption(grid.name, left, grids_top, grid_width)
+        sheet.put_picture(grid.in_perspective, left, grids_top + CAPTION_HEIGHT, (grid_height, grid_width))
+    _put_legends(sheet, legends, MARGIN, bottom, width)
+    return sheet.as_picture()
+
+
+_FILM_HEADING_HEIGHT = TITLE_HEIGHT + 2 * DETAILS_HEIGHT
+"""The same for all frames: scores are of one length or another."""
+_NAMES = [name.replace("_", " ") for name in CLASSES]
+
+
+def _place_in_legend(name: str) -> int:
+    return _NAMES.index(name) if name in _NAMES else len(_NAMES) + (name != "nothing hit")
+
+
+def _no_classes(entries: Sequence[LegendEntry]) -> list[LegendEntry]:
+    return [entry for entry in entries if entry[0] not in _NAMES]
+
+
+def _without_ego(legends: Sequence[Sequence[LegendEntry]]) -> list[list[LegendEntry]]:
+    return [[entry for entry in legend if entry != EGO_ENTRY] for legend in legends]
+
+
+def _all_entries(grids: Sequence[DrawnGrid | PaintedGrid]) -> list[list[LegendEntry]]:
+    """Return the legend of the classes of all grids, by index, and that of their errors where one has them."""
+    classes = dict.fromkeys(entry for grid in grids for entry in grid.classes)
+    errors = list(dict.fromkeys(entry for grid in grids for entry in grid.errors))
+    return [sorted(classes, key=lambda entry: _place_in_legend(entry[0])), *([errors] if errors else [])]
+
+
+def _legends_height(legends: Sequence[Sequence[LegendEntry]], width: int) -> int:
+    return sum(GAP + legend_height(entries, width) for entries in legends)
+
+
+def _put_legends(sheet: Sheet, legends: Sequence[Sequence[LegendEntry]], left: int, top: int, width: int) -> None:
+    for entries in legends:
+        sheet.put_legend(entries, left, top + GAP, width)
+        top += GAP + legend_height(entries, width)
 
 
 def _widths_of_equal_height(camera: CameraMaps, grids: Sequence[DrawnGrid]) -> tuple[int, int]:
-    """Return the widths at which two maps, one above the other, are as high as the grids beside them and all fill the overview."""
+    """Return the widths at which two maps, one above the other, are as high as the grids beside them and all fill the overview;
+    or, where they would be too narrow for their captions, higher."""
     map_aspect = camera.image.shape[0] / camera.image.shape[1]
     grid_aspect = grids[0].in_perspective.shape[0] / grids[0].in_perspective.shape[1]
     room = OVERVIEW_WIDTH - len(grids) * GAP
     # 2 · map_aspect · map_width + CAPTION_HEIGHT = grid_aspect · grid_width, and map_width + len(grids) · grid_width = room
     map_width = (grid_aspect * room / len(grids) - CAPTION_HEIGHT) / (2 * map_aspect + grid_aspect / len(grids))
+    map_width = max(map_width, NARROWEST_MAP)
     return round(map_width), round((room - map_width) / len(grids))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import matplotlib
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
@@ -25,8 +27,12 @@ GAP: Final = 10
 CAPTION_HEIGHT: Final = 26
 """Pixels that a caption takes above what it names."""
 LEGEND_ROW_HEIGHT: Final = 24
+TITLE_HEIGHT: Final = 28
+DETAILS_HEIGHT: Final = 20
+"""Pixels of each line of details below a title."""
 DISTANCE_BAR_HEIGHT: Final = 46
 """Pixels of a distance scale with its ticks and its name."""
+WEBP_QUALITY: Final = 85
 INK: Final = (32, 36, 44)
 FAINT_INK: Final = (96, 104, 116)
 DISTANCE_TICKS: Final = (1, 2, 5, 10, 20, 50)
@@ -34,10 +40,21 @@ DISTANCE_TICKS: Final = (1, 2, 5, 10, 20, 50)
 _SWATCH = 13
 _BAR_THICKNESS = 12
 _TEXT_SIZE = 14
+_TITLE_SIZE = 19
+_BETWEEN_DETAILS = "   ·   "
 
 
 LegendEntry: TypeAlias = tuple[str, tuple[int, int, int]]
 """A name and its colour."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What stands above a picture."""
+
+    title: str
+    details: tuple[str, ...] = ()
+    """What made the picture and how good it is, each in a few words."""
 
 
 @cache
@@ -59,8 +76,13 @@ class Sheet:
         method = Image.Resampling.NEAREST if size[1] >= 2 * image.width else Image.Resampling.LANCZOS
         self.paper.paste(image.resize((size[1], size[0]), method), (left, top))
 
-    def put_title(self, text: str, left: int, top: int) -> None:
-        self.pen.text((left, top), text, font=_font(19, bold=True), fill=INK)
+    def put_heading(self, heading: Heading, left: int, top: int, width: int) -> None:
+        """Write the title and below it the details, which `heading_height` has counted the lines of."""
+        title_font, font = _font(_TITLE_SIZE, bold=True), _font(_TEXT_SIZE)
+        self.pen.text((left, top), _shortened(heading.title, title_font, width), font=title_font, fill=INK)
+        for number, line in enumerate(_lines(heading.details, width)):
+            y = top + TITLE_HEIGHT + number * DETAILS_HEIGHT
+            self.pen.text((left, y), _shortened(line, font, width), font=font, fill=FAINT_INK)
 
     def put_caption(self, text: str, left: int, top: int, width: int) -> None:
         """Write a line above what begins CAPTION_HEIGHT below `top`; a text wider than that is a `ValueError`."""
@@ -102,10 +124,41 @@ class Sheet:
             anchor = "rt" if tick == FARTHEST_METRES else "lt" if tick == NEAREST_METRES else "mt"
             self.pen.text((x, bottom + 7), text, font=font, fill=INK, anchor=anchor)
 
+    def as_picture(self) -> UInt8[Tensor, "h w 3"]:
+        """Return all that was put on the paper by now."""
+        return torch.from_numpy(np.array(self.paper))
+
     def save(self, path: Path) -> Path:
-        """Write a PNG, whole or not at all."""
-        write_atomically(path, lambda temporary: self.paper.save(temporary, format="PNG"))
+        """Write a PNG, or a WebP where the path ends so, whole or not at all."""
+        options = {"format": "WEBP", "quality": WEBP_QUALITY, "method": 6} if path.suffix == ".webp" else {"format": "PNG"}
+        write_atomically(path, lambda temporary: self.paper.save(temporary, **options))
         return path
+
+
+def heading_height(heading: Heading, width: int) -> int:
+    """Return the pixels from the top of a heading of that width to what it stands above."""
+    return TITLE_HEIGHT + len(_lines(heading.details, width)) * DETAILS_HEIGHT + (DETAILS_HEIGHT // 4 if heading.details else 0)
+
+
+def _lines(details: Sequence[str], width: int) -> list[str]:
+    """Put as many details on each line as fit."""
+    lines: list[str] = []
+    for detail in details:
+        longer = f"{lines[-1]}{_BETWEEN_DETAILS}{detail}" if lines else detail
+        if lines and _font(_TEXT_SIZE).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(detail)
+    return lines
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Return the text, or as much of its beginning as fits: names of folders are as long as people make them."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
 
 
 def class_entries(semantics: Iterable[Tensor]) -> list[LegendEntry]:

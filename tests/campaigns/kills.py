@@ -36,9 +36,9 @@ ORPHANS_END = 10.0
 """Seconds without any work after which the processes of a killed command count as left over."""
 LONGEST = 120.0
 """Seconds that a command may take in all."""
-OF_THE_MOMENT = ("console.log", "log.txt", "environment.json", "metrics.json", "metrics.csv")
+OF_THE_MOMENT = ("console.log", "log.txt", "environment.json", "metrics.json", "metrics.csv", "speed.csv", "curves.png")
 """Files whose bytes hold the time, or what the machine did; of some, the part that does not is compared."""
-SET_ASIDE = ("checkpoints_before_", "metrics_before_")
+SET_ASIDE = ("checkpoints_before_", "metrics_before_", "speed_before_")
 """What a training that begins again at step 0 keeps of an earlier one; counted, because killing before the first checkpoint makes one."""
 BY_THE_CLOCK = ("seconds", "samples_per_second", "peak_memory_gib")
 

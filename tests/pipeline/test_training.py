@@ -230,6 +230,14 @@ def test_the_row_of_a_step_that_a_kill_kept_from_the_table_is_in_its_checkpoint(
         assert (work_dir / "logs/metrics.csv").read_bytes() == (trained / "logs/metrics.csv").read_bytes()
 
 
+def test_pictures_while_training_leave_the_training_as_it_is(trained: Path, dataroot: Path, tmp_path: Path):
+    train(with_trainer(small_experiment(dataroot), picture_steps=3), tmp_path, show_progress=False)
+    assert [path.name for path in sorted((tmp_path / "pictures").iterdir())] == [f"step_{step:08d}.png" for step in (3, 6, 8)]
+    assert (tmp_path / "logs/metrics.csv").read_bytes() == (trained / "logs/metrics.csv").read_bytes()
+    assert_same_network(small_experiment(dataroot), tmp_path, trained)
+    assert (tmp_path / "curves.png").is_file()
+
+
 def test_accumulated_batches_are_one_step_in_all_that_counts_steps(dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     """Four key frames by three: steps of three and of one. A run stopped in the middle of an epoch goes on as if it had not been."""
     config = with_trainer(small_experiment(dataroot), accumulate_batches=3)
@@ -369,6 +377,7 @@ def test_a_run_killed_after_its_last_step_ends_as_the_undisturbed_one(
     for name in lost:
         (work_dir / name).unlink()
     before = contents(work_dir)
+    assert {"logs/speed.csv", "curves.png"} <= before.keys()
     metrics = train(small_experiment(dataroot), work_dir, resume_from=newest_checkpoint(work_dir), show_progress=False)
     if not lost:
         assert contents(work_dir) == before

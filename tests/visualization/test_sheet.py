@@ -6,7 +6,15 @@ from PIL import Image
 
 from splattingocc.taxonomy import IGNORE, SKY
 from splattingocc.visualization.palettes import CLASS_COLORS, SKY_COLOR
-from splattingocc.visualization.sheet import DISTANCE_BAR_HEIGHT, LEGEND_ROW_HEIGHT, Sheet, class_entries, legend_height
+from splattingocc.visualization.sheet import (
+    DISTANCE_BAR_HEIGHT,
+    LEGEND_ROW_HEIGHT,
+    Heading,
+    Sheet,
+    class_entries,
+    heading_height,
+    legend_height,
+)
 
 ALL = class_entries([torch.arange(17)])
 
@@ -54,6 +62,25 @@ def test_the_distance_bar_stays_in_its_room() -> None:
 def test_a_caption_that_would_run_into_its_neighbour_is_refused() -> None:
     with pytest.raises(ValueError, match="a rather long caption"):
         Sheet(300, 50).put_caption("a rather long caption", 0, 0, 40)
+
+
+@pytest.mark.parametrize("width", [200, 600, 1700])
+def test_a_heading_of_any_length_stays_in_its_room(width: int) -> None:
+    heading = Heading("scene-0103, key frame 3 " + "of a folder with a long name " * 5, tuple("a detail of some length" for _ in range(4)))
+    height = heading_height(heading, width)
+    sheet = Sheet(width + 40, height + 40)
+    sheet.put_heading(heading, 20, 20, width)
+    left, top, right, bottom = inked(sheet)
+    assert left >= 20
+    assert top >= 20
+    assert right <= 20 + width
+    assert bottom <= 20 + height
+
+
+def test_details_share_a_line_where_there_is_room() -> None:
+    heading = Heading("title", ("one detail", "another"))
+    assert heading_height(heading, 600) < heading_height(heading, 100)
+    assert heading_height(Heading("title"), 600) < heading_height(heading, 600)
 
 
 def test_a_failed_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
