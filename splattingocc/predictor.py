@@ -19,6 +19,7 @@ from splattingocc.data.key_frames import ego_from_other_ego
 from splattingocc.data.samples import PredictionSample
 from splattingocc.engine.inference import Surfaces, predict_fields, render_surfaces
 from splattingocc.engine.module import RenderConfig
+from splattingocc.evaluation.predictions import save_occupancy
 from splattingocc.experiment import ExperimentConfig
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.rays import Rays
@@ -27,8 +28,10 @@ from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.networks import experiment_of
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.splatting.field import Field, Occupancy
+from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.struct import Struct, stack
 from splattingocc.taxonomy import FREE
+from splattingocc.visualization.ply import MIN_OPACITY, save_cells, save_gaussians
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,33 @@ class PredictedOccupancy(Occupancy):
             if values.ndim != 2 or values.shape != (len(rays.origins), 3) or not values.is_floating_point():
                 raise ValueError(f"rays.{name} is of {values.dtype} and the shape {tuple(values.shape)}, expected floats (ray, 3)")
         return render_surfaces(self.field, rays.map(Tensor.float), self.rendering)
+
+    def save(self, path: str | Path) -> None:
+        """Write the grid: `.npz` as Occ3D lays out its labels, with `probabilities` beside `semantics`; `.ply` as a mesh in class colours.
+
+        Any other name is a `ValueError`.
+        """
+        path = Path(path)
+        if path.suffix == ".npz":
+            save_occupancy(path, self.semantics, self.probabilities)
+        elif path.suffix == ".ply":
+            save_cells(path, self.semantics, self.grid)
+        else:
+            raise ValueError(f"{path}: expected a name that ends with .npz (a grid) or .ply (a mesh)")
+
+    def save_gaussians(self, path: str | Path, *, min_opacity: float = MIN_OPACITY) -> int:
+        """Write the Gaussians that are at least so opaque as a PLY for splat viewers, in class colours; return how many there are.
+
+        A network that predicts no Gaussians, and another name than `.ply`, is a `ValueError`.
+        """
+        path = Path(path)
+        if not isinstance(self.field, Gaussians):
+            raise ValueError(
+                f"{path}: this network predicts a {type(self.field).__name__}, expected Gaussians (network.head.kind gaussians)"
+            )
+        if path.suffix != ".ply":
+            raise ValueError(f"{path}: expected a name that ends with .ply")
+        return save_gaussians(path, self.field, min_opacity=min_opacity)
 
 
 @dataclass(frozen=True)
