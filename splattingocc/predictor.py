@@ -15,11 +15,12 @@ from torch import Tensor
 
 from splattingocc.data.calibration import FARTHEST_POSITION, check_pose
 from splattingocc.data.image_arrays import Array, Arrays, as_numpy, views_of_arrays
-from splattingocc.data.key_frames import ego_from_other_ego
+from splattingocc.data.key_frames import Index, ego_from_other_ego
 from splattingocc.data.samples import PredictionSample
 from splattingocc.engine.inference import Surfaces, predict_fields, render_surfaces
 from splattingocc.engine.module import RenderConfig
-from splattingocc.experiment import ExperimentConfig
+from splattingocc.evaluation.predictions import save_occupancy
+from splattingocc.experiment import ExperimentConfig, build_prediction_loader
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
@@ -27,8 +28,11 @@ from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.networks import experiment_of
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.splatting.field import Field, Occupancy
+from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.struct import Struct, stack
 from splattingocc.taxonomy import FREE
+from splattingocc.visualization.ply import MIN_OPACITY, save_cells, save_gaussians
+from splattingocc.zoo import find_in_zoo
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,43 @@ class PredictedOccupancy(Occupancy):
                 raise ValueError(f"rays.{name} is of {values.dtype} and the shape {tuple(values.shape)}, expected floats (ray, 3)")
         return render_surfaces(self.field, rays.map(Tensor.float), self.rendering)
 
+    def save(self, path: str | Path) -> None:
+        """Write the grid: `.npz` as Occ3D lays out its labels, with `probabilities` beside `semantics`; `.ply` as a mesh in class colours.
+
+        Any other name is a `ValueError`.
+        """
+        path = Path(path)
+        if path.suffix == ".npz":
+            save_occupancy(path, self.semantics, self.probabilities)
+        elif path.suffix == ".ply":
+            save_cells(path, self.semantics, self.grid)
+        else:
+            raise ValueError(f"{path}: expected a name that ends with .npz (a grid) or .ply (a mesh)")
+
+    def save_gaussians(self, path: str | Path, *, min_opacity: float = MIN_OPACITY) -> int:
+        """Write the Gaussians that are at least so opaque as a PLY for splat viewers, in class colours; return how many there are.
+
+        A network that predicts no Gaussians, and another name than `.ply`, is a `ValueError`.
+        """
+        path = Path(path)
+        if not isinstance(self.field, Gaussians):
+            raise ValueError(
+                f"{path}: this network predicts a {type(self.field).__name__}, expected Gaussians (network.head.kind gaussians)"
+            )
+        if path.suffix != ".ply":
+            raise ValueError(f"{path}: expected a name that ends with .ply")
+        return save_gaussians(path, self.field, min_opacity=min_opacity)
+
+
+def predict_key_frame(config: ExperimentConfig, checkpoint: Path, index: Index, position: int) -> PredictedOccupancy:
+    """Return what a network sees in the key frame at a position of an index, by the threshold in its file."""
+    network, threshold = open_network(config, checkpoint)
+    if threshold is None:
+        raise ValueError(f"{checkpoint}: has no occupancy threshold; only the network file of a finished training has one")
+    ((_, field),) = predict_fields(network, build_prediction_loader(config, index, [position]))
+    occupancy = field.read_out(config.grid.voxels, threshold=threshold)
+    return PredictedOccupancy(occupancy.probabilities, occupancy.semantics, config.grid.voxels, field, config.render)
+
 
 @dataclass(frozen=True)
 class EarlierFrame:
@@ -91,12 +132,12 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, *, threshold: float | None = None, device: str | torch.device | None = None) -> Predictor:
-        """Open the file of a trained network, with the occupancy threshold in it unless another is given.
+        """Open the file of a trained network, or `zoo/<name>`, with the occupancy threshold in it unless another is given.
 
         Without a device it runs on the first CUDA device where there is one. A file that is damaged, of another version or not there is
         a `ValueError`, and so is a checkpoint of an unfinished training, which has no threshold, where none is given.
         """
-        path = Path(path)
+        path = find_in_zoo(Path(path))
         config, remarks = experiment_of(path)
         network, calibrated = open_network(config, path, None if device is None else _device(device))
         for remark in remarks:
@@ -147,6 +188,18 @@ class Predictor:
         self._earlier = [] if pose is None else [EarlierFrame(*frame, pose), *self._earlier][: self.config.network.previous_frames]
         occupancy = field.read_out(self.grid, threshold=self.threshold)
         return PredictedOccupancy(occupancy.probabilities, occupancy.semantics, self.grid, field, self.config.render)
+
+    def inputs(
+        self,
+        images: Arrays,
+        K: Array | list[Any] | tuple[Any, ...],
+        cam_from_ego: Array | list[Any] | tuple[Any, ...],
+        *,
+        vehicle_masks: Arrays | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Return what `splattingocc export NETWORK out.onnx` takes, by name, from what a call takes: images cut and scaled, and `K`."""
+        seen, cameras = views_of_arrays(images, K, cam_from_ego, self.config.data.loader, vehicle_masks)
+        return {"images": seen.numpy(), "K": cameras.K.numpy(), "cam_from_ego": cameras.cam_from_ego.numpy()}
 
     def _with_earlier(
         self, images: Float[Tensor, "view 3 h w"], cameras: Cameras, world_from_ego: Float64[np.ndarray, "4 4"] | None

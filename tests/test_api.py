@@ -70,7 +70,7 @@ def test_the_code_of_the_page_runs_and_prints_what_it_says(tmp_path: Path, monke
     save_network(build_network(config), config.network, tmp_path / "network.safetensors", metadata)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     # What the first block has from its reader
     cam_from_ego = np.array([[[0.0, -1, 0, 0], [0, 0, -1, 1.5], [1, 0, 0, 0], [0, 0, 0, 1]]])
     K = np.array([[[60.0, 0, 32], [0, 60, 16], [0, 0, 1]]])

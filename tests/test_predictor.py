@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Callable
@@ -19,9 +20,11 @@ from splattingocc.data.key_frames import Index, cameras_of
 from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.checkpoint import EXPERIMENT_KEY, save_network
 from splattingocc.engine.module import RenderConfig
+from splattingocc.evaluation.predictions import read_grid
 from splattingocc.experiment import ExperimentConfig, build_network
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.pipeline.prediction import predict
+from splattingocc.splatting.density import DensityVolume
 from splattingocc.splatting.gaussians import Gaussians
 
 SMALL = {"lift": {"channels": 8, "coarsening": 4}, "volume_encoder": {"channels": (8, 16), "blocks": (1, 1)}}
@@ -304,6 +307,29 @@ def test_a_virtual_lidar_and_a_virtual_camera_meet_the_wall_where_it_is():
     assert (seen[9] == 15).all()
     assert seen[0, 0] == SKY  # 9.5 pixels above the middle: 3.9 m above the camera where the wall is, which ends 2.1 m above it
     assert torch.equal(seen, seen.flip(1))
+
+
+def test_what_was_predicted_is_saved_by_the_name_of_the_file(tmp_path: Path):
+    occupancy = wall()
+    occupancy.save(tmp_path / "wall.npz")
+    assert torch.equal(read_grid(tmp_path / "wall.npz", occupancy.grid), occupancy.semantics)
+    occupancy.save(str(tmp_path / "wall.ply"))
+    assert (tmp_path / "wall.ply").read_bytes().startswith(b"ply\n")
+    count = occupancy.save_gaussians(tmp_path / "gaussians.ply")
+    assert count == (occupancy.field.opacities >= 0.1).sum()
+    with pytest.raises(ValueError, match=r"wall\.txt: expected a name that ends with \.npz \(a grid\) or \.ply \(a mesh\)$"):
+        occupancy.save(tmp_path / "wall.txt")
+    with pytest.raises(ValueError, match=r"wall\.npz: expected a name that ends with \.ply$"):
+        occupancy.save_gaussians(tmp_path / "wall.npz")
+
+
+def test_a_network_without_gaussians_saves_none(tmp_path: Path):
+    occupancy = wall()
+    features = torch.zeros(*occupancy.grid.shape, 17)
+    field = DensityVolume(torch.zeros(occupancy.grid.shape), features, occupancy.grid, 0.2)
+    other = dataclasses.replace(occupancy, field=field)
+    with pytest.raises(ValueError, match=r"a\.ply: this network predicts a DensityVolume, expected Gaussians \(network\.head"):
+        other.save_gaussians(tmp_path / "a.ply")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command line: `splattingocc demo | synth | prepare | describe | train | test | visualize | bench | log | doctor`.
+"""The command line: `splattingocc demo | synth | prepare | describe | train | test | visualize | export | bench | log | doctor`.
 
 What a command needs is imported when it runs, so that `--help` answers at once and Ctrl-C ends it also while it imports.
 """
@@ -34,6 +34,7 @@ COMMANDS = {
     "train": "run.Train",
     "test": "run.Test",
     "visualize": "draw.Visualize",
+    "export": "share.Export",
     "bench": "look.Bench",
     "log": "look.Log",
     "doctor": "look.Doctor",
@@ -41,10 +42,10 @@ COMMANDS = {
 """Where in this package the class of each command stands."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Variables that say how threads of OpenMP wait: for all libraries, for GNU's and for Intel's."""
-CONFIGURED = ("describe", "train", "test", "visualize")
+CONFIGURED = ("describe", "train", "test", "visualize", "export")
 """Commands whose first argument is a configuration, a file or a name, that sets the defaults of their options."""
-OF_NETWORKS = ("test", "visualize")
-"""Those for which it may also be a network's file, which holds the configuration that it was trained with."""
+OF_NETWORKS = ("test", "visualize", "export")
+"""Those for which it may also be a network's file, or `zoo/<name>`: it holds the configuration that it was trained with."""
 
 KIND_OPTION = re.compile(r"--[\w.-]+\.kind(?=$|=)")
 """An option that says of which kind a part is."""
@@ -128,6 +129,8 @@ def parse(arguments: Sequence[str]) -> Any:
     prog = f"splattingocc {name}"
     is_configured = name in CONFIGURED and bool(rest) and not rest[0].startswith("-")
     if name in CONFIGURED and not is_configured and not {"-h", "--help"} & set(rest):
+        if name == "export":
+            refuse(f" {name}: expected a network's file first, as in `{prog} NETWORK OUT [options]`")
         network = f", or a network's file, as in `{prog} NETWORK [options]`" if name in OF_NETWORKS else ""
         refuse(f" {name}: expected a configuration first, as in `{prog} CONFIG [options]`{network}; {describe_known()}")
     import tyro
@@ -137,8 +140,10 @@ def parse(arguments: Sequence[str]) -> Any:
     if is_configured:
         from splattingocc.engine.checkpoint import is_network
         from splattingocc.pipeline.networks import load_experiment
+        from splattingocc.zoo import find_in_zoo
 
-        path = Path(rest[0])
+        path = find_in_zoo(Path(rest[0])) if name in OF_NETWORKS else Path(rest[0])
+        rest[0] = str(path)
         if name not in OF_NETWORKS and is_network(path):
             raise ValueError(f"{path}: a network, expected a configuration; config.json in the folder of its run is one")
         # The same command with the configuration's values as the defaults of its options

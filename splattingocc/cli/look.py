@@ -29,16 +29,32 @@ WIDE = 120
 class Bench:
     """Measure on this machine; prints p50 and p95 of several runs."""
 
-    what: tyro.conf.Positional[Literal["render"]]
-    """`render`: Gaussians beside NeRF sampling, on the same rays."""
+    what: tyro.conf.Positional[Literal["render", "infer"]]
+    """`render`: Gaussians beside NeRF sampling, on the same rays. `infer`: a network on one frame, from images to a grid."""
+    network: tyro.conf.Positional[Path | None] = None
+    """For `infer`: `network.safetensors`, `zoo/<name>`, or a configuration, whose network then has random weights."""
     rays: Annotated[int, Field(ge=1, le=10_000_000)] = 24_000
-    """Rays of one run."""
+    """For `render`: rays of one run."""
     repeats: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Timed runs, after one that is not."""
+    threads: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = (1, 2)
+    """For `infer`: how many threads of the CPU to time it with, one after the other."""
+    ways: tuple[Literal["eager", "torch.compile", "onnxruntime"], ...] = ("eager", "torch.compile", "onnxruntime")
+    """For `infer`: what runs the network; `torch.compile` its convolutions alone, and it needs a C++ compiler."""
+    onnx: Path | None = None
+    """For `infer`: the same network as `splattingocc export` wrote it, to time onnxruntime beside torch."""
     json: bool = False
     """Print one JSON line for each case instead of a table."""
 
     def run(self) -> None:
+        if self.what == "infer":
+            self._infer()
+        elif self.network is not None or self.onnx is not None:
+            raise ValueError(f"{self.network or self.onnx}: `bench render` takes no network, `bench infer` does")
+        else:
+            self._render()
+
+    def _render(self) -> None:
         import torch
 
         from splattingocc.splatting.bench import bench_render
@@ -54,6 +70,32 @@ class Bench:
         for row in rows:
             times = (f"{row[f'{step}_p50_s']:.3f} ({row[f'{step}_p95_s']:.3f})" for step in ("forward", "backward"))
             table.add_row(*map(text, (row["what"], row["device"], *times, f"{row['peak_memory_mb']:,.0f} MB")))
+        Console().print(table)
+
+    def _infer(self) -> None:
+        from splattingocc.pipeline.bench_inference import bench_inference
+        from splattingocc.zoo import find_in_zoo
+
+        if self.network is None:
+            raise ValueError("expected a network or a configuration, as in `splattingocc bench infer NETWORK`")
+        if not self.threads or not self.ways:
+            raise ValueError(f"--{'ways' if self.threads else 'threads'}: expected at least one")
+        path = find_in_zoo(self.network)
+        rows = bench_inference(path, ways=self.ways, repeats=self.repeats, threads=self.threads, onnx=self.onnx)
+        if self.json:
+            for row in rows:
+                print(json.dumps(row), flush=True)
+            return
+        table = Table(title=f"{self.network}, one frame; milliseconds, median of {self.repeats} (95th percentile)")
+        for column in ("", "device", "threads", "ms a frame", "peak memory"):
+            table.add_column(column)
+        for row in rows:
+            first = (row["what"], row["device"].split()[0], row["num_threads"])
+            if "failed" in row:
+                table.add_row(*map(text, (*first, row["failed"], "–")))
+            else:
+                times = f"{1000 * row['p50_s']:,.0f} ({1000 * row['p95_s']:,.0f})"
+                table.add_row(*map(text, (*first, times, f"{row['peak_memory_mb']:,.0f} MB")))
         Console().print(table)
 
 

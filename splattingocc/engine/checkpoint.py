@@ -245,9 +245,13 @@ def _first_difference(expected: Any, found: Any, name: str, ignore: set[str]) ->
 
 def save_network(network: nn.Module, config: Config, path: Path, metadata: dict[str, str]) -> None:
     """Write the weights as safetensors; the configuration, `metadata` and a digest of all of it travel in the header."""
-    header = {CONFIG_KEY: json.dumps(config.model_dump(mode="json"))} | metadata
-    state = {key: value.contiguous() for key, value in network.state_dict().items()}
-    header[DIGEST_KEY] = _digest(state, header)
+    save_weights(network.state_dict(), path, {CONFIG_KEY: json.dumps(config.model_dump(mode="json"))} | metadata)
+
+
+def save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write weights of any number format as safetensors, with their metadata, the network's configuration among it, and a digest."""
+    state = {key: value.contiguous() for key, value in weights.items()}
+    header = metadata | {DIGEST_KEY: _digest(state, metadata)}
     content = _with_metadata_in_order(save(state, metadata=header))
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 

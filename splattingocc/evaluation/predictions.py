@@ -379,6 +379,12 @@ def _check_semantics(path: Path, semantics: np.ndarray | None, grid: VoxelGrid) 
         raise BadFile(path, f"semantics hold class {semantics.max()}; classes are 0 to {FREE} (free)")
 
 
+def save_occupancy(path: Path, semantics: UInt8[Tensor, "x y z"], probabilities: Float[Tensor, "x y z"]) -> None:
+    """Write one grid by itself: `semantics` as Occ3D's labels.npz has them, and `probabilities` as float16."""
+    arrays = {"semantics": semantics.cpu().numpy(), "probabilities": probabilities.detach().to(torch.float16).cpu().numpy()}
+    write_atomically(path, lambda temporary: _write_npz(temporary, arrays))
+
+
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with path.open("wb") as file:  # given a path, numpy would add .npz to its name
         np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]

@@ -20,6 +20,19 @@ NOWHERE = 1e6
 """Metres above the ego frame at which a camera stands that is none."""
 
 
+def invert_intrinsics(K: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Return the inverses of matrices whose last row is 0 0 1, as those of pinhole cameras are, in closed form: a handful of products.
+
+    Unlike a general inverse it can leave with a network for other runtimes.
+    """
+    a, b, c, d = K[..., 0, 0], K[..., 0, 1], K[..., 1, 0], K[..., 1, 1]
+    linear = torch.stack([torch.stack([d, -b], dim=-1), torch.stack([-c, a], dim=-1)], dim=-2) / (a * d - b * c)[..., None, None]
+    shift = -linear @ K[..., :2, 2:]
+    return torch.cat(
+        [torch.cat([linear, shift], dim=-1), torch.cat([torch.zeros_like(shift.mT), torch.ones_like(shift[..., :1, :])], dim=-1)], dim=-2
+    )
+
+
 @dataclass(frozen=True)
 class Cameras(Struct):
     """Pinhole cameras. The camera frame is x right, y down, z forward; the centre of the top-left pixel is at (0.5, 0.5)."""

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from splattingocc.config import Config, Metres
-from splattingocc.geometry.cameras import Cameras
+from splattingocc.geometry.cameras import Cameras, invert_intrinsics
 
 MIN_GROUND_PROBABILITY = 1e-3
 """Of any pixel; keeps the logarithms of the column finite."""
@@ -77,7 +77,7 @@ def ground_encoding(
     pixels = torch.stack([u.expand(height, width), v[:, None].expand(height, width), torch.ones(height, width, device=u.device)], dim=-1)
     # Per metre of depth the ray climbs by this much; only the z row of ego_from_cam is needed.
     up_from_cam = cameras.cam_from_ego[..., :3, 2]
-    climb = torch.einsum("...i,...ij,hwj->...hw", up_from_cam, torch.linalg.inv(cameras.K), pixels)
+    climb = torch.einsum("...i,...ij,hwj->...hw", up_from_cam, invert_intrinsics(cameras.K), pixels)
     camera_heights = cameras.optical_centers[..., 2][..., None, None] - ground_heights
     depths = -camera_heights / climb.where(climb < 0, torch.full_like(climb, -1e-6))
     position = bins.position(depths.clamp(min=0.0))[..., None] - 0.5

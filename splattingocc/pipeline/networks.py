@@ -16,6 +16,7 @@ from splattingocc.experiment import LARGEST_CONFIG, ExperimentConfig, load_confi
 from splattingocc.files import BadFile, child, decoding
 from splattingocc.models.network import NetworkConfig
 from splattingocc.pipeline.training import NETWORK_FILE
+from splattingocc.zoo import find_in_zoo, name_in_zoo
 
 FOR_TRAINING_ALONE = ("objective", "optimization", "trainer")
 """Parts of an experiment that predicting, scoring and drawing never look at."""
@@ -24,10 +25,11 @@ SEEN_AT_TEST_TIME = ("image_size", "vertical_position", "previous_frames", "held
 
 
 def find_network(path: Path, name: str) -> Path:
-    """Return the network's file that is meant: this one, or one of a bare name in the folder where a run of this name is by default.
+    """Return the network's file that is meant: this one, one of the zoo, or one of a bare name in the folder where a run of this name is.
 
     What is not there, and a link that leads nowhere, is a `ValueError`.
     """
+    path = find_in_zoo(path)
     default = child(Path("work_dirs"), name) / path
     is_elsewhere = path.parent == Path() and not _is_there(path) and _is_there(default)
     return check_is_there(default if is_elsewhere else path)
@@ -48,7 +50,12 @@ def _is_there(path: Path) -> bool:
 
 
 def run_folder(network: Path) -> Path:
-    """Return the folder of the run that a network or a checkpoint is from; a link to a checkpoint is from that checkpoint's."""
+    """Return the folder of the run that a network or a checkpoint is from; a link to a checkpoint is from that checkpoint's.
+
+    Of a network of the zoo, in which nothing is written: `work_dirs/<its name>`.
+    """
+    if (name := name_in_zoo(network)) is not None:
+        return Path("work_dirs") / name
     for path in (network, network.resolve()):
         if path.parent.name.startswith("checkpoints"):
             return path.parent.parent
