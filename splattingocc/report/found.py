@@ -123,8 +123,9 @@ def _or_missing(read: Callable[[], T], missing: list[str]) -> T | None:
 def _chosen(cache: PredictionCache, scenes: tuple[str, ...], most: int) -> tuple[CachedFrame, ...]:
     for scene in scenes:
         if all(frame.scene != scene for frame in cache.frames):
-            there = ", ".join(sorted({frame.scene for frame in cache.frames})[:5])
-            raise ValueError(f"--scenes {scene}: no such scene in {cache.directory}, which has {there} …")
+            there = sorted({frame.scene for frame in cache.frames})
+            named = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if there[5:] else "")
+            raise ValueError(f"--scenes {scene}: no such scene in {cache.directory}, which has {named}")
     frames = sorted((frame for frame in cache.frames if not scenes or frame.scene in scenes), key=lambda frame: (frame.scene, frame.index))
     count = min(most, len(frames))
     return tuple(frames[i * len(frames) // count] for i in range(count))

@@ -2,10 +2,10 @@
 "use strict";
 (() => {
   const FREE = 17, MASK = 31;
-  // As report/voxels.py packs them
+  // As report/voxels.py and report/gaussians.py pack them
   const TRUTH_SHIFT = 5, SEEN_BIT = 1 << 10, SHOWS = { prediction: 1 << 11, truth: 1 << 12, error: 1 << 13 };
   const RIGHT = 0, MISSED = 1, FALSE = 2, CONFUSED = 3, NOT_JUDGED = 4;
-  const GAUSSIAN_BYTES = 16, STANDARD_DEVIATIONS = 1.5, PALE = 0.72;
+  const GAUSSIAN_BYTES = 15, STANDARD_DEVIATIONS = 1.5, PALE = 0.72;
   const BACKGROUND = 0xe4e8ee, FIELD_OF_VIEW = 50;
   const LOOKS = { behind: [[-27, 0, 21], [7, 0, -1]], above: [[-0.5, 0, 92], [0, 0, 0]] };
   const PLAY_MS = 700;
@@ -162,10 +162,10 @@
     const mesh = meshOf(ball, ofGaussians, all), places = mesh.instanceMatrix.array, signed = (byte) => (byte << 24) >> 24;
     let num = 0;
     for (let i = 0; i < all; i++) {
-      const kind = column(15, i);
+      const kind = column(14, i);
       if (state.hidden.classes.has(kind)) continue;
-      const length = Math.hypot(...[10, 11, 12, 13].map((at) => signed(column(at, i)))) || 1;
-      const [w, x, y, z] = [10, 11, 12, 13].map((at) => signed(column(at, i)) / length);
+      const length = Math.hypot(...[9, 10, 11, 12].map((at) => signed(column(at, i)))) || 1;
+      const [w, x, y, z] = [9, 10, 11, 12].map((at) => signed(column(at, i)) / length);
       // The rotation of a unit quaternion, one column for each own axis
       const axes = [
         [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)],
@@ -173,7 +173,7 @@
         [2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)],
       ];
       for (let axis = 0; axis < 3; axis++) {
-        const scale = content.gaussians.smallest_scale * 2 ** (column(7 + axis, i) / content.gaussians.steps_per_octave);
+        const scale = content.gaussians.smallest_scale * 2 ** (column(6 + axis, i) / content.gaussians.steps_per_octave);
         for (let row = 0; row < 3; row++) places[16 * num + 4 * axis + row] = axes[axis][row] * scale;
         places[16 * num + 12 + axis] = grid.lower[axis] + ((column(2 * axis, i) + 256 * column(2 * axis + 1, i)) / 65535) * size[axis];
       }
