@@ -1,4 +1,4 @@
-"""The command line: `splattingocc demo | synth | prepare | describe | train | test | visualize | export | bench | log | doctor`.
+"""The command line: `splattingocc demo | synth | prepare | describe | train | test | visualize | report | export | bench | log | doctor`.
 
 What a command needs is imported when it runs, so that `--help` answers at once and Ctrl-C ends it also while it imports.
 """
@@ -34,6 +34,7 @@ COMMANDS = {
     "train": "run.Train",
     "test": "run.Test",
     "visualize": "draw.Visualize",
+    "report": "look.Report",
     "export": "share.Export",
     "bench": "look.Bench",
     "log": "look.Log",

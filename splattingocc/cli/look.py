@@ -188,6 +188,40 @@ def _at(content: Any, name: str) -> Any:
 
 
 @dataclass
+class Report:
+    """Write one HTML file that shows a run: its scores, curves, pictures, films, and its occupancy and Gaussians in 3D."""
+
+    work_dir: tyro.conf.Positional[Path]
+    """Folder of a run, of the demo, or of a prediction cache. What is not in it is not in the report, which says so."""
+    out: Path | None = None
+    """Where the file goes; `report.html` in that folder by default."""
+    split: str = "val"
+    """Which split's predictions and scores."""
+    scenes: tuple[str, ...] = ()
+    """Show key frames of these scenes only, by name."""
+    frames: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Key frames that the 3D view has, spread evenly over those that were predicted."""
+    gts: Path | None = None
+    """Folder of Occ3D's truth; by default that of the data that the network was trained on."""
+    gaussians: Annotated[int, Field(ge=0, le=1_000_000)] = 12_000
+    """Gaussians of each key frame, the most opaque ones; 0 shows none. They are predicted again, from the network and the images."""
+    max_megabytes: Annotated[float, Field(gt=0, le=1000)] = 15.0
+    """Size of the file, 10^6 bytes; pictures and films that would make it larger are left out, the last ones first."""
+
+    def run(self) -> None:
+        from splattingocc.report.found import find
+        from splattingocc.report.gaussians import predict_gaussians
+        from splattingocc.report.page import MEGABYTE, write_report
+
+        found = find(self.work_dir, split=self.split, scenes=self.scenes, most_frames=self.frames, gts=self.gts)
+        gaussians = predict_gaussians(found, self.gaussians)
+        path = write_report(found, gaussians, self.out or self.work_dir / "report.html", most_bytes=round(self.max_megabytes * MEGABYTE))
+        for line in found.missing:
+            print(printable(line), file=sys.stderr)
+        print(f"{path} ({path.stat().st_size / MEGABYTE:.1f} MB)")
+
+
+@dataclass
 class Doctor:
     """Say what is installed, whether the kernels run, which data are there, and what to do about what is missing."""
 

@@ -1,0 +1,178 @@
+"""What a folder holds of a run that a report can show, and what is missing there, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from splattingocc.data.occ3d import truth_path
+from splattingocc.engine.ledger import LEDGER_NAME, Run, read_ledger
+from splattingocc.evaluation.predictions import MANIFEST_NAME, PROVENANCE_NAME, CachedFrame, PredictionCache, read_predictions
+from splattingocc.experiment import ExperimentConfig
+from splattingocc.files import BadFile, check_name, child, read_json
+from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
+from splattingocc.pipeline.networks import experiment_of
+from splattingocc.pipeline.training import NETWORK_FILE
+
+T = TypeVar("T")
+CURVES_NAME = "curves.png"
+FILMS, PICTURES = (".mp4", ".webp"), (".png",)
+FIGURES = "camera_mask"
+"""What a method has among its scores, and nothing else in their file has."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is to show. None, or nothing in it, where it is missing, and then a line of `missing` says so."""
+
+    folder: Path
+    """Of the run."""
+    split: str
+    cache: PredictionCache | None
+    frames: tuple[CachedFrame, ...]
+    """Those that are shown."""
+    gts: Path | None
+    """Folder with the truth of at least one of them."""
+    network: Path | None
+    experiment: ExperimentConfig | None
+    """That of the network."""
+    methods: dict[str, dict[str, Any]]
+    """Scores by the name of what was scored."""
+    rendering: dict[str, Any]
+    """Scores of rendered rays against 2D labels."""
+    calibration: dict[str, Any]
+    runs: list[Run]
+    """Of the ledger."""
+    curves: Path | None
+    films: list[Path]
+    pictures: list[Path]
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def grid(self) -> VoxelGrid:
+        return OCC3D_GRID if self.cache is None else self.cache.manifest.provenance.grid.voxels
+
+
+def find(folder: Path, *, split: str, scenes: tuple[str, ...] = (), most_frames: int, gts: Path | None = None) -> Found:
+    """Look through the folder of a run, of the demo, or of a prediction cache; nothing to show at all is a `ValueError`.
+
+    Of the cache at most so many frames are shown, spread evenly; only those of some scenes where they are named.
+    """
+    if not folder.is_dir():
+        raise BadFile(folder, "no such folder")
+    missing: list[str] = []
+    output = _cache_folder(folder, split)
+    # Beside the name: a cache of a run lies in its folder, what the demo trained in a folder of its own
+    run = folder.absolute().parent if output == folder else folder
+    trained = next((place for place in (run, run / "train") if (place / NETWORK_FILE).is_file()), run)
+    cache = None if output is None else _or_missing(lambda: read_predictions(output), missing)
+    if output is None:
+        missing.append(f"predictions: no {_output_name(split)} in {folder}; `splattingocc test` writes one")
+    if cache is not None:
+        split = cache.manifest.provenance.split
+    frames = () if cache is None else _chosen(cache, scenes, most_frames)
+    network = trained / NETWORK_FILE
+    experiment = None
+    if network.is_file():
+        experiment = _or_missing(lambda: experiment_of(network)[0], missing)
+    methods, rendering = _scores(run, split, cache, missing)
+    calibration = _or_missing(lambda: read_json(trained / "calibration.json", dict[str, Any], what="a calibration"), missing)
+    ledger = trained.absolute().parent / LEDGER_NAME
+    runs = [run for run in read_ledger(ledger).runs if _is_of(run, trained)] if ledger.is_file() else []
+    if not runs:
+        missing.append(f"ledger: {ledger} names no run of this folder")
+    curves = next((path for path in (run / CURVES_NAME, trained / CURVES_NAME) if path.is_file()), None)
+    if curves is None:
+        missing.append(f"curves: no {CURVES_NAME} in {trained}")
+    media = [*_media_in(run)] + ([*_media_in(output)] if output is not None and output != run else [])
+    films, pictures = ([path for path in media if path.suffix in kinds] for kinds in (FILMS, PICTURES))
+    for name, there in (("film", films), ("pictures", pictures)):
+        if not there:
+            missing.append(f"{name}: none in {run}; `splattingocc visualize` makes them")
+    found = Found(
+        run, split, cache, frames, _truth(gts, experiment, frames, cache, missing), network if experiment is not None else None, experiment,
+        methods, rendering, calibration or {}, runs, curves, films, pictures, missing,
+    )  # fmt: skip
+    if cache is None and not (methods or rendering or calibration or curves or films or pictures):
+        raise ValueError(f"{folder}: no run and no prediction cache; expected predictions, scores, curves or pictures in it")
+    return found
+
+
+def _output_name(split: str) -> str:
+    return "output" if split == "val" else f"output_{check_name(split, '--split')}"
+
+
+def _cache_folder(folder: Path, split: str) -> Path | None:
+    for place in (folder, child(folder, _output_name(split))):
+        if any((place / name).is_file() for name in (MANIFEST_NAME, PROVENANCE_NAME)):
+            return place
+    return None
+
+
+def _or_missing(read: Callable[[], T], missing: list[str]) -> T | None:
+    """Return what is read, or write down why there is none."""
+    try:
+        return read()
+    except ValueError as error:
+        missing.append(str(error))
+        return None
+
+
+def _chosen(cache: PredictionCache, scenes: tuple[str, ...], most: int) -> tuple[CachedFrame, ...]:
+    for scene in scenes:
+        if all(frame.scene != scene for frame in cache.frames):
+            there = sorted({frame.scene for frame in cache.frames})
+            named = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if there[5:] else "")
+            raise ValueError(f"--scenes {scene}: no such scene in {cache.directory}, which has {named}")
+    frames = sorted((frame for frame in cache.frames if not scenes or frame.scene in scenes), key=lambda frame: (frame.scene, frame.index))
+    count = min(most, len(frames))
+    return tuple(frames[i * len(frames) // count] for i in range(count))
+
+
+def _truth(
+    gts: Path | None,
+    experiment: ExperimentConfig | None,
+    frames: tuple[CachedFrame, ...],
+    cache: PredictionCache | None,
+    missing: list[str],
+) -> Path | None:
+    folder = gts or (None if experiment is None else experiment.data.truth_folder)
+    if gts is not None and not gts.is_dir():
+        raise ValueError(f"--gts {gts}: no such folder")
+    if cache is not None and cache.manifest.provenance.grid.voxels != OCC3D_GRID:
+        missing.append("truth: there is none of this grid, only of Occ3D's")
+    elif folder is not None and any(truth_path(folder, frame.scene, frame.token).is_file() for frame in frames):
+        return folder
+    elif frames:
+        missing.append(f"truth: {folder or 'no folder'} has none of these key frames; --gts says where it is")
+    return None
+
+
+def _scores(run: Path, split: str, cache: PredictionCache | None, missing: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Return the scores that `test` wrote for a split, or else those of the demo: of voxels by method, and of rays."""
+    path = child(run, f"metrics_{check_name(split, '--split')}.json")
+    if not path.is_file() and (run / "scores.json").is_file():
+        path = run / "scores.json"
+    found = _or_missing(lambda: read_json(path, dict[str, Any], what="scores"), missing) or {}
+    row = found.get("markdown")
+    if cache is not None and isinstance(row, str) and cache.manifest.provenance.checkpoint_hash[:12] not in row:
+        missing.append(f"{path}: of another checkpoint than the predictions; left out")
+        return {}, {}
+    methods = {name: scores for name, scores in found.items() if isinstance(scores, dict) and FIGURES in scores}
+    rendering = found.get("rendering")
+    return methods, rendering if isinstance(rendering, dict) else {}
+
+
+def _is_of(run: Run, folder: Path) -> bool:
+    """Say whether a run of the ledger beside a folder worked in it."""
+    return Path(str(run.what.get("work_dir", ""))).name == folder.absolute().name
+
+
+def _media_in(folder: Path) -> Iterator[Path]:
+    """Go through pictures and films in a folder and in its own folders, but for the curves."""
+    for pattern in ("*", "*/*"):
+        for path in sorted(folder.glob(pattern)):
+            if path.suffix in (*FILMS, *PICTURES) and path.is_file() and path.name != CURVES_NAME:
+                yield path
