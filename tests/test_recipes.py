@@ -17,7 +17,14 @@ from splattingocc.experiment import ExperimentConfig, load_config
 from splattingocc.labels.generate import generate_labels
 from splattingocc.pipeline.description import describe
 
-RECIPES = ("renderocc-7frame", "splattingocc-1frame", "splattingocc-Nframe", "splattingocc-r50", "splattingocc-synth")
+RECIPES = (
+    "renderocc-7frame",
+    "splattingocc-1frame",
+    "splattingocc-Nframe",
+    "splattingocc-r50",
+    "splattingocc-synth",
+    "splattingocc-synth-long",
+)
 SMALL = (
     "--data.loader.image-size", "64", "128", "--data.loader.num-rays", "200", "--data.batch-size", "2", "--data.num-workers", "0",
     "--network.lift.coarsening", "8", "--network.lift.channels", "8", "--network.volume-encoder.channels", "8", "16",
