@@ -161,7 +161,7 @@ def draw_cached_grids(
     def frames() -> Iterator[UInt8[Tensor, "h w 3"]]:
         for number, (path, token, has_truth) in enumerate(zip(files, tokens, with_truth)):
             truth = read_truth(gts, folder.name, token) if gts is not None and has_truth else None
-            shown = _show(read_grid(path, voxels), voxels, truth, Heading(f"{folder.name}, {path.stem}", made_by), options)
+            shown = _show(read_grid(path, voxels), voxels, truth, Heading(f"{folder.name}, {_frame_of(path)}", made_by), options)
             drawn = [draw_grid(grid, _turned(options, number / len(files)), from_above="above" in options.views) for grid in shown.grids]
             pictures.append(_save_occupancies(path.with_suffix(".png"), drawn, shown, options))
             in_film, heading = drawn if all(with_truth) else drawn[:1], shown.heading
@@ -182,6 +182,12 @@ def predictions_in(folder: Path) -> list[Path]:
     if not files:
         raise ValueError(f"{folder}: no predictions (*.npz) in this folder; give one scene of a cache, e.g. work_dirs/x/output/scene-0103")
     return files
+
+
+def _frame_of(path: Path) -> str:
+    """Return what a file of predictions is of: `<frame>_<token>` tells which key frame of its scene."""
+    number, _, token = path.stem.partition("_")
+    return f"key frame {int(number)}" if token and number.isdecimal() else path.stem
 
 
 @dataclass(frozen=True)
