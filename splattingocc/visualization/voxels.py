@@ -88,16 +88,17 @@ def paint_classes(
     grid: VoxelGrid,
     *,
     seen: Bool[Tensor, "x y z"] | None = None,
+    fade: bool = True,
     selection: Selection | None = None,
     show_ego: bool = True,
 ) -> Voxels:
-    """Paint each occupied cell in the colour of its class; of those that are not `seen`, which may be wrong or incomplete, a pale one.
+    """Paint each occupied cell in the colour of its class; where it is not `seen`, and may be wrong or incomplete, in a pale one.
 
-    The floor of a column of which nothing is seen is darker: what is empty there is not known to be free.
+    The floor of a column of which nothing is seen is darker: what is empty there is not known to be free. With `fade` off nothing else is.
     """
     occupied = (selection or Selection()).of(_checked(semantics, grid), grid)
-    colors = class_colors(semantics.cpu())
-    return _with_ego(Voxels(occupied, _fade_unseen(colors, seen), _floor(grid, seen), torch.zeros_like(occupied)), grid, show_ego)
+    colors = _fade_unseen(class_colors(semantics.cpu()), seen if fade else None)
+    return _with_ego(Voxels(occupied, colors, _floor(grid, seen), torch.zeros_like(occupied)), grid, show_ego)
 
 
 def paint_errors(

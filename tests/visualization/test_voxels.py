@@ -41,6 +41,9 @@ def test_what_is_not_seen_is_pale_and_its_floor_is_darker() -> None:
     assert (pale - floor).norm() < 0.5 * (car - floor).norm()
     assert (pale - floor).norm() > 20
     assert tuple(painted.floor[3, 0].tolist()) == UNSEEN_COLOR
+    unfaded = paint_classes(semantics, GRID, seen=seen, fade=False, show_ego=False)
+    assert tuple(unfaded.colors[3, 0, 0].tolist()) == CLASS_COLORS[CAR]
+    assert torch.equal(unfaded.floor, painted.floor)
     # One cell of the column is seen
     assert tuple(painted.floor[9, 5].tolist()) == tuple(painted.floor[2, 0].tolist()) == FLOOR_COLOR
 
