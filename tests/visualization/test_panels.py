@@ -112,7 +112,7 @@ def test_prediction_truth_and_errors_have_names_and_legends() -> None:
     predicted, true, errors = grids()
     assert [name for name, _ in predicted.classes] == ["driveable surface", "ego vehicle, arrow to its front"]
     assert [name for name, _ in true.classes][:2] == ["car", "driveable surface"]
-    assert "nothing seen by the cameras" in [name for name, _ in true.classes]
+    assert "ground not seen by the cameras" in [name for name, _ in true.classes]
     assert (predicted.errors, errors.classes) == ((), ())
     assert len({color for _, color in errors.errors}) == 5
 
