@@ -99,7 +99,8 @@ def draw_overview(
     field, shown = _predict(config, checkpoint, index, position, options)
     drawn = [draw_grid(grid, options.picture, from_above=False) for grid in shown.grids]
     key_frame = index[position]
-    return save_overview(path, camera_maps(config, field, key_frame), front_of(key_frame), drawn, shown.heading)
+    (front,) = camera_maps(config, field, key_frame, [front_of(key_frame)])
+    return save_overview(path, _images(config, key_frame), front, drawn, shown.heading)
 
 
 def film_scene(
@@ -114,21 +115,25 @@ def film_scene(
 ) -> Path:
     """Film key frames of one scene: cameras, prediction, and truth and errors where there is truth. Return the film's path.
 
-    With the view `orbit` the virtual camera goes around the vehicle once in the film.
+    Truth is in the film where all of the key frames have it. With the view `orbit` the virtual camera goes around the vehicle once.
     """
     network, threshold = _with_threshold(config, checkpoint)
     made_by = _made_by(checkpoint, threshold)
 
     def frames() -> Iterator[UInt8[Tensor, "h w 3"]]:
         fields = _fields(config, network, index, positions)
+        # Frames of a film have one size
+        tokens = [index[position].token for position in positions]
+        all_have_truth = all(truth_path(config.data.truth_folder, scene, token).exists() for token in tokens)
         for number, (position, field) in enumerate(zip(positions, fields)):
             predicted = field.read_out(config.grid.voxels, threshold=threshold).semantics.cpu()
             shown = _show_key_frame(config, index[position], predicted, made_by, options)
-            drawn = [draw_grid(grid, _turned(options, number / len(positions)), from_above=False) for grid in shown.grids]
-            yield film_frame(_images(config, index[position]), drawn, shown.heading)
+            grids = shown.grids if all_have_truth else shown.grids[:1]
+            drawn = [draw_grid(grid, _turned(options, number / len(positions)), from_above=False) for grid in grids]
+            yield film_frame(_images(config, index[position]), drawn, shown.heading, num_cameras=index.num_views)
 
-    name = escape(index[positions[0]].scene)
-    return write_film(track(frames(), f"filming {name}", total=len(positions)), path, frames_per_second=frames_per_second)
+    scene = index[positions[0]].scene
+    return write_film(track(frames(), f"filming {escape(scene)}", total=len(positions)), path, frames_per_second=frames_per_second)
 
 
 def draw_cached_grids(
@@ -141,26 +146,30 @@ def draw_cached_grids(
 ) -> list[Path]:
     """Draw every predicted grid in a scene's folder of a prediction cache, each beside its file, and a film of them all.
 
-    With `gts`, those that there is truth of are drawn beside it. Where the data are `known`, the film shows the cameras, too. Returns the
-    paths of the pictures, the film's last.
+    With `gts`, those that there is truth of are drawn beside it, and the film shows it where that is all of them. Where the data are
+    `known`, the film shows the cameras, too. Returns the paths of the pictures, the film's last.
     """
     files = predictions_in(folder)
+    tokens = [path.stem.split("_", 1)[-1] for path in files]
+    with_truth = [gts is not None and truth_path(gts, folder.name, token).exists() for token in tokens]
+    if known is not None and not {*tokens} <= {*known[1].tokens}:
+        known = None
     voxels, provenance = grid_of_cache(folder.parent), provenance_of_cache(folder.parent)
     made_by = () if provenance is None else _details(provenance.config, provenance.checkpoint_hash, provenance.threshold)
     pictures: list[Path] = []
 
     def frames() -> Iterator[UInt8[Tensor, "h w 3"]]:
-        for number, path in enumerate(files):
-            token = path.stem.split("_", 1)[-1]
-            has_truth = gts is not None and truth_path(gts, folder.name, token).exists()
+        for number, (path, token, has_truth) in enumerate(zip(files, tokens, with_truth)):
             truth = read_truth(gts, folder.name, token) if gts is not None and has_truth else None
-            shown = _show(read_grid(path, voxels), voxels, truth, Heading(f"{folder.name}, {path.stem}", made_by), options)
+            shown = _show(read_grid(path, voxels), voxels, truth, Heading(f"{folder.name}, {_frame_of(path)}", made_by), options)
             drawn = [draw_grid(grid, _turned(options, number / len(files)), from_above="above" in options.views) for grid in shown.grids]
             pictures.append(_save_occupancies(path.with_suffix(".png"), drawn, shown, options))
-            images: list[tuple[str, UInt8[Tensor, "h w 3"]]] = []
-            if known is not None and token in known[1].tokens:
-                images = _images(known[0], known[1][known[1].position_of(token)])
-            yield film_frame(images, drawn, shown.heading)
+            in_film, heading = drawn if all(with_truth) else drawn[:1], shown.heading
+            if known is None:
+                yield film_frame([], in_film, heading)
+            else:
+                config, index = known
+                yield film_frame(_images(config, index[index.position_of(token)]), in_film, heading, num_cameras=index.num_views)
 
     counted = track(frames(), f"drawing {escape(folder.name)}", total=len(files))
     film = write_film(counted, folder / f"{folder.name}.mp4", frames_per_second=frames_per_second)
@@ -173,6 +182,12 @@ def predictions_in(folder: Path) -> list[Path]:
     if not files:
         raise ValueError(f"{folder}: no predictions (*.npz) in this folder; give one scene of a cache, e.g. work_dirs/x/output/scene-0103")
     return files
+
+
+def _frame_of(path: Path) -> str:
+    """Return what a file of predictions is of: `<frame>_<token>` tells which key frame of its scene."""
+    number, _, token = path.stem.partition("_")
+    return f"key frame {int(number)}" if token and number.isdecimal() else path.stem
 
 
 @dataclass(frozen=True)
@@ -257,11 +272,12 @@ def _draw(config: ExperimentConfig, field: Field, key_frame: KeyFrame, shown: _S
     cameras = camera_maps(config, field, key_frame)
     drawn = [draw_grid(grid, options.picture, from_above="above" in options.views) for grid in shown.grids]
     stem, heading = f"{key_frame.scene}_{key_frame.index_in_scene:03d}", shown.heading
+    images = [(camera.name, camera.image) for camera in cameras]
     paths = [
         save_cameras(out / f"{stem}_cameras.png", cameras, heading),
         save_renderings(out / f"{stem}_rendering.png", cameras, heading),
         _save_occupancies(out / f"{stem}_occupancy.png", drawn, shown, options),
-        save_overview(out / f"{stem}_overview.png", cameras, front_of(key_frame), drawn, heading),
+        save_overview(out / f"{stem}_overview.png", images, cameras[front_of(key_frame)], drawn, heading),
     ]
     if "camera" in options.views:
         paths.append(_save_camera_views(config, key_frame, shown, out / f"{stem}_views.png", options))

@@ -187,6 +187,7 @@ def test_a_cached_scene_is_drawn_beside_its_truth_with_the_score_of_the_frame(
     picture, moving = draw_cached_grids(cached_scene, gts=tmp_path / "gts", known=(experiment, index), options=SMALL)
     assert picture == cached_scene / f"000_{index[0].token}.png"
     assert moving == cached_scene / "scene-0001.webp"
+    assert said[0].title == "scene-0001, key frame 0"
     # Half of what is predicted is true
     assert said[0].details == ("this frame, inside mask_camera: mIoU 50.0 %, IoU 50.0 %",)
     with Image.open(picture) as image, Image.open(moving) as frame:

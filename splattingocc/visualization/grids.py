@@ -74,11 +74,13 @@ def paint_grids(
     def classes(semantics: UInt8[Tensor, "x y z"], place: VoxelGrid) -> list[LegendEntry]:
         return [*class_entries([semantics[selection.of(semantics, place)]]), EGO_ENTRY]
 
+    # A prediction may be right where nobody sees it; but a network learns nothing there, as below the vehicle
+    seen_here = seen if truth_grid == grid else None
     grids = [
         painted(
             "predicted occupancy",
             grid,
-            lambda show_ego: paint_classes(predicted, grid, selection=selection, show_ego=show_ego),
+            lambda show_ego: paint_classes(predicted, grid, seen=seen_here, fade=False, selection=selection, show_ego=show_ego),
             classes=tuple(classes(predicted, grid)),
         )
     ]

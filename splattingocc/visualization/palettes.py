@@ -27,7 +27,7 @@ EMPTY_COLOR: Final = (243, 245, 248)
 FLOOR_COLOR: Final = (198, 204, 212)
 """The bottom of a drawn grid: dark enough for manmade, the palest class, to stand out from it."""
 UNSEEN_COLOR: Final = (176, 181, 191)
-"""The bottom of a column of which nothing is seen."""
+"""The bottom of a column of which nothing near the ground is seen."""
 OUTLINE_COLOR: Final = (40, 44, 52)
 ARROW_COLOR: Final = (255, 255, 255)
 """On the roof of the drawn vehicle."""

@@ -39,6 +39,8 @@ LABEL_PICTURE_WIDTH = 480
 CAMERA_WIDTH = 420
 RENDERING_WIDTH = 320
 OCCUPANCY_WIDTH = 600
+NARROWEST_COLUMN = 480
+"""Pixels that the captions of a column need."""
 NARROWEST_MAP = 210
 """Pixels that a map's caption needs."""
 OVERVIEW_WIDTH = 1760
@@ -109,11 +111,6 @@ def _sheet_of_cameras(
 
 def save_renderings(path: Path, cameras: Sequence[CameraMaps], heading: Heading) -> Path:
     """Draw a row for each camera: image, labels by class and by distance, rendered semantics and distances."""
-    return sheet_of_renderings(cameras, heading).save(path)
-
-
-def sheet_of_renderings(cameras: Sequence[CameraMaps], heading: Heading) -> Sheet:
-    """Lay out a row for each camera: image, labels by class and by distance, rendered semantics and distances."""
     captions = ("camera image", "labels: class", "labels: distance [m]", "rendered semantics", "rendered distance [m]")
     height = _height_of(cameras, RENDERING_WIDTH)
     width = CAPTION_HEIGHT + len(captions) * (RENDERING_WIDTH + GAP) - GAP
@@ -134,13 +131,14 @@ def sheet_of_renderings(cameras: Sequence[CameraMaps], heading: Heading) -> Shee
             sheet.put_picture(picture, left, top, (height, RENDERING_WIDTH))
     sheet.put_legend(entries, lefts[0], legend_top, legend_width)
     sheet.put_distance_bar(lefts[0], bar_top, 2 * RENDERING_WIDTH + GAP)
-    return sheet
+    return sheet.save(path)
 
 
 def save_occupancies(
     path: Path, grids: Sequence[DrawnGrid], heading: Heading, *, in_perspective: bool = True, column_width: int = OCCUPANCY_WIDTH
 ) -> Path:
     """Draw a column for each grid: in perspective, unless that is not wanted, and from above where that was drawn."""
+    column_width = max(column_width, NARROWEST_COLUMN)
     rows = [("in perspective", [grid.in_perspective for grid in grids])] if in_perspective else []
     if above := [grid.from_above for grid in grids if grid.from_above is not None]:
         rows.append((f"from above: {grids[0].extent}, forward is up", above))
@@ -162,21 +160,18 @@ def save_occupancies(
     return sheet.save(path)
 
 
-def save_overview(path: Path, cameras: Sequence[CameraMaps], front: int, grids: Sequence[DrawnGrid], heading: Heading) -> Path:
-    """Draw one strip: all cameras above; below them what is rendered for the camera `front`, and the grids in perspective."""
-    return sheet_of_overview(cameras, front, grids, heading).save(path)
-
-
-def sheet_of_overview(cameras: Sequence[CameraMaps], front: int, grids: Sequence[DrawnGrid], heading: Heading) -> Sheet:
-    """Lay out one strip: all cameras above; below them what is rendered for the camera `front`, and the grids in perspective."""
-    camera_width = (OVERVIEW_WIDTH - (len(cameras) - 1) * GAP) // len(cameras)
-    camera_height = _height_of(cameras, camera_width)
-    rendered = class_entries([cameras[front].rendered_semantics])
+def save_overview(
+    path: Path, images: Sequence[tuple[str, UInt8[Tensor, "h w 3"]]], front: CameraMaps, grids: Sequence[DrawnGrid], heading: Heading
+) -> Path:
+    """Draw one strip: the images of all cameras; below them what is rendered for the one to the front, and the grids in perspective."""
+    camera_width = (OVERVIEW_WIDTH - (len(images) - 1) * GAP) // len(images)
+    camera_height = _height_at(images[0][1], camera_width)
+    rendered = class_entries([front.rendered_semantics])
     classes, *errors = _all_entries(grids)
     # Sky comes after the classes, and what is no class after that
     legends = [sorted({*classes, *rendered}, key=lambda entry: _place_in_legend(entry[0])), *errors]
-    map_width, grid_width = _widths_of_equal_height(cameras[front], grids)
-    map_height, grid_height = _height_of(cameras, map_width), _height_at(grids[0].in_perspective, grid_width)
+    map_width, grid_width = _widths_of_equal_height(front, grids)
+    map_height, grid_height = _height_of([front], map_width), _height_at(grids[0].in_perspective, grid_width)
     top_of_body = MARGIN + heading_height(heading, OVERVIEW_WIDTH)
     second_row = top_of_body + CAPTION_HEIGHT + camera_height + GAP
     legend_top = second_row + CAPTION_HEIGHT + max(grid_height, 2 * map_height + CAPTION_HEIGHT)
@@ -185,14 +180,14 @@ def sheet_of_overview(cameras: Sequence[CameraMaps], front: int, grids: Sequence
     bottom = legend_top + max(_legends_height(legends, legend_width), DISTANCE_BAR_HEIGHT + 2 * GAP)
     sheet = Sheet(OVERVIEW_WIDTH + 2 * MARGIN, bottom + MARGIN // 2)
     sheet.put_heading(heading, MARGIN, MARGIN, OVERVIEW_WIDTH)
-    for i, camera in enumerate(cameras):
+    for i, (name, image) in enumerate(images):
         left = MARGIN + i * (camera_width + GAP)
-        sheet.put_caption(_spoken(camera.name), left, top_of_body, camera_width)
-        sheet.put_picture(camera.image, left, top_of_body + CAPTION_HEIGHT, (camera_height, camera_width))
-    *_, semantics, distances = _pictures_of(cameras[front])
+        sheet.put_caption(_spoken(name), left, top_of_body, camera_width)
+        sheet.put_picture(image, left, top_of_body + CAPTION_HEIGHT, (camera_height, camera_width))
+    *_, semantics, distances = _pictures_of(front)
     top = second_row
     for caption, picture in (("rendered semantics", semantics), ("rendered distance [m]", distances)):
-        sheet.put_caption(f"{_spoken(cameras[front].name)}: {caption}", MARGIN, top, map_width)
+        sheet.put_caption(f"{_spoken(front.name)}: {caption}", MARGIN, top, map_width)
         sheet.put_picture(picture, MARGIN, top + CAPTION_HEIGHT, (map_height, map_width))
         top += CAPTION_HEIGHT + map_height
     for column, grid in enumerate(grids):
@@ -201,7 +196,7 @@ def sheet_of_overview(cameras: Sequence[CameraMaps], front: int, grids: Sequence
         sheet.put_picture(grid.in_perspective, left, second_row + CAPTION_HEIGHT, (grid_height, grid_width))
     sheet.put_distance_bar(MARGIN, legend_top + 2 * GAP, bar_width)
     _put_legends(sheet, legends, legend_left, legend_top, legend_width)
-    return sheet
+    return sheet.save(path)
 
 
 def sheet_of_training(camera: CameraMaps, grid: DrawnGrid, heading: Heading) -> Sheet:
@@ -236,11 +231,12 @@ def sheet_of_training(camera: CameraMaps, grid: DrawnGrid, heading: Heading) -> 
 
 
 def film_frame(
-    images: Sequence[tuple[str, UInt8[Tensor, "h w 3"]]], grids: Sequence[DrawnGrid], heading: Heading
+    images: Sequence[tuple[str, UInt8[Tensor, "h w 3"]]], grids: Sequence[DrawnGrid], heading: Heading, *, num_cameras: int | None = None
 ) -> UInt8[Tensor, "film_h film_w 3"]:
     """Lay out a frame of a film: the cameras in one row, where there are any, and below them the grids, in perspective.
 
-    The legend holds every class, so that it stays as it is and frames of one layout have one size.
+    The legend holds every class, and there is room for `num_cameras`, as many as a frame has at most: frames of as many grids have one
+    size.
     """
     columns = len(grids)
     width = FILM_WIDTH if columns > 1 or images else OCCUPANCY_WIDTH
@@ -249,7 +245,8 @@ def film_frame(
     all_classes = class_entries([torch.arange(NUM_CLASSES)])
     legends = [[*all_classes, *_no_classes(_all_entries(grids)[0])], *_all_entries(grids)[1:]]
     top = MARGIN + _FILM_HEADING_HEIGHT
-    camera_width = (width - (len(images) - 1) * GAP) // len(images) if images else 0
+    columns_of_images = max(num_cameras or 0, len(images), 1)
+    camera_width = (width - (columns_of_images - 1) * GAP) // columns_of_images
     camera_height = max((_height_at(image, camera_width) for _, image in images), default=0)
     grids_top = top + (CAPTION_HEIGHT + camera_height + GAP if images else 0)
     bottom = grids_top + CAPTION_HEIGHT + grid_height

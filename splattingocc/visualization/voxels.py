@@ -34,12 +34,15 @@ EGO_UPPER: Final = (3.4, 0.8, 1.6)
 BONNET: Final = (2.2, 0.9)
 """It is lower ahead of the first than the second, metres: which side is its front is seen from all sides."""
 
+HIGHEST_GROUND: Final = 0.6
+"""Metres in the ego frame up to which cells are looked at to say whether the ground was seen; cameras see what is above it more often."""
+
 RIGHT_ENTRY: Final = ("right class", RIGHT_COLOR)
 MISSED_ENTRY: Final = ("missed: predicted free", MISSED_COLOR)
 FALSE_ENTRY: Final = ("false: truly free", FALSE_COLOR)
 CONFUSED_ENTRY: Final = ("occupied, wrong class", CONFUSED_COLOR)
 NOT_SCORED_ENTRY: Final = ("not scored, outside mask_camera", NOT_SCORED_COLOR)
-UNSEEN_ENTRY: Final = ("nothing seen by the cameras", UNSEEN_COLOR)
+UNSEEN_ENTRY: Final = ("ground not seen by the cameras", UNSEEN_COLOR)
 EGO_ENTRY: Final = ("ego vehicle, arrow to its front", EGO_COLOR)
 
 
@@ -88,16 +91,18 @@ def paint_classes(
     grid: VoxelGrid,
     *,
     seen: Bool[Tensor, "x y z"] | None = None,
+    fade: bool = True,
     selection: Selection | None = None,
     show_ego: bool = True,
 ) -> Voxels:
-    """Paint each occupied cell in the colour of its class; of those that are not `seen`, which may be wrong or incomplete, a pale one.
+    """Paint each occupied cell in the colour of its class; where it is not `seen`, and may be wrong or incomplete, in a pale one.
 
-    The floor of a column of which nothing is seen is darker: what is empty there is not known to be free.
+    The floor is darker where no cell near the ground is seen: what is empty there is not known to be free. Without `fade` all else is as if
+    it were seen.
     """
     occupied = (selection or Selection()).of(_checked(semantics, grid), grid)
-    colors = class_colors(semantics.cpu())
-    return _with_ego(Voxels(occupied, _fade_unseen(colors, seen), _floor(grid, seen), torch.zeros_like(occupied)), grid, show_ego)
+    colors = _fade_unseen(class_colors(semantics.cpu()), seen if fade else None)
+    return _with_ego(Voxels(occupied, colors, _floor(grid, seen), torch.zeros_like(occupied)), grid, show_ego)
 
 
 def paint_errors(
@@ -140,7 +145,10 @@ def _floor(grid: VoxelGrid, seen: Bool[Tensor, "x y z"] | None) -> UInt8[Tensor,
     plain = torch.tensor(FLOOR_COLOR, dtype=torch.uint8).repeat(*grid.shape[:2], 1)
     if seen is None:
         return plain
-    return torch.where(seen.cpu().any(dim=-1)[..., None], plain, torch.tensor(UNSEEN_COLOR, dtype=torch.uint8))
+    near_ground = grid.centers()[0, 0, :, 2] < HIGHEST_GROUND
+    near_ground[0] = True
+    seen_there = seen.cpu()[..., near_ground].any(dim=-1)
+    return torch.where(seen_there[..., None], plain, torch.tensor(UNSEEN_COLOR, dtype=torch.uint8))
 
 
 def _with_ego(voxels: Voxels, grid: VoxelGrid, show_ego: bool) -> Voxels:

@@ -5,18 +5,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from splattingocc.engine.loggers import build_tracker
-from splattingocc.engine.module import OccupancyModule, OptimizationConfig
+from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig
 from splattingocc.engine.training_pictures import TAG, DrawPictures
+from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.losses.objective import Objective, ObjectiveConfig
+from splattingocc.models.lift.sampling import SamplingLiftConfig
+from splattingocc.models.network import NetworkConfig, OccupancyNetwork
+from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.visualization.sheet import Sheet
 
 
 def module(image_steps: int = 0) -> OccupancyModule:
-    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
-    network[1].eval()  # as the frozen parts of an encoder are
-    return OccupancyModule(network, None, None, OptimizationConfig(image_steps=image_steps))  # type: ignore[arg-type]
+    config = NetworkConfig(lift=SamplingLiftConfig(channels=8, coarsening=4), volume_encoder=UNet3dConfig(channels=(8,), blocks=(1,)))
+    network = OccupancyNetwork(config, OCC3D_GRID)
+    network.backbone.eval()  # as the frozen parts of an encoder are
+    objective = Objective(ObjectiveConfig(), config.image_reader.depth_bins)
+    return OccupancyModule(network, objective, RenderConfig(), OptimizationConfig(image_steps=image_steps))
 
 
 def run(callback: DrawPictures, of: OccupancyModule, steps: int, loggers: list | None = None) -> None:
@@ -25,7 +31,7 @@ def run(callback: DrawPictures, of: OccupancyModule, steps: int, loggers: list |
         callback.on_train_batch_end(trainer, of, None, None, 0)  # type: ignore[arg-type]
 
 
-def draw(network: nn.Module, step: int) -> Sheet:
+def draw(network: OccupancyNetwork, step: int) -> Sheet:
     network.eval()
     return Sheet(40 + step, 30)
 
@@ -43,7 +49,7 @@ def test_each_part_is_in_training_or_not_as_it_was_before(tmp_path: Path):
     before = [part.training for part in of.network.modules()]
     assert len({*before}) == 2
 
-    def fail(network: nn.Module, step: int) -> Sheet:
+    def fail(network: OccupancyNetwork, step: int) -> Sheet:
         network.eval()
         raise OSError("no room")
 

@@ -51,6 +51,10 @@ def rig(size: tuple[int, int] = (72, 128)) -> list[CameraMaps]:
     return [camera(name, 40 * i + 20, size) for i, name in enumerate(CAMERA_CHANNELS)]
 
 
+def images(size: tuple[int, int] = (72, 128)) -> list[tuple[str, torch.Tensor]]:
+    return [(camera.name, camera.image) for camera in rig(size)]
+
+
 HEADING = Heading("scene-0001, key frame 3", ("run/network.safetensors (01234567)", "threshold 0.315"))
 
 
@@ -88,7 +92,7 @@ def test_a_row_of_renderings_shows_labels_and_maps_in_their_colours(tmp_path: Pa
 
 @pytest.mark.parametrize("size", [(128, 224), (256, 704), (90, 90)])
 def test_pictures_of_any_aspect_fit_on_the_overview(tmp_path: Path, size: tuple[int, int]) -> None:
-    path = save_overview(tmp_path / "overview.png", rig(size), 1, grids(), HEADING)
+    path = save_overview(tmp_path / "overview.png", images(size), rig(size)[1], grids(), HEADING)
     picture = Image.open(path)
     picture.load()
     assert picture.width == OVERVIEW_WIDTH + 2 * MARGIN
@@ -100,14 +104,15 @@ def test_pictures_of_any_aspect_fit_on_the_overview(tmp_path: Path, size: tuple[
 def test_a_grid_without_truth_is_drawn_alone(tmp_path: Path, count: int) -> None:
     picture = Image.open(save_occupancies(tmp_path / "occupancy.png", grids()[:count], HEADING))
     assert picture.width == 2 * MARGIN + count * (OCCUPANCY_WIDTH + GAP) - GAP
-    assert Image.open(save_overview(tmp_path / "overview.png", rig(), 1, grids()[:count], HEADING)).width == OVERVIEW_WIDTH + 2 * MARGIN
+    overview = save_overview(tmp_path / "overview.png", images(), rig()[1], grids()[:count], HEADING)
+    assert Image.open(overview).width == OVERVIEW_WIDTH + 2 * MARGIN
 
 
 def test_prediction_truth_and_errors_have_names_and_legends() -> None:
     predicted, true, errors = grids()
     assert [name for name, _ in predicted.classes] == ["driveable surface", "ego vehicle, arrow to its front"]
     assert [name for name, _ in true.classes][:2] == ["car", "driveable surface"]
-    assert "nothing seen by the cameras" in [name for name, _ in true.classes]
+    assert "ground not seen by the cameras" in [name for name, _ in true.classes]
     assert (predicted.errors, errors.classes) == ((), ())
     assert len({color for _, color in errors.errors}) == 5
 
@@ -122,23 +127,23 @@ def test_without_a_mask_or_on_another_grid_nothing_is_compared() -> None:
 
 
 def test_frames_of_a_film_have_one_size_whatever_they_show() -> None:
-    images = [(camera.name, camera.image) for camera in rig()]
     whole = grids(from_above=False)
     longer = Heading(HEADING.title, (*HEADING.details, "this frame, inside mask_camera: mIoU 23.1 %, IoU 45.0 %"))
-    frames = [film_frame(images, whole, heading) for heading in (HEADING, longer)]
+    frames = [film_frame(images(), whole, heading) for heading in (HEADING, longer)]
     assert frames[0].shape == frames[1].shape
     assert frames[0].shape[1] == FILM_WIDTH + 2 * MARGIN
     assert (frames[0] != frames[1]).any()
+    fewer = film_frame(images()[:4], whole, HEADING, num_cameras=6)
+    assert fewer.shape == frames[0].shape
     without_cameras = film_frame([], whole, HEADING)
     assert without_cameras.shape[1] == frames[0].shape[1]
     assert without_cameras.shape[0] < frames[0].shape[0]
 
 
 def test_what_a_camera_would_see_is_below_its_image(tmp_path: Path) -> None:
-    images = [(camera.name, camera.image) for camera in rig()]
-    drawn = [("predicted occupancy", [torch.full_like(image, 7) + i for i, (_, image) in enumerate(images)])]
+    drawn = [("predicted occupancy", [torch.full_like(image, 7) + i for i, (_, image) in enumerate(images())])]
     painted = paint_grids(torch.full(GRID.shape, FREE, dtype=torch.uint8), GRID, for_cameras=True)
-    picture = Image.open(save_camera_views(tmp_path / "views.png", images, drawn, HEADING, painted))
+    picture = Image.open(save_camera_views(tmp_path / "views.png", images(), drawn, HEADING, painted))
     height = round(CAMERA_WIDTH * 72 / 128)
     x = MARGIN + CAMERA_WIDTH // 2
     column = [picture.getpixel((x, y)) for y in range(picture.height)]

@@ -30,8 +30,8 @@ def everywhere() -> Tensor:
 def test_what_is_not_seen_is_pale_and_its_floor_is_darker() -> None:
     semantics, seen = empty(), everywhere()
     semantics[2:4, 0, 0] = CAR
-    seen[3, 0] = False
-    seen[9, 5, :3] = False
+    seen[3, 0, :3] = False  # what is higher than the ground may be
+    seen[9, 5, 1:] = False
     painted = paint_classes(semantics, GRID, seen=seen, show_ego=False)
     assert painted.occupied.sum() == 2
     assert tuple(painted.colors[2, 0, 0].tolist()) == CLASS_COLORS[CAR]
@@ -41,7 +41,10 @@ def test_what_is_not_seen_is_pale_and_its_floor_is_darker() -> None:
     assert (pale - floor).norm() < 0.5 * (car - floor).norm()
     assert (pale - floor).norm() > 20
     assert tuple(painted.floor[3, 0].tolist()) == UNSEEN_COLOR
-    # One cell of the column is seen
+    unfaded = paint_classes(semantics, GRID, seen=seen, fade=False, show_ego=False)
+    assert tuple(unfaded.colors[3, 0, 0].tolist()) == CLASS_COLORS[CAR]
+    assert torch.equal(unfaded.floor, painted.floor)
+    # One cell near the ground is seen
     assert tuple(painted.floor[9, 5].tolist()) == tuple(painted.floor[2, 0].tolist()) == FLOOR_COLOR
 
 
