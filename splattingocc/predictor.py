@@ -146,6 +146,8 @@ class Predictor:
             raise ValueError(f"{path}: has no threshold, which only the network of a finished training has; give one, threshold=0.5")
         threshold = calibrated if threshold is None else threshold
         assert threshold is not None
+        if threshold == calibrated == 0:
+            raise ValueError(f"{path}: its threshold is 0, by which every cell is occupied; give one, threshold=0.5")
         return cls(network, config, threshold=threshold)
 
     @property

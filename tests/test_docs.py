@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("docs/tour.md", "docs/extending.md", "docs/api.md")
+PAGES = ("docs/tour.md", "docs/extending.md", "docs/api.md", "docs/deployment.md")
 
 
 @pytest.mark.parametrize("page", PAGES)

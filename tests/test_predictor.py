@@ -211,6 +211,8 @@ def with_entry(values: np.ndarray, place: tuple[int, ...], entry: float) -> np.n
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "no image": (lambda rig: {"images": [None, None, None]}, r"images has no image"),
+    "none": (lambda rig: {"images": 7}, r"images is a int, expected an array, or a list with one for each view"),
+    "path": (lambda rig: {"images": ["front.jpg", None, None]}, r"images\[0\] is a str, expected the pixels themselves, such as np\.array"),
     "one image": (lambda rig: {"images": rig["images"][0]}, r"images has the shape \(80, 160, 3\), expected 4 axes"),
     "count": (lambda rig: {"images": rig["images"][:2]}, r"K has the shape \(3, 3, 3\), expected \(2, 3, 3\)"),
     "grey": (
@@ -252,6 +254,7 @@ def test_a_file_that_is_no_network_of_this_version_is_named_in_one_line(syntheti
     another = tmp_path / "another.safetensors"
     save_network(build_network(config), config.network, another, {"threshold": "0.3", EXPERIMENT_KEY: json.dumps(unknown)})
     unfinished = write(config, tmp_path / "unfinished.safetensors", threshold=None)
+    everything = write(config, tmp_path / "everything.safetensors", threshold=0.0)
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(network.read_bytes()[:-1] + b"x")
     refused: list[tuple[Callable[[], Predictor], str]] = [
@@ -259,6 +262,7 @@ def test_a_file_that_is_no_network_of_this_version_is_named_in_one_line(syntheti
         (lambda: Predictor.load(another), r"another\.safetensors: trained by another version or with parts of its own: .*sideways"),
         (lambda: Predictor.load(damaged), r"damaged\.safetensors: damaged"),
         (lambda: Predictor.load(unfinished), r"unfinished\.safetensors: has no threshold.*; give one"),
+        (lambda: Predictor.load(everything), r"everything\.safetensors: its threshold is 0, by which .*; give one"),
         (lambda: Predictor.load(network, threshold=1.5), r"threshold is 1\.5, expected"),
         (lambda: Predictor.load(network, device="gpu"), r"device is 'gpu', expected cpu, cuda or"),
         (lambda: Predictor.load(network, device="mps"), r"device is 'mps', expected cpu, cuda or"),

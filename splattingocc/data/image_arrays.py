@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -79,10 +80,14 @@ def _one_by_one(arrays: Arrays, name: str, axes: int) -> list[Array | None]:
         if arrays.ndim != axes:
             raise ValueError(f"{name} has the shape {tuple(arrays.shape)}, expected {axes} axes, the first of them the views")
         return list(arrays)
+    if not isinstance(arrays, Sequence) or isinstance(arrays, str | bytes):
+        raise ValueError(f"{name} is a {type(arrays).__name__}, expected an array, or a list with one for each view")
     return list(arrays)
 
 
 def _pixels(image: Array, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    if isinstance(image, str | bytes | os.PathLike):
+        raise ValueError(f"{name} is a {type(image).__name__}, expected the pixels themselves, such as np.array(Image.open(path))")
     pixels = as_numpy(image)
     if pixels.ndim != 3 or 3 not in (pixels.shape[0], pixels.shape[-1]):
         raise ValueError(f"{name} has the shape {pixels.shape}, expected RGB: (height, width, 3) or (3, height, width)")

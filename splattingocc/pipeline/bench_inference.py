@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import multiprocessing
 import resource
@@ -140,8 +141,7 @@ def _open(path: Path, config: ExperimentConfig, device: torch.device) -> tuple[O
 
 
 def _onnx_run(case: Case, views: Views) -> Callable[[], object]:
-    import onnxruntime
-
+    onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
     session = onnxruntime.InferenceSession(str(case.onnx), options, providers=["CPUExecutionProvider"])

@@ -27,6 +27,7 @@ class AlignedReadOut(nn.Module):
 
     cells: Tensor
     steps: Tensor
+    strides: Tensor
     centers: Tensor
 
     def __init__(

@@ -84,8 +84,8 @@ def _exposed_faces(occupied: np.ndarray, grid: VoxelGrid) -> tuple[Float[np.ndar
 
 
 def _properties(element: str, records: np.ndarray) -> list[str]:
-    fields = records.dtype.descr
-    return [f"element {element} {records.size}", *(f"property {TYPES[str(kind)]} {name}" for name, kind in fields)]
+    names = records.dtype.names or ()
+    return [f"element {element} {records.size}", *(f"property {TYPES[records.dtype[name].str]} {name}" for name in names)]
 
 
 def _write(path: Path, header: list[str], records: list[np.ndarray]) -> None:

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from splattingocc.geometry.cameras import Cameras
+from splattingocc.geometry.cameras import Cameras, invert_intrinsics
 from splattingocc.geometry.transforms import invert_rigid, rigid, rotation_from_quat, transform_points
 from splattingocc.struct import stack
 
@@ -174,3 +174,10 @@ def test_a_camera_that_is_none_sees_nothing_from_any_ego_frame():
         assert visible[1:].any()
         assert pixels.isfinite().all()
         assert torch.linalg.inv(moved.K).isfinite().all()
+
+
+def test_intrinsics_have_the_inverse_that_any_matrix_has_flipped_turned_and_skewed_ones_too():
+    cameras = rig()
+    K = torch.cat([cameras.K, cameras.flip().K, cameras.rotate(17.0).K, cameras.flip().rotate(-80.0).K]).double()
+    K[:, 0, 1] += torch.linspace(0, 5, len(K))
+    torch.testing.assert_close(invert_intrinsics(K), torch.linalg.inv(K), rtol=1e-10, atol=1e-10)

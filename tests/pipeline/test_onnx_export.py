@@ -81,6 +81,7 @@ def run(model: Path | bytes, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     return session.run(None, given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RIGS)
 def test_another_runtime_gives_what_the_network_gives_for_any_rig(name: str, network: Path, exported: Path):
     predictor = Predictor.load(network, device="cpu")
@@ -94,6 +95,7 @@ def test_another_runtime_gives_what_the_network_gives_for_any_rig(name: str, net
     assert (semantics.dtype, 0.02 < (semantics != FREE).mean() < 0.98) == (np.uint8, True)
 
 
+@pytest.mark.slow
 def test_the_file_says_what_a_caller_needs_to_know(network: Path, exported: Path):
     model = onnx.load(exported)
     onnx.checker.check_model(model)
@@ -105,6 +107,7 @@ def test_the_file_says_what_a_caller_needs_to_know(network: Path, exported: Path
     assert {node.domain for node in model.graph.node} <= {"", "pkg.onnxscript.torch_lib"}
 
 
+@pytest.mark.slow
 def test_half_the_bytes_give_nearly_the_same(network: Path, exported: Path):
     model = onnx.load(exported)
     halved = copy.deepcopy(model)
