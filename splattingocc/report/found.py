@@ -146,7 +146,8 @@ def _truth(
     elif folder is not None and any(truth_path(folder, frame.scene, frame.token).is_file() for frame in frames):
         return folder
     elif frames:
-        missing.append(f"truth: {folder or 'no folder'} has none of these key frames; --gts says where it is")
+        where = "nothing says where it is" if folder is None else f"{folder} has none of these key frames"
+        missing.append(f"truth: {where}; --gts does")
     return None
 
 
