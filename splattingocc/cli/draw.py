@@ -28,6 +28,8 @@ class Visualize:
     """Positions of key frames in the split."""
     out: Path | None = None
     """Where the pictures go; `pictures` in the folder of the checkpoint's run by default."""
+    rerun: Path | None = None
+    """Also write a recording of these key frames for Rerun's viewer, an `.rrd` file; needs the extra `viz`."""
 
     def run(self) -> None:
         from splattingocc.engine.checkpoint import is_network
@@ -35,7 +37,10 @@ class Visualize:
         from splattingocc.pictures import draw_key_frame_without_cache
         from splattingocc.pipeline.networks import network_to_test, run_folder, with_folders_here
         from splattingocc.pipeline.prediction import positions_to_test, unlike_training, with_remembered_labels
+        from splattingocc.recording import check_rerun, record
 
+        if self.rerun is not None:
+            check_rerun()
         remarks: list[str] = []
         if is_network(self.config):
             self.experiment, remarks = with_folders_here(self.experiment, self.config)
@@ -55,3 +60,5 @@ class Visualize:
             out = self.out or folder / "pictures"
             for path in draw_key_frame_without_cache(self.experiment, checkpoint, index, positions[frame], out):
                 print(path)
+        if self.rerun is not None:
+            print(record(self.experiment, checkpoint, index, [positions[frame] for frame in self.frames], self.rerun))

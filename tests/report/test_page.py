@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_left_out_and_named_last_pictures_first(tmp_path: P
     assert len(small) < len(whole) - 1000
     assert "<figcaption>film.mp4</figcaption>" in small
     assert "<figcaption>zz.png</figcaption>" not in small
-    assert re.search(r"zz\.png: left out, the page would be too large", small)
+    assert re.search(r"pictures: 1 of 1 left out, from \S*zz\.png on: the page would be too large", small)
 
 
 def test_voxels_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
