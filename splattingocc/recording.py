@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +28,6 @@ from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.struct import stack
 from splattingocc.taxonomy import CLASSES, FREE, NUM_CLASSES
 from splattingocc.visualization.palettes import CLASS_COLORS, IGNORE_COLOR
-
-if TYPE_CHECKING:
-    import rerun
 
 APPLICATION = "splattingocc"
 EGO = "world/ego"
@@ -100,10 +97,10 @@ class _Recording:
     """A file that is being written; one call for each thing of a key frame."""
 
     def __init__(self, path: Path) -> None:
-        import rerun
+        import rerun  # pyright: ignore[reportMissingImports]  # of an extra
 
-        self._rerun = rerun
-        self._stream: rerun.RecordingStream = rerun.RecordingStream(APPLICATION)
+        self._rerun: Any = rerun
+        self._stream = rerun.RecordingStream(APPLICATION)
         self._stream.save(path)
         self._paths: dict[str, list[Float64[np.ndarray, "3"]]] = {}
         """Where the vehicle was so far, by scene."""
