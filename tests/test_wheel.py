@@ -18,7 +18,7 @@ import splattingocc
 pytest.importorskip("pip", reason="pip, which builds and installs the wheel, is not installed")
 PACKAGE = Path(splattingocc.__file__).parent
 ROOT = Path(__file__).parents[1]
-MODULES = {"pillow": "PIL", "warp-lang": "warp"}
+MODULES = {"pillow": "PIL", "rerun-sdk": "rerun", "warp-lang": "warp"}
 """What is imported of the packages whose names are others."""
 SMALL = ["--data.dataroot", "data", "--data.loader.image-size", "32", "64", "--data.loader.num-rays", "500", "--data.num-workers", "0"]
 SMALL += ["--data.loader.label-frames", "3", "--network.lift.coarsening", "4", "--network.lift.channels", "8"]

@@ -50,6 +50,8 @@ class Visualize:
     """Key frames a second in a film of a scene; nuScenes has 2."""
     overview: Path | None = None
     """Draw only the overview of the first of these key frames, into this file, `.png` or `.webp`: the picture at the top of the README."""
+    rerun: Path | None = None
+    """Also write a recording of these key frames for Rerun's viewer, an `.rrd` file; needs the extra `viz`."""
 
     def run(self) -> None:
         from splattingocc.engine.checkpoint import is_network
@@ -57,12 +59,15 @@ class Visualize:
         from splattingocc.pictures import draw_key_frame_without_cache, draw_overview, film_scene
         from splattingocc.pipeline.networks import network_to_test, run_folder, with_folders_here
         from splattingocc.pipeline.prediction import positions_to_test, unlike_training, with_remembered_labels
+        from splattingocc.recording import check_rerun, record
 
         options = options_of(self.view, self.size, self.keep, self.hide, self.below)
         if not self.frames:
             raise ValueError("--frames: expected at least one position of a key frame in the split")
         if self.overview is not None and self.overview.suffix not in (".png", ".webp"):
             raise ValueError(f"--overview {self.overview}: expected a file that ends with .png or .webp")
+        if self.rerun is not None:
+            check_rerun()
         remarks: list[str] = []
         if is_network(self.config):
             self.experiment, remarks = with_folders_here(self.experiment, self.config)
@@ -92,6 +97,8 @@ class Visualize:
         for frame in self.frames:
             for path in draw_key_frame_without_cache(self.experiment, checkpoint, index, positions[frame], out, options=options):
                 print(path)
+        if self.rerun is not None:
+            print(record(self.experiment, checkpoint, index, [positions[frame] for frame in self.frames], self.rerun))
 
 
 @dataclass

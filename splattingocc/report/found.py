@@ -86,7 +86,8 @@ def find(folder: Path, *, split: str, scenes: tuple[str, ...] = (), most_frames:
     curves = next((path for path in (run / CURVES_NAME, trained / CURVES_NAME) if path.is_file()), None)
     if curves is None:
         missing.append(f"curves: no {CURVES_NAME} in {trained}")
-    media = [*_media_in(run)] + ([*_media_in(output)] if output is not None and output != run else [])
+    folders = [run] if output is None else [run, output]
+    media = list(dict.fromkeys(path for place in folders for path in _media_in(place)))
     films, pictures = ([path for path in media if path.suffix in kinds] for kinds in (FILMS, PICTURES))
     for name, there in (("film", films), ("pictures", pictures)):
         if not there:
@@ -146,7 +147,8 @@ def _truth(
     elif folder is not None and any(truth_path(folder, frame.scene, frame.token).is_file() for frame in frames):
         return folder
     elif frames:
-        missing.append(f"truth: {folder or 'no folder'} has none of these key frames; --gts says where it is")
+        where = "nothing says where it is" if folder is None else f"{folder} has none of these key frames"
+        missing.append(f"truth: {where}; --gts does")
     return None
 
 

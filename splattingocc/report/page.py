@@ -268,14 +268,15 @@ def _media(found: Found, budget: int) -> tuple[list[str], list[str]]:
     groups = {"curves": [found.curves] if found.curves is not None else [], "film": found.films, "pictures": found.pictures}
     sections, left_out = [], []
     for name, paths in groups.items():
-        figures = []
+        figures: list[str] = []
         for path in paths:
             figure = _figure_of(path, quality=CURVES_QUALITY if name == "curves" else PICTURE_QUALITY, most=budget)
             if figure is None:
-                left_out.append(f"{path}: left out, the page would be too large; --max-megabytes allows more")
-            else:
-                figures.append(figure)
-                budget -= len(figure)
+                left = f"{len(paths) - len(figures)} of {len(paths)} left out, from {path} on"
+                left_out.append(f"{name}: {left}: the page would be too large; --max-megabytes allows more")
+                break
+            figures.append(figure)
+            budget -= len(figure)
         if figures:
             sections.append(_section(name, name.capitalize(), figures))
     return sections, left_out
