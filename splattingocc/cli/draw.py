@@ -84,6 +84,8 @@ class Visualize:
         for frame in self.frames:
             if not 0 <= frame < len(positions):
                 raise ValueError(f"--frames {frame}: split {self.split} has key frames 0 to {len(positions) - 1}")
+        if self.rerun is not None:
+            print(record(self.experiment, checkpoint, index, [positions[frame] for frame in self.frames], self.rerun))
         out = self.out or folder / "pictures"
         if self.film:
             for scene in dict.fromkeys(index[positions[frame]].scene for frame in self.frames):
@@ -97,8 +99,6 @@ class Visualize:
         for frame in self.frames:
             for path in draw_key_frame_without_cache(self.experiment, checkpoint, index, positions[frame], out, options=options):
                 print(path)
-        if self.rerun is not None:
-            print(record(self.experiment, checkpoint, index, [positions[frame] for frame in self.frames], self.rerun))
 
 
 @dataclass
