@@ -211,8 +211,6 @@ def with_entry(values: np.ndarray, place: tuple[int, ...], entry: float) -> np.n
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "no image": (lambda rig: {"images": [None, None, None]}, r"images has no image"),
-    "none": (lambda rig: {"images": 7}, r"images is a int, expected an array, or a list with one for each view"),
-    "path": (lambda rig: {"images": ["front.jpg", None, None]}, r"images\[0\] is a str, expected the pixels themselves, such as np\.array"),
     "one image": (lambda rig: {"images": rig["images"][0]}, r"images has the shape \(80, 160, 3\), expected 4 axes"),
     "count": (lambda rig: {"images": rig["images"][:2]}, r"K has the shape \(3, 3, 3\), expected \(2, 3, 3\)"),
     "grey": (

@@ -144,6 +144,8 @@ def _onnx_run(case: Case, views: Views) -> Callable[[], object]:
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
+    # As torch's threads do here: what spins while it waits takes the time of whatever else runs on its core
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(case.onnx), options, providers=["CPUExecutionProvider"])
     cameras = views.cameras[0, 0]
     values = (views.images[0, 0], cameras.K, cameras.cam_from_ego)
