@@ -306,7 +306,7 @@ def _steps(options: Arguments) -> Iterator[dict[str, Any]]:
         module = build_module(config).to(options.device).train()
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True)
         sample = made_up_sample(config)
-        sample = replace(stack([sample[0]] * config.data.batch_size), token=["made up"] * config.data.batch_size).to(options.device)
+        sample = replace(stack([sample[0]] * config.data.batch_size), token=("made up",) * config.data.batch_size).to(options.device)
         if options.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         seconds = []
