@@ -60,7 +60,7 @@ class MetricsTable(CSVLogger):
         if self._speed is None:
             self._speed = _SpeedWriter(self.log_dir)
         self._speed.begin(step)  # also where it has nothing to write yet: another training's is out of the way then
-        if of_the_moment := {name: value for name, value in metrics.items() if name in OF_THE_MOMENT}:
+        if of_the_moment := {name: float(value) for name, value in metrics.items() if name in OF_THE_MOMENT}:
             self._speed.log_metrics(of_the_moment, step)
         super().log_metrics({name: value for name, value in metrics.items() if name not in OF_THE_MOMENT}, step)
 

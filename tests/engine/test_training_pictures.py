@@ -1,9 +1,10 @@
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning import Trainer
 from PIL import Image
 
 from splattingocc.engine.loggers import build_tracker
@@ -27,8 +28,8 @@ def module(image_steps: int = 0) -> OccupancyModule:
 
 def run(callback: DrawPictures, of: OccupancyModule, steps: int, loggers: list | None = None) -> None:
     for step in range(1, steps + 1):
-        trainer = SimpleNamespace(global_step=step, is_global_zero=True, estimated_stepping_batches=steps, loggers=loggers or [])
-        callback.on_train_batch_end(trainer, of, None, None, 0)  # type: ignore[arg-type]
+        trainer = Mock(spec=Trainer, global_step=step, is_global_zero=True, estimated_stepping_batches=steps, loggers=loggers or [])
+        callback.on_train_batch_end(trainer, of, None, None, 0)
 
 
 def draw(network: OccupancyNetwork, step: int) -> Sheet:
