@@ -38,6 +38,8 @@ CURVES_QUALITY = 90
 LARGEST_MEDIUM = 2**28
 """Bytes of a picture or film that is looked at."""
 BASE64_GROWTH = 4 / 3
+ROOM_FOR_WORDS = 4000
+"""Bytes that are kept for headings, and for the lines about what is left out."""
 MEGABYTE = 10**6
 MEDIA_TYPES: Final = {".mp4": "video/mp4", ".webp": "image/webp"}
 COLUMNS: Final = {
@@ -86,16 +88,16 @@ def write_report(found: Found, gaussians: Mapping[str, PackedGaussians], out: Pa
         "script": _part("viewer.js") if frames else "",
     }
     tables = [*_scores(found), *_made_by(found)]
-    size = sum(map(len, parts.values())) + sum(map(len, tables))
+    page = Template(_part("page.html"))
+    size = len(page.substitute(parts, missing=_list_of(found.missing), sections="".join(tables)).encode()) + ROOM_FOR_WORDS
     if size > most_bytes:
         raise ValueError(
             f"{out}: {len(frames)} key frames alone are {size / MEGABYTE:.1f} MB, expected at most {most_bytes / MEGABYTE:g}; --frames or "
             "--gaussians takes fewer of them, --max-megabytes allows more"
         )
     media, left_out = _media(found, most_bytes - size)
-    text = Template(_part("page.html")).substitute(
-        parts, missing=_list_of([*found.missing, *left_out]), sections="\n".join([*tables[:1], *media, *tables[1:]])
-    )
+    sections = "\n".join([*tables[:1], *media, *tables[1:]])
+    text = page.substitute(parts, missing=_list_of([*found.missing, *left_out]), sections=sections)
     with naming_the_file(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -79,10 +79,11 @@ class Browser:
 
     def picture_of(self, selector: str) -> Image.Image:
         """Return what a person sees of an element."""
-        box = self.evaluate(f"(e => {{ e.scrollIntoView(); const b = e.getBoundingClientRect(); return [b.x, b.y, b.width, b.height] }})"
-                            f"(document.querySelector({json.dumps(selector)}))")  # fmt: skip
+        # Of the page, which may be scrolled, not of the window
+        place = "(e => { const b = e.getBoundingClientRect(); return [b.x + scrollX, b.y + scrollY, b.width, b.height] })"
+        box = self.evaluate(f"{place}(document.querySelector({json.dumps(selector)}))")
         clip = dict(zip(("x", "y", "width", "height"), box)) | {"scale": 1}
-        data = self.ask("Page.captureScreenshot", format="png", clip=clip)["data"]
+        data = self.ask("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)["data"]
         return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
 
     def click(self, selector: str) -> None:

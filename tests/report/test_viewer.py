@@ -97,7 +97,7 @@ def pixels_of(picture: Image.Image, color: str) -> np.ndarray:
     """Return rows and columns of the pixels of a colour, whatever light falls on it."""
     red, green, blue = (np.asarray(picture).astype(int)[..., channel] for channel in range(3))
     found = {
-        "blue": (blue > red + 60) & (green > 0.5 * blue) & (blue > green + 20),  # and not that of the vehicle
+        "blue": (green > red + 60) & (blue > green + 20),  # and not that of the vehicle, nor of its edges
         "red": (red > 100) & (red > green + 80) & (red > blue + 80),
         "green": (green > red + 50) & (green > blue + 50),
     }[color]
