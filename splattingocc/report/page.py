@@ -25,7 +25,7 @@ from splattingocc.report.gaussians import SCALE_STEPS_PER_OCTAVE, SMALLEST_SCALE
 from splattingocc.report.voxels import ERRORS, counts_of, errors, pack_cells
 from splattingocc.taxonomy import CLASSES, NUM_CLASSES
 from splattingocc.visualization.palettes import CLASS_COLORS, EGO_COLOR
-from splattingocc.visualization.raycast import EGO_LOWER, EGO_UPPER
+from splattingocc.visualization.voxels import EGO_LOWER, EGO_UPPER
 
 HERE: Final = Path(__file__).parent
 ERROR_COLORS: Final = ((96, 165, 110), (222, 60, 50), (245, 160, 30), (150, 80, 210), (190, 196, 205))
