@@ -3,13 +3,14 @@
 A labelled ray says two things about the volume: the cells it crosses well before its hit are free, the cell of its hit is occupied.
 Held-out rays of training frames therefore give free and occupied samples of the predicted probability, and the threshold that
 separates them best needs neither 3D truth nor the validation set. One sweep hits few of the occupied cells and crosses most of the free
-ones; the labels of neighbouring key frames make up for some of that.
+ones; the labels of neighbouring key frames make up for some of that. The same rays can be cast through what is occupied at a threshold, and
+the one be taken at which they are stopped where the labels say (`criterion`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -19,6 +20,7 @@ from torch import Tensor
 from splattingocc.config import Config, Distance, LabelFrames
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.kernels.voxel_walk import cast_first_hit
 
 STEPS_PER_CELL = 4
 """Samples along a ray for each cell size: what slips between them is a corner clipped by less than a quarter cell."""
@@ -29,8 +31,18 @@ RELIABILITY_BINS = 20
 """Ranges of predicted probability of which it is told how often their cells were hit."""
 
 
+RAY_THRESHOLDS = tuple(step / 50 for step in range(1, 50))
+"""Thresholds at which rays are cast through what is occupied then."""
+LARGEST_ERROR = 1.0
+"""Of a ray's distance, relative: what a ray counts that meets nothing, or something twice as far away."""
+
+
 class CalibrationConfig(Config):
     """How rays become samples, and what the threshold must separate."""
+
+    criterion: Literal["cells", "rays"] = "cells"
+    """What the threshold is best for. `cells`: F1 of the cells that rays hit against those that they cross. `rays`: where rays through what
+    is occupied are stopped, the least mean of |distance − labelled| / labelled, at most 1."""
 
     label_frames: LabelFrames = 7
     """Key frames whose labels tell of each of the volumes, as many before it as after it; of the others what moves is left out."""
@@ -56,6 +68,8 @@ class Calibration:
     free_by_bin: Int64[Tensor, " bin"]
     """Free cells seen over all frames, by predicted probability."""
     occupied_by_bin: Int64[Tensor, " bin"]
+    ray_errors: Float64[Tensor, " ray_threshold"] | None = None
+    """Mean relative error of the rays' distances at RAY_THRESHOLDS, where they choose."""
 
     @property
     def num_free(self) -> int:
@@ -74,7 +88,10 @@ class Calibration:
         """Return the curve and the reliability as plain values, to write as JSON."""
         curve = {f"{threshold:.2f}": f1 for threshold, f1 in zip(self.thresholds.tolist()[::10], self.f1_curve.tolist()[::10])}
         counts = {"num_free": self.num_free, "num_occupied": self.num_occupied}
-        return {"threshold": self.threshold, "f1": self.f1, **counts, "f1_by_threshold": curve, "reliability": self.reliability()}
+        found = {"threshold": self.threshold, "f1": self.f1, **counts, "f1_by_threshold": curve, "reliability": self.reliability()}
+        if self.ray_errors is not None:
+            found["ray_error_by_threshold"] = {f"{t:.2f}": error for t, error in zip(RAY_THRESHOLDS, self.ray_errors.tolist())}
+        return found
 
 
 class ThresholdCalibration:
@@ -85,6 +102,8 @@ class ThresholdCalibration:
         self.grid = grid
         self._free = torch.zeros(config.num_bins, dtype=torch.int64)
         self._occupied = torch.zeros(config.num_bins, dtype=torch.int64)
+        self._ray_errors = torch.zeros(len(RAY_THRESHOLDS), dtype=torch.float64)
+        self._num_rays = 0
 
     def update(self, probabilities: Float[Tensor, "x y z"], rays: Rays, labels: RayLabels) -> None:
         """Add one frame, with rays that its training did not use. Each cell counts once, however many rays cross it."""
@@ -102,24 +121,49 @@ class ThresholdCalibration:
         bins = (probabilities.flatten() * self.config.num_bins).long().clamp(0, self.config.num_bins - 1)
         self._free += torch.bincount(bins[free], minlength=self.config.num_bins).cpu()
         self._occupied += torch.bincount(bins[occupied], minlength=self.config.num_bins).cpu()
+        if self.config.criterion == "rays":
+            self._cast(probabilities, rays, distances)
+
+    def _cast(self, probabilities: Float[Tensor, "x y z"], rays: Rays, distances: Float[Tensor, " ray"]) -> None:
+        """Add how far from their labels the rays of a frame are stopped, of those that end in the grid."""
+        _, inside = self.grid.cells_of(rays.at(distances))
+        rays, distances = rays[inside], distances[inside].double()
+        self._num_rays += len(distances)
+        for number, threshold in enumerate(RAY_THRESHOLDS):
+            hit = cast_first_hit((probabilities >= threshold).to(torch.uint8), self.grid, rays)
+            middles = 0.5 * (hit.enter_distances + hit.leave_distances)
+            errors = ((middles - distances).abs() / distances).clamp(max=LARGEST_ERROR)
+            self._ray_errors[number] += errors.where(hit.cells >= 0, torch.full_like(errors, LARGEST_ERROR)).sum().cpu()
 
     def compute(self) -> Calibration:
-        """Choose the threshold of best F1; in the middle, where several do equally well. It is never 0: everything would be occupied."""
+        """Choose the best threshold; in the middle, where several do equally well. It is never 0: everything would be occupied."""
         num_free, num_occupied = int(self._free.sum()), int(self._occupied.sum())
         if not num_occupied or not num_free:
             raise ValueError(f"calibration saw {num_free} free and {num_occupied} occupied cells; it needs held-out rays that give both")
         found = self._occupied.flip(0).cumsum(0).flip(0).double()
         false_alarms = self._free.flip(0).cumsum(0).flip(0).double() * self.config.free_weight
         f1_curve = 2 * found / (found + false_alarms + num_occupied)
-        best = 1 + (f1_curve[1:] == f1_curve[1:].max()).nonzero().flatten()
-        chosen = int(best[len(best) // 2])
         thresholds = torch.arange(self.config.num_bins, dtype=torch.float64) / self.config.num_bins
-        return Calibration(thresholds[chosen].item(), f1_curve[chosen].item(), thresholds, f1_curve, self._free, self._occupied)
+        ray_errors = None
+        if self.config.criterion == "rays":
+            ray_errors = self._ray_errors / self._num_rays
+            threshold = RAY_THRESHOLDS[_middle_of_best(-ray_errors)]
+            chosen = min(int(threshold * self.config.num_bins), self.config.num_bins - 1)
+        else:
+            chosen = 1 + _middle_of_best(f1_curve[1:])
+            threshold = thresholds[chosen].item()
+        return Calibration(threshold, f1_curve[chosen].item(), thresholds, f1_curve, self._free, self._occupied, ray_errors)
 
     def _mark(self, cells: Tensor, points: Float[Tensor, "*batch 3"]) -> None:
         indices, inside = self.grid.cells_of(points)
         x, y, z = indices[inside].unbind(-1)
         cells[(x * self.grid.shape[1] + y) * self.grid.shape[2] + z] = True
+
+
+def _middle_of_best(values: Float64[Tensor, " candidate"]) -> int:
+    """Return where the largest value is; in the middle, where several are as large."""
+    best = (values == values.max()).nonzero().flatten()
+    return int(best[len(best) // 2])
 
 
 def _points_before(rays: Rays, ends: Float[Tensor, " ray"], step: float) -> Float[Tensor, "point 3"]:

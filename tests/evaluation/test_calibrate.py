@@ -100,3 +100,35 @@ def test_reliability_says_how_often_cells_of_a_probability_were_hit():
     assert low == {"from": 0.1, "cells": 64 * 16 + 32, "hit": 32 / (64 * 16 + 32)}
     assert high == {"from": 0.75, "cells": 32, "hit": 1.0}
     assert described["f1_by_threshold"]["0.50"] == result.f1_curve[500].item() == pytest.approx(2 * 32 / (32 + 64))
+
+
+def test_rays_choose_the_threshold_at_which_they_are_stopped_where_the_labels_say():
+    probabilities = torch.full(GRID.shape, 0.2)
+    probabilities[8, :4] = 0.4  # before half of the wall
+    probabilities[16] = 0.7  # the wall, at 8.0 to 8.5 m
+    probabilities[17:] = 0.9
+    calibration = ThresholdCalibration(CalibrationConfig(criterion="rays"), GRID)
+    calibration.update(probabilities, *_rays_to_wall())
+    result = calibration.compute()
+    assert result.threshold == pytest.approx(0.56, abs=0.011)  # the middle of 0.4 to 0.7
+    found = result.describe()["ray_error_by_threshold"]
+    wall, before, first, behind = ((abs(x - 8.2) / 8.2) for x in (8.25, 4.25, 0.25, 8.75))
+    expected = {"0.10": first, "0.30": (wall + before) / 2, "0.50": wall, "0.80": behind, "0.96": 1.0}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert result.f1 == 1
+    by_cells = ThresholdCalibration(CalibrationConfig(), GRID)
+    by_cells.update(probabilities, *_rays_to_wall())
+    assert "ray_error_by_threshold" not in by_cells.compute().describe()
+
+
+def test_a_ray_that_ends_outside_of_the_grid_does_not_choose():
+    rays, labels = _rays_to_wall()
+    outside = RayLabels(labels.semantics, labels.distances.clone(), labels.weights)
+    outside.distances[0] = 40.0
+    probabilities = torch.rand(GRID.shape, generator=torch.Generator().manual_seed(0))
+    found = []
+    for given, kept in ((outside, slice(0, None)), (labels, slice(1, None))):
+        calibration = ThresholdCalibration(CalibrationConfig(criterion="rays"), GRID)
+        calibration.update(probabilities, rays[kept], given[kept])
+        found.append(calibration.compute().ray_errors)
+    assert torch.equal(*found)
