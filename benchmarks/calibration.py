@@ -1,64 +1,146 @@
-"""How far the threshold that 2D labels chose is from the best that 3D truth would choose.
+"""How far the thresholds that 2D labels choose are from the best that 3D truth would choose, for each way to read Gaussians out.
 
-    python benchmarks/calibration.py CONFIG CHECKPOINT --dataroot DIR --version v1.0-mini
+    python benchmarks/calibration.py NETWORK --dataroot DIR [--every 3]
 
-Reads out the val split at many thresholds and scores each against the truth. Prints one JSON line. The best threshold is an oracle's: it
-is not to be used.
+Prints JSON lines. One says how often the labels of the kept-back scenes call a cell free that truth fills. Then, for each way to read out:
+how often cells of a predicted probability are filled, by labels and by truth; the threshold that each criterion chooses
+(`calibration.criterion`); and what each threshold scores on the val split. What is best by truth is an oracle's: it is not to be used.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from comparison_scores import ReadOut, Tally, read_outs_of
+from comparison_variants import changed
+from torch import Tensor
 
+from splattingocc.data.key_frames import Index
+from splattingocc.data.label_store import LabelStore
 from splattingocc.data.occ3d import read_truth
 from splattingocc.engine.inference import predict_fields
-from splattingocc.evaluation.miou import NUM_LABELS, confusion, scores
-from splattingocc.experiment import build_index, build_prediction_loader, load_config
-from splattingocc.geometry.voxel_grid import OCC3D_GRID
-from splattingocc.pipeline.prediction import open_network
+from splattingocc.evaluation.calibrate import ThresholdCalibration
+from splattingocc.evaluation.ray_iou import cast_grid, ray_origins
+from splattingocc.experiment import ExperimentConfig, build_index, build_prediction_loader
+from splattingocc.models.network import OccupancyNetwork
+from splattingocc.pipeline.networks import load_experiment
+from splattingocc.pipeline.prediction import open_network, positions_to_test
+from splattingocc.pipeline.training import calibration_frames, calibration_rays
 from splattingocc.provenance import environment
-from splattingocc.splatting.read_out import read_out
 from splattingocc.taxonomy import FREE
 
-STEP = 0.025
+CRITERIA = ("cells", "rays")
+THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Among which truth chooses."""
+NUM_BINS = 10
+"""Of probabilities, of which it is told how often they come true."""
+
+
+def on_kept_back(
+    config: ExperimentConfig, network: OccupancyNetwork, index: Index, read_outs: dict[str, ReadOut]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return what labels and truth say of the same cells, and what each way to read out is told by them."""
+    store = LabelStore.open(config.data.label_folder)
+    positions, part = calibration_frames(config, index)
+    grid = config.grid.voxels
+    chosen = {
+        name: {c: ThresholdCalibration(config.calibration.model_copy(update={"criterion": c}), grid) for c in CRITERIA}
+        for name in read_outs
+    }
+    filled, seen = ({name: torch.zeros(NUM_BINS, dtype=torch.int64) for name in read_outs} for _ in range(2))
+    known = torch.zeros(2, 2, dtype=torch.int64)
+    for (_, predicted), position in zip(predict_fields(network, build_prediction_loader(config, index, positions)), positions):
+        rays, labels = calibration_rays(config, index, position, store, part)
+        truth = read_truth(config.data.truth_folder, index[position].scene, index[position].token)
+        is_filled, in_mask = (truth.semantics != FREE).flatten(), truth.mask_camera.flatten()
+        for name, read_out in read_outs.items():
+            probabilities = read_out(predicted).probabilities.cpu()
+            for calibration in chosen[name].values():
+                calibration.update(probabilities, rays, labels)
+            bins = (probabilities.flatten() * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+            filled[name] += torch.bincount(bins[in_mask & is_filled], minlength=NUM_BINS)
+            seen[name] += torch.bincount(bins[in_mask], minlength=NUM_BINS)
+        known += _label_against_truth(config, rays, labels, is_filled, in_mask)
+    computed = {name: {c: calibration.compute() for c, calibration in of.items()} for name, of in chosen.items()}
+    of_labels = {
+        "key_frames": len(positions),
+        "hit": computed["own"]["cells"].num_occupied,
+        "crossed": computed["own"]["cells"].num_free,
+        "filled_of_crossed_percent": round(100 * float(known[0, 1] / known[0].sum()), 2),
+        "crossed_of_filled_percent": round(100 * float(known[0, 1] / known[:, 1].sum()), 2),
+        "free_of_hit_percent": round(100 * float(known[1, 0] / known[1].sum()), 2),
+    }
+    told = {
+        name: {
+            "thresholds": {c: found.threshold for c, found in of.items()},
+            "hit_by_probability": [round(bin["hit"], 3) for bin in of["cells"].reliability(NUM_BINS)],
+            "filled_by_probability": [round(float(f / s), 3) if s else None for f, s in zip(filled[name], seen[name])],
+        }
+        for name, of in computed.items()
+    }
+    return of_labels, told
+
+
+def _label_against_truth(config: ExperimentConfig, rays: Any, labels: Any, is_filled: Tensor, in_mask: Tensor) -> Tensor:
+    """Count the cells that labels know, inside mask_camera, by (hit, filled)."""
+    counts = torch.zeros(2, 2, dtype=torch.int64)
+    for fills in (False, True):
+        # Probability 1 where truth is as asked for: the two bins then hold how many of them are crossed and hit
+        asked = ((is_filled == fills) & in_mask).float().reshape(config.grid.voxels.shape)
+        calibration = ThresholdCalibration(config.calibration.model_copy(update={"criterion": "cells"}), config.grid.voxels)
+        calibration.update(asked, rays, labels)
+        counts[0, int(fills)], counts[1, int(fills)] = calibration._free[-1], calibration._occupied[-1]
+    return counts
+
+
+def on_val(
+    config: ExperimentConfig,
+    network: OccupancyNetwork,
+    index: Index,
+    read_outs: dict[str, ReadOut],
+    thresholds: dict[str, tuple[float, ...]],
+    every: int,
+) -> dict[str, dict[float, dict[str, float]]]:
+    """Return the figures of each way to read out at each threshold, on every n-th key frame of the val split."""
+    positions = positions_to_test(config, index, "val")[::every]
+    tallies = {name: {threshold: Tally() for threshold in thresholds[name]} for name in read_outs}
+    for (_, predicted), position in zip(predict_fields(network, build_prediction_loader(config, index, positions)), positions):
+        truth = read_truth(config.data.truth_folder, index[position].scene, index[position].token)
+        origins = ray_origins(index, position)
+        cast = cast_grid(truth.semantics, origins)
+        for name, read_out in read_outs.items():
+            occupancy = read_out(predicted)
+            probabilities, classes = occupancy.probabilities.cpu(), occupancy.semantics.cpu()
+            for threshold, tally in tallies[name].items():
+                tally.add(torch.where(probabilities >= threshold, classes, FREE).to(torch.uint8), truth, origins, cast)
+    return {name: {threshold: tally.figures() for threshold, tally in of.items()} for name, of in tallies.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("network", type=Path)
     parser.add_argument("--dataroot", type=Path, required=True)
-    parser.add_argument("--version", default="v1.0-mini")
+    parser.add_argument("--every", type=int, default=1, help="score every n-th key frame of the val split")
     arguments = parser.parse_args()
-    config = load_config(arguments.config)
-    data = config.data.model_copy(update={"dataroot": arguments.dataroot, "version": arguments.version})
-    config = config.model_copy(update={"data": data})
-    network, chosen = open_network(config, arguments.checkpoint)
-    assert chosen is not None
-    index = build_index(data, arguments.checkpoint.parent)
-    thresholds = [*torch.arange(STEP, 0.95, STEP).tolist(), chosen]
-    counts = torch.zeros(len(thresholds), NUM_LABELS, NUM_LABELS, dtype=torch.int64)
-    positions = index.of_split("val")
-    samples = predict_fields(network, build_prediction_loader(config, index, positions))
-    for (_, gaussians), position in zip(samples, positions):
-        truth = read_truth(data.truth_folder, index[position].scene, index[position].token)
-        everywhere = read_out(gaussians, OCC3D_GRID, threshold=1e-6)
-        classes, probabilities = everywhere.semantics.cpu(), everywhere.probabilities.cpu()
-        for row, threshold in enumerate(thresholds):
-            semantics = torch.where(probabilities >= threshold, classes, torch.full_like(classes, FREE))
-            counts[row] += confusion(semantics, truth.semantics, truth.mask_camera)
-    scored = [scores(matrix) for matrix in counts]
-    best_miou = max(range(len(thresholds)), key=lambda row: scored[row].miou_17)
-    best_iou = max(range(len(thresholds)), key=lambda row: scored[row].geometric_iou)
-    figures = {
-        "chosen": {"threshold": chosen, "miou_17": scored[-1].miou_17, "iou": scored[-1].geometric_iou},
-        "best_for_miou": {"threshold": thresholds[best_miou], "miou_17": scored[best_miou].miou_17},
-        "best_for_iou": {"threshold": thresholds[best_iou], "iou": scored[best_iou].geometric_iou},
-    }
-    rounded = {name: {key: round(value, 3) for key, value in values.items()} for name, values in figures.items()}
-    print(json.dumps({"what": "calibrated threshold", "frames": len(positions), **rounded} | environment()))
+    config = load_experiment(arguments.network)
+    config = changed(config, {"data.dataroot": arguments.dataroot, "data.labels": None, "data.gts": None})
+    network, _ = open_network(config, arguments.network)
+    index, read_outs = build_index(config.data, arguments.network.parent), read_outs_of(network)
+    of_labels, told = on_kept_back(config, network, index, read_outs)
+    around = {key: environment()[key] for key in ("commit", "device")}
+    print(json.dumps({"what": "labels of the kept-back scenes against truth", **of_labels, **around}), flush=True)
+    tried = {name: tuple(sorted({*THRESHOLDS, *of["thresholds"].values()})) for name, of in told.items()}
+    figures = on_val(config, network, index, read_outs, tried, arguments.every)
+    for name, of in figures.items():
+        shown = ("miou_17", "iou", "iou_middle", "ray_iou")
+        at = {c: {key: round(of[threshold][key], 2) for key in shown} for c, threshold in told[name]["thresholds"].items()}
+        best = {key: max(of, key=lambda threshold, key=key: of[threshold][key]) for key in shown}
+        oracle = {key: {"threshold": threshold, "value": round(of[threshold][key], 2)} for key, threshold in best.items()}
+        print(json.dumps({"read_out": name, **told[name], "val": at, "oracle": oracle, **around}), flush=True)
 
 
 if __name__ == "__main__":
