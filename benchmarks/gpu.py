@@ -1,4 +1,4 @@
-"""What has to be known of a GPU, in one command of less than eight minutes: tests, rendering, gradients, steps, inference, a training.
+"""What has to be known of a GPU, in one command that ends after eight minutes: tests, rendering, gradients, steps, inference, a training.
 
     bash benchmarks/gpu.sh                                    # or: python benchmarks/gpu.py [--only render steps] [--seconds 480]
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that has to be measured on a GPU, in less than eight minutes: bash benchmarks/gpu.sh [options of benchmarks/gpu.py]
+# All that has to be measured on a GPU, ending after eight minutes: bash benchmarks/gpu.sh [options of benchmarks/gpu.py]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
