@@ -100,6 +100,8 @@ def _ablations() -> Iterator[Variant]:
     for loss in one_by_one:
         name = loss.replace("_", "-")
         yield Variant(f"without-{name}", f"without {loss.replace('_', ' ')}", ABLATIONS, _without(loss))
+    title = "query asks the way down to labelled ground"
+    yield Variant("query-to-ground", title, ABLATIONS, _with(objective__query__ground_clearance=0.0))
     yield Variant("without-pixels", "joint steps without pixels", ABLATIONS, _without(*IMAGE_LOSSES, weight=LEFT_OUT))
     yield Variant("query-only", "query only (and pixels)", ABLATIONS, _without(*RENDERING_LOSSES, "opacity_prior"))
     yield Variant("fixed-wide", f"fixed Gaussians, {WIDE_SCALE:g} m", ABLATIONS, _fixed(WIDE_SCALE))

@@ -1,10 +1,12 @@
 """The occupancy threshold, chosen from 2D labels alone.
 
-A labelled ray says two things about the volume: the cells it crosses well before its hit are free, the cell of its hit is occupied.
-Held-out rays of training frames therefore give free and occupied samples of the predicted probability, and the threshold that
-separates them best needs neither 3D truth nor the validation set. One sweep hits few of the occupied cells and crosses most of the free
-ones; the labels of neighbouring key frames make up for some of that. The same rays can be cast through what is occupied at a threshold, and
-the one be taken at which they are stopped where the labels say (`criterion`).
+Held-out rays of training frames are cast through what is occupied at a threshold, and the threshold is taken at which they are stopped
+where their labels say: neither 3D truth nor the validation set is needed.
+
+A labelled ray also says two things about cells: those it crosses well before its hit are free, the cell of its hit is occupied, which gives
+free and occupied samples of the predicted probability, and the threshold that separates them best (`criterion`). Just above the ground
+nothing is free for sure: a ray that meets it at a low angle crosses, for metres, cells that it fills. One sweep hits few of the occupied
+cells and crosses most of the free ones; the labels of neighbouring key frames make up for some of that.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from splattingocc.config import Config, Distance, LabelFrames
-from splattingocc.geometry.rays import RayLabels, Rays
+from splattingocc.geometry.rays import RayLabels, Rays, free_distances
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.voxel_walk import cast_first_hit
 
@@ -40,14 +42,16 @@ LARGEST_ERROR = 1.0
 class CalibrationConfig(Config):
     """How rays become samples, and what the threshold must separate."""
 
-    criterion: Literal["cells", "rays"] = "cells"
-    """What the threshold is best for. `cells`: F1 of the cells that rays hit against those that they cross. `rays`: where rays through what
-    is occupied are stopped, the least mean of |distance − labelled| / labelled, at most 1."""
+    criterion: Literal["cells", "rays"] = "rays"
+    """What the threshold is best for. `rays`: where rays through what is occupied are stopped, the least mean of
+    |distance − labelled| / labelled, at most 1. `cells`: F1 of the cells that rays hit against those that they cross."""
 
     label_frames: LabelFrames = 7
     """Key frames whose labels tell of each of the volumes, as many before it as after it; of the others what moves is left out."""
     margin: Distance = 0.6
     """Metres before the hit from which on a cell is neither free nor occupied."""
+    ground_clearance: Distance = 0.4
+    """Metres above a hit on the ground below which a cell on the way to it is neither: the ground may fill it."""
     free_weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Weight of a free cell beside an occupied one. At 1 every cell that the rays tell about counts once a frame, and the best F1 is
     also the best geometric IoU on those cells."""
@@ -110,13 +114,15 @@ class ThresholdCalibration:
         if probabilities.shape != self.grid.shape:
             raise ValueError(f"probabilities have shape {tuple(probabilities.shape)}, the grid has {self.grid.shape}")
         usable = (labels.weights > 0) & labels.distances.isfinite()
-        rays, distances = rays[usable], labels.distances[usable]
+        rays, labels = rays[usable], labels[usable]
+        distances = labels.distances
+        free_up_to = free_distances(rays, labels, margin=self.config.margin, ground_clearance=self.config.ground_clearance)
         occupied = torch.zeros(self.grid.num_cells, dtype=torch.bool, device=probabilities.device)
         self._mark(occupied, rays.at(distances))
         free = torch.zeros_like(occupied)
         for start in range(0, len(distances), RAYS_PER_CHUNK):
             chunk = slice(start, start + RAYS_PER_CHUNK)
-            self._mark(free, _points_before(rays[chunk], distances[chunk] - self.config.margin, self.grid.cell_size / STEPS_PER_CELL))
+            self._mark(free, _points_before(rays[chunk], free_up_to[chunk], self.grid.cell_size / STEPS_PER_CELL))
         free &= ~occupied
         bins = (probabilities.flatten() * self.config.num_bins).long().clamp(0, self.config.num_bins - 1)
         self._free += torch.bincount(bins[free], minlength=self.config.num_bins).cpu()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from splattingocc.geometry.transforms import transform_directions, transform_points
 from splattingocc.struct import Struct
+from splattingocc.taxonomy import GROUND_CLASSES
+
+SHALLOWEST_DESCENT = 1e-6
+"""Metres for each metre along a ray; one that descends less is never above the ground it meets."""
 
 
 @dataclass(frozen=True)
@@ -37,3 +42,15 @@ class RayLabels(Struct):
     """Metres along the ray to the labelled surface (not z-depth); nan where none is known."""
     weights: Float[Tensor, "*batch ray"]
     """Share in the loss; 0 marks padding."""
+
+
+def free_distances(rays: Rays, labels: RayLabels, *, margin: float, ground_clearance: float) -> Float[Tensor, "*batch ray"]:
+    """Return up to which distance the cells on the way to each label are surely free, metres; 0 where none are, nan without a distance.
+
+    It ends `margin` metres before the label. Where that is ground it also ends where the ray is `ground_clearance` metres above the label:
+    a ray that meets the ground at a low angle crosses for metres the cells that the ground fills, and says nothing against them.
+    """
+    descent = (-rays.directions[..., 2]).clamp(min=SHALLOWEST_DESCENT)
+    is_ground = torch.stack([labels.semantics == ground for ground in GROUND_CLASSES]).any(dim=0)
+    before = torch.where(is_ground, (ground_clearance / descent).clamp(min=margin), margin)
+    return (labels.distances - before).clamp(min=0)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from splattingocc.config import Distance
-from splattingocc.geometry.rays import RayLabels, Rays
+from splattingocc.geometry.rays import RayLabels, Rays, free_distances
 from splattingocc.losses.inputs import LossInputs
 from splattingocc.losses.loss import LabelKind, Loss, LossConfig, LossWeight, Shared, weighted_mean
 from splattingocc.losses.semantic import class_nll
@@ -39,6 +39,8 @@ class QueryConfig(LossConfig):
     """Points on the way that are asked for each ray."""
     margin: Distance = 0.4
     """Metres before the label from which on nothing is asked."""
+    ground_clearance: Distance = 0.4
+    """Metres above a label of ground below which nothing is asked on the way to it: a cell, which the ground may fill."""
 
     def build(self, shared: Shared) -> QueryLoss:
         return QueryLoss(self, shared.class_weights)
@@ -63,9 +65,10 @@ class QueryLoss(Loss):
 
     def _of_sample(self, field: Field, rays: Rays, labels: RayLabels) -> Float[Tensor, ""]:
         said = field.query(self.points(rays, labels))
-        labels = labels[_known(labels)]
+        known = _known(labels)
+        rays, labels = rays[known], labels[known]
         at_end, on_way = said[: len(labels.distances)], said[len(labels.distances) :]
-        num_cells = (labels.distances - self.config.margin).clamp(min=0) / field.grid.cell_size
+        num_cells = self._free_distances(rays, labels) / field.grid.cell_size
         free = (free_cost(on_way.opacities) * on_way.valid).unflatten(0, (-1, self.config.num_points)).mean(dim=1) * num_cells
         nll = class_nll(at_end.features, labels.semantics, class_weights=self.class_weights)
         return weighted_mean(free + (hit_cost(at_end.opacities) + nll) * at_end.valid, labels.weights)
@@ -73,9 +76,12 @@ class QueryLoss(Loss):
     def points(self, rays: Rays, labels: RayLabels) -> Float[Tensor, "point 3"]:
         """Return the ends of all labels with a distance, and after them the points on the way to each."""
         known = _known(labels)
-        rays, distances = rays[known], labels.distances[known]
-        on_way = free_points(rays, distances, margin=self.config.margin, count=self.config.num_points)
-        return torch.cat([rays.at(distances), on_way.flatten(0, 1)])
+        rays, labels = rays[known], labels[known]
+        on_way = free_points(rays, self._free_distances(rays, labels), count=self.config.num_points)
+        return torch.cat([rays.at(labels.distances), on_way.flatten(0, 1)])
+
+    def _free_distances(self, rays: Rays, labels: RayLabels) -> Float[Tensor, " ray"]:
+        return free_distances(rays, labels, margin=self.config.margin, ground_clearance=self.config.ground_clearance)
 
 
 def _known(labels: RayLabels) -> Bool[Tensor, "*batch ray"]:
@@ -83,12 +89,10 @@ def _known(labels: RayLabels) -> Bool[Tensor, "*batch ray"]:
     return labels.distances.isfinite() & (labels.weights > 0)
 
 
-def free_points(rays: Rays, distances: Float[Tensor, "*batch ray"], *, margin: float, count: int) -> Float[Tensor, "*batch ray sample 3"]:
-    """Return `count` points on each ray up to `margin` before its label distance, evenly spread over the rays of a batch."""
-    device = distances.device
-    start = torch.arange(distances.shape[-1], device=device) * GOLDEN_RATIO
-    shares = ((start[:, None] % 1) + torch.arange(count, device=device)) / count
-    reach = (distances - margin).clamp(min=0)
+def free_points(rays: Rays, reach: Float[Tensor, "*batch ray"], *, count: int) -> Float[Tensor, "*batch ray sample 3"]:
+    """Return `count` points on each ray up to `reach` metres along it, evenly spread over the rays of a batch."""
+    start = torch.arange(reach.shape[-1], device=reach.device) * GOLDEN_RATIO
+    shares = ((start[:, None] % 1) + torch.arange(count, device=reach.device)) / count
     return rays.origins[..., None, :] + (shares * reach[..., None])[..., None] * rays.directions[..., None, :]
 
 

@@ -7,6 +7,7 @@ from splattingocc.evaluation.calibrate import CalibrationConfig, ThresholdCalibr
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 
+BY_CELLS = CalibrationConfig(criterion="cells")
 GRID = VoxelGrid((0.0, 0.0, 0.0), (10.0, 4.0, 4.0), 0.5)
 
 
@@ -22,7 +23,7 @@ def test_a_volume_that_can_be_separated_gets_the_threshold_between():
     probabilities = torch.full(GRID.shape, 0.2)
     probabilities[16] = 0.7  # the cells of the wall at 8.0..8.5 m
     probabilities[17:] = 0.9  # behind the wall: unknown, must not count
-    calibration = ThresholdCalibration(CalibrationConfig(), GRID)
+    calibration = ThresholdCalibration(BY_CELLS, GRID)
     calibration.update(probabilities, *_rays_to_wall())
     result = calibration.compute()
     assert 0.2 < result.threshold <= 0.7
@@ -37,7 +38,7 @@ def test_overlapping_probabilities_get_the_threshold_of_best_f1_found_by_trying_
     torch.manual_seed(0)
     probabilities = torch.rand(GRID.shape) * 0.6
     probabilities[16] = 0.3 + 0.7 * torch.rand(GRID.shape[1:])
-    calibration = ThresholdCalibration(CalibrationConfig(), GRID)
+    calibration = ThresholdCalibration(BY_CELLS, GRID)
     calibration.update(probabilities, *_rays_to_wall())
     result = calibration.compute()
     truth = torch.zeros(GRID.shape, dtype=torch.bool)
@@ -54,7 +55,7 @@ def test_overlapping_probabilities_get_the_threshold_of_best_f1_found_by_trying_
 
 def test_frames_accumulate():
     torch.manual_seed(1)
-    both = ThresholdCalibration(CalibrationConfig(), GRID)
+    both = ThresholdCalibration(BY_CELLS, GRID)
     for seed in range(2):
         torch.manual_seed(seed)
         both.update(torch.rand(GRID.shape), *_rays_to_wall())
@@ -67,7 +68,7 @@ def test_a_cell_that_one_ray_hits_is_not_free_because_another_passes():
     beyond = RayLabels(torch.tensor([15]), torch.tensor([9.7]), torch.ones(1))
     rays = Rays(torch.cat([rays.origins, passing.origins]), torch.cat([rays.directions, passing.directions]))
     labels = RayLabels(*(torch.cat([getattr(labels, name), getattr(beyond, name)]) for name in ("semantics", "distances", "weights")))
-    calibration = ThresholdCalibration(CalibrationConfig(), GRID)
+    calibration = ThresholdCalibration(BY_CELLS, GRID)
     calibration.update(torch.rand(GRID.shape), rays, labels)
     result = calibration.compute()
     assert result.num_occupied == 65
@@ -75,9 +76,23 @@ def test_a_cell_that_one_ray_hits_is_not_free_because_another_passes():
     assert result.num_free == 64 * 16 + 2
 
 
+def test_cells_just_above_the_ground_are_not_free_for_a_ray_that_meets_it_at_a_low_angle():
+    slope = torch.tensor([8.0, 0.0, -0.8])
+    rays = Rays(torch.tensor([[0.1, 0.25, 1.1]]), slope[None] / slope.norm())
+    counts = {}
+    for name, label in (("road", 11), ("wall", 15)):
+        labels = RayLabels(torch.tensor([label]), slope.norm()[None], torch.ones(1))
+        calibration = ThresholdCalibration(BY_CELLS, GRID)
+        calibration.update(torch.rand(GRID.shape), rays, labels)
+        counts[name] = calibration.compute().num_free
+    # The ray is 0.4 m above its end at x = 4.1, and 0.6 m of way before it at x = 7.503. It goes one row of cells down at x = 1.1 and 6.1
+    assert counts["road"] == 9 + 1
+    assert counts["wall"] == 16 + 2
+
+
 def test_rays_without_distance_or_weight_say_nothing():
     rays, labels = _rays_to_wall()
-    calibration = ThresholdCalibration(CalibrationConfig(), GRID)
+    calibration = ThresholdCalibration(BY_CELLS, GRID)
     calibration.update(torch.rand(GRID.shape), rays, RayLabels(labels.semantics, labels.distances * math.nan, labels.weights))
     calibration.update(torch.rand(GRID.shape), rays, RayLabels(labels.semantics, labels.distances, labels.weights * 0))
     with pytest.raises(ValueError, match="calibration saw 0 free and 0 occupied cells"):
@@ -86,13 +101,13 @@ def test_rays_without_distance_or_weight_say_nothing():
 
 def test_a_grid_of_another_size_is_refused():
     with pytest.raises(ValueError, match="probabilities have shape"):
-        ThresholdCalibration(CalibrationConfig(), GRID).update(torch.rand(4, 4, 4), *_rays_to_wall())
+        ThresholdCalibration(BY_CELLS, GRID).update(torch.rand(4, 4, 4), *_rays_to_wall())
 
 
 def test_reliability_says_how_often_cells_of_a_probability_were_hit():
     probabilities = torch.full(GRID.shape, 0.12)
     probabilities[16, 4:] = 0.77
-    calibration = ThresholdCalibration(CalibrationConfig(), GRID)
+    calibration = ThresholdCalibration(BY_CELLS, GRID)
     calibration.update(probabilities, *_rays_to_wall())
     result = calibration.compute()
     described = result.describe()
@@ -107,7 +122,7 @@ def test_rays_choose_the_threshold_at_which_they_are_stopped_where_the_labels_sa
     probabilities[8, :4] = 0.4  # before half of the wall
     probabilities[16] = 0.7  # the wall, at 8.0 to 8.5 m
     probabilities[17:] = 0.9
-    calibration = ThresholdCalibration(CalibrationConfig(criterion="rays"), GRID)
+    calibration = ThresholdCalibration(CalibrationConfig(), GRID)
     calibration.update(probabilities, *_rays_to_wall())
     result = calibration.compute()
     assert result.threshold == pytest.approx(0.56, abs=0.011)  # the middle of 0.4 to 0.7
@@ -116,7 +131,7 @@ def test_rays_choose_the_threshold_at_which_they_are_stopped_where_the_labels_sa
     expected = {"0.10": first, "0.30": (wall + before) / 2, "0.50": wall, "0.80": behind, "0.96": 1.0}
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert result.f1 == 1
-    by_cells = ThresholdCalibration(CalibrationConfig(), GRID)
+    by_cells = ThresholdCalibration(BY_CELLS, GRID)
     by_cells.update(probabilities, *_rays_to_wall())
     assert "ray_error_by_threshold" not in by_cells.compute().describe()
 
@@ -128,7 +143,7 @@ def test_a_ray_that_ends_outside_of_the_grid_does_not_choose():
     probabilities = torch.rand(GRID.shape, generator=torch.Generator().manual_seed(0))
     found = []
     for given, kept in ((outside, slice(0, None)), (labels, slice(1, None))):
-        calibration = ThresholdCalibration(CalibrationConfig(criterion="rays"), GRID)
+        calibration = ThresholdCalibration(CalibrationConfig(), GRID)
         calibration.update(probabilities, rays[kept], given[kept])
         found.append(calibration.compute().ray_errors)
     assert torch.equal(*found)

@@ -14,15 +14,15 @@ VOLUME_LOSSES = {
     "distance": 0.2919127360020807,
     "line_of_sight": 0.9109660222174645,
     "empty": 0.4872293292349456,
-    "query": 1.7633597028295755,
+    "query": 1.7789009411855474,
     "opacity_prior": 0.022698349866693907,
 }
 IMAGE_GRADIENTS = {"ImageReading.depth_logits": 0.0053799940394342795, "ImageReading.class_logits": -0.00481422964006073}
 VOLUME_GRADIENTS = {
-    "Gaussians.means": -0.08476416031739348,
-    "Gaussians.quats": -0.3950476361560836,
-    "Gaussians.scales": -0.9810459263301085,
-    "Gaussians.opacities": -0.25740602208648866,
+    "Gaussians.means": -0.18303394959417787,
+    "Gaussians.quats": -0.21000067230754643,
+    "Gaussians.scales": -0.9958288735780507,
+    "Gaussians.opacities": -0.21406928875302603,
     "Gaussians.features": -6.561370695471317,
     "Rendering.features": -178.7916037116457,
     "Rendering.distances": -0.05379831776507063,

@@ -4,17 +4,17 @@ import math
 import torch
 from labelled_scene import BINS, NUM_RAYS, loss_inputs
 
-from splattingocc.geometry.rays import Rays
+from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.losses.objective import Objective, ObjectiveConfig
 from splattingocc.losses.query import QueryConfig, QueryLoss, free_cost, free_points, hit_cost
 from splattingocc.taxonomy import IGNORE
 
 
-def test_free_points_lie_on_their_ray_before_the_margin_and_spread_evenly():
+def test_free_points_lie_on_their_ray_within_reach_and_spread_evenly():
     rays = Rays(torch.zeros(200, 3), torch.tensor([0.0, 1.0, 0.0]).expand(200, 3))
-    distances = torch.full((200,), 10.4)
-    distances[0] = 0.2
-    along = free_points(rays, distances, margin=0.4, count=4)[..., 1]
+    reach = torch.full((200,), 10.0)
+    reach[0] = 0
+    along = free_points(rays, reach, count=4)[..., 1]
     assert along[0].abs().max() == 0
     assert along[1:].min() >= 0
     assert along[1:].max() < 10.0
@@ -51,3 +51,17 @@ def test_the_class_at_the_end_counts_by_the_weights_of_classes():
     )
     assert none < plain
     assert math.isclose(triple - none, 3 * (plain - none), rel_tol=1e-6)
+
+
+def test_nothing_is_asked_within_a_cell_of_the_ground_that_a_ray_meets_at_a_low_angle():
+    origins = torch.tensor([0.0, 0.0, 1.8]).expand(300, 3)
+    ends = torch.stack([torch.linspace(4, 38, 300), torch.linspace(-5, 5, 300), torch.full((300,), -0.1)], dim=1)
+    distances = (ends - origins).norm(dim=1)
+    rays = Rays(origins, (ends - origins) / distances[:, None])
+    on_road, on_car = (RayLabels(torch.full((300,), label), distances, torch.ones(300)) for label in (11, 4))
+    loss = QueryLoss(QueryConfig(), torch.ones(17))
+    heights = {name: loss.points(rays, labels)[300:, 2] for name, labels in (("road", on_road), ("car", on_car))}
+    assert heights["road"].min() > 0.3 - 1e-4
+    assert heights["car"].min() < 0
+    whole_way = QueryLoss(QueryConfig(ground_clearance=0.0), torch.ones(17))
+    torch.testing.assert_close(whole_way.points(rays, on_road), loss.points(rays, on_car))

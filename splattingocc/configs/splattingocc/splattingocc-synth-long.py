@@ -17,7 +17,6 @@ from pathlib import Path
 from splattingocc.data.augment import AugmentConfig
 from splattingocc.data.loaders import LoaderConfig
 from splattingocc.engine.module import OptimizationConfig
-from splattingocc.evaluation.calibrate import CalibrationConfig
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
 from splattingocc.models.backbones.mobilenet import MobileNetV2Config
 from splattingocc.models.lift.sampling import SamplingLiftConfig
@@ -48,7 +47,6 @@ def config() -> ExperimentConfig:
             lift=SamplingLiftConfig(channels=16, coarsening=2),
             volume_encoder=UNet3dConfig(channels=(16, 32, 64), blocks=(1, 1, 2)),
         ),
-        calibration=CalibrationConfig(criterion="rays"),
         optimization=OptimizationConfig(learning_rate=2e-3, warmup_steps=30, image_steps=700),
         trainer=TrainerConfig(max_epochs=9, accelerator="auto", predict_all_cells=False),
     )
