@@ -5,9 +5,13 @@ from rich.console import Console
 
 from splattingocc import demo as demo_module
 from splattingocc.config import Config
-from splattingocc.demo import WORLD, Demo, Stages
-from splattingocc.experiment import ExperimentConfig
-from splattingocc.files import write_sealed_json
+from splattingocc.demo import PUBLISHED, WORLD, Demo, Stages
+from splattingocc.evaluation.report import write_metrics
+from splattingocc.experiment import DataConfig, ExperimentConfig
+from splattingocc.files import read_json, write_sealed_json
+from splattingocc.pipeline.networks import load_experiment
+from splattingocc.synthetic.writer import SynthConfig
+from splattingocc.zoo import known_networks
 
 
 class Nothing(Config):
@@ -70,3 +74,33 @@ def test_scores_that_are_none_are_one_line(tmp_path: Path, scores: str):
     demo = Demo(tmp_path, WORLD, ExperimentConfig(name="demo"))
     with pytest.raises(ValueError, match=r"scores\.json: not the scores of the demo: "):
         demo._conclude(Stages(tmp_path, Console()), Console())
+
+
+def test_the_network_of_the_zoo_is_scored_and_drawn_on_the_same_scenes_and_has_a_row(
+    synthetic_dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = tmp_path / "demo"
+    data = DataConfig(dataroot=synthetic_dataroot, labels=tmp_path / "labels", version="v1.0-mini")
+    demo = Demo(root, WORLD, ExperimentConfig(name="demo", data=data))
+    demo._labels()
+    network = known_networks()[PUBLISHED]
+    demo._published(network)
+    zoo = f"zoo/{PUBLISHED}"
+    scores = read_json(demo.published / "scores.json", dict, what="scores")
+    assert scores.keys() == {zoo}
+    assert scores[zoo]["ray_iou"]["mean"] > 0.02
+    assert scores[zoo]["rendering"]["median_relative_error"] < 0.3
+    assert len(list((demo.published / "pictures").iterdir())) > 1
+    write_metrics(root / "scores.json", {"model": scores[zoo], "all free": scores[zoo]})
+    demo._conclude(Stages(root, Console()), Console())
+    assert list(read_json(root / "metrics.json", dict, what="metrics")["methods"]) == ["model", zoo, "all free"]
+    assert str(demo.published / "pictures") in capsys.readouterr().out.replace("\n", "")
+
+
+def test_the_streets_are_not_those_that_the_networks_of_the_zoo_have_learned_from():
+    trained = load_experiment(known_networks()[PUBLISHED])
+    card = (known_networks()[PUBLISHED].parent / "README.md").read_text()
+    assert trained.name == PUBLISHED
+    assert "synth" in card
+    assert f"--seed {WORLD.seed}" not in card
+    assert WORLD.seed != SynthConfig().seed
