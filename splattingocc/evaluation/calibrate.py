@@ -1,7 +1,8 @@
 """The occupancy threshold, chosen from 2D labels alone.
 
 Held-out rays of training frames are cast through what is occupied at a threshold, and the threshold is taken at which they are stopped
-where their labels say: neither 3D truth nor the validation set is needed.
+where their labels say: neither 3D truth nor the validation set is needed. Thresholds around the best one do nearly as well; of these the
+highest is taken, which claims least.
 
 A labelled ray also says two things about cells: those it crosses well before its hit are free, the cell of its hit is occupied, which gives
 free and occupied samples of the predicted probability, and the threshold that separates them best (`criterion`). Just above the ground
@@ -19,7 +20,7 @@ from jaxtyping import Float, Float64, Int64
 from pydantic import Field
 from torch import Tensor
 
-from splattingocc.config import Config, Distance, LabelFrames
+from splattingocc.config import Config, Distance, LabelFrames, Share
 from splattingocc.geometry.rays import RayLabels, Rays, free_distances
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.voxel_walk import cast_first_hit
@@ -44,7 +45,9 @@ class CalibrationConfig(Config):
 
     criterion: Literal["cells", "rays"] = "rays"
     """What the threshold is best for. `rays`: where rays through what is occupied are stopped, the least mean of
-    |distance − labelled| / labelled, at most 1. `cells`: F1 of the cells that rays hit against those that they cross."""
+    |distance − labelled| / labelled, each at most 1. `cells`: F1 of the cells that rays hit against those that they cross."""
+    ray_tolerance: Share = 0.01
+    """How much more than the least mean error of the rays, relative, is as good as that: the highest such threshold is taken."""
 
     label_frames: LabelFrames = 7
     """Key frames whose labels tell of each of the volumes, as many before it as after it; of the others what moves is left out."""
@@ -142,7 +145,7 @@ class ThresholdCalibration:
             self._ray_errors[number] += errors.where(hit.cells >= 0, torch.full_like(errors, LARGEST_ERROR)).sum().cpu()
 
     def compute(self) -> Calibration:
-        """Choose the best threshold; in the middle, where several do equally well. It is never 0: everything would be occupied."""
+        """Choose the best threshold. Of cells it is in the middle, where several do equally well, and never 0: all would be occupied."""
         num_free, num_occupied = int(self._free.sum()), int(self._occupied.sum())
         if not num_occupied or not num_free:
             raise ValueError(f"calibration saw {num_free} free and {num_occupied} occupied cells; it needs held-out rays that give both")
@@ -153,7 +156,8 @@ class ThresholdCalibration:
         ray_errors = None
         if self.config.criterion == "rays":
             ray_errors = self._ray_errors / self._num_rays
-            threshold = RAY_THRESHOLDS[_middle_of_best(-ray_errors)]
+            as_good = ray_errors <= (1 + self.config.ray_tolerance) * ray_errors.min()
+            threshold = RAY_THRESHOLDS[int(as_good.nonzero().max())]
             chosen = min(int(threshold * self.config.num_bins), self.config.num_bins - 1)
         else:
             chosen = 1 + _middle_of_best(f1_curve[1:])

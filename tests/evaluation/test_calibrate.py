@@ -125,7 +125,7 @@ def test_rays_choose_the_threshold_at_which_they_are_stopped_where_the_labels_sa
     calibration = ThresholdCalibration(CalibrationConfig(), GRID)
     calibration.update(probabilities, *_rays_to_wall())
     result = calibration.compute()
-    assert result.threshold == pytest.approx(0.56, abs=0.011)  # the middle of 0.4 to 0.7
+    assert result.threshold == 0.7  # the highest at which the wall stands
     found = result.describe()["ray_error_by_threshold"]
     wall, before, first, behind = ((abs(x - 8.2) / 8.2) for x in (8.25, 4.25, 0.25, 8.75))
     expected = {"0.10": first, "0.30": (wall + before) / 2, "0.50": wall, "0.80": behind, "0.96": 1.0}
@@ -147,3 +147,16 @@ def test_a_ray_that_ends_outside_of_the_grid_does_not_choose():
         calibration.update(probabilities, rays[kept], given[kept])
         found.append(calibration.compute().ray_errors)
     assert torch.equal(*found)
+
+
+def test_of_thresholds_that_rays_hardly_tell_apart_the_highest_is_taken():
+    probabilities = torch.full(GRID.shape, 0.01)
+    probabilities[16] = 0.7
+    probabilities[16, 0, 0] = 0.5
+    # Labels at 6 m: rays through the wall are 2.25 m off, and one of 64 that meets nothing counts 1, 2.6 % more in all
+    chosen = {}
+    for tolerance in (0.0, 0.01, 0.05):
+        calibration = ThresholdCalibration(CalibrationConfig(ray_tolerance=tolerance), GRID)
+        calibration.update(probabilities, *_rays_to_wall(6.0))
+        chosen[tolerance] = calibration.compute().threshold
+    assert chosen == {0.0: 0.5, 0.01: 0.5, 0.05: 0.7}
