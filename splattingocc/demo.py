@@ -69,7 +69,9 @@ class Published(Config):
     """A network of the zoo, as a stage's options."""
 
     name: str
+    """What it is called there."""
     sha256: str
+    """Of its file."""
 
 
 class Stages:
