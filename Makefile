@@ -9,9 +9,10 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(BIN)/splattingocc demo $(DEMO_OPTIONS)
 
-# Two processes with a thread each: threads of two processes that share two cores would wait for each other at every step.
+# A process with one thread for each core, up to four because of their memory: threads of processes that share cores would wait for each other
+# at every step.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The configurations that come with the package: each trains, resumes, predicts and is scored, reduced in size by options only."""
+"""The configurations that come with the package: each trains, predicts and is scored, reduced in size by options only."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ RECIPES = (
     "splattingocc-synth",
     "splattingocc-synth-long",
 )
+RESUMED = ("splattingocc-Nframe", "splattingocc-synth")
+"""Recipes with which a training is also gone on with: one with earlier frames and stereo, one with neither."""
 SMALL = (
     "--data.loader.image-size", "64", "128", "--data.loader.num-rays", "200", "--data.batch-size", "2", "--data.num-workers", "0",
     "--network.lift.coarsening", "8", "--network.lift.channels", "8", "--network.volume-encoder.channels", "8", "16",
@@ -56,15 +58,13 @@ def test_these_are_all_there_are():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_trains_two_steps_resumes_predicts_and_is_scored(name: str, dataroot: Path, tmp_path: Path):
+def test_a_recipe_trains_two_steps_predicts_and_is_scored(name: str, dataroot: Path, tmp_path: Path):
     run, options = tmp_path / "run", words(name, dataroot)
-    main(["train", name, *options, "--work-dir", str(run), "--trainer.max-epochs", "1"])
-    first = newest_checkpoint(run)
-    main(["train", name, *options, "--work-dir", str(run), "--trainer.max-epochs", "2", "--auto-resume"])
-    second = newest_checkpoint(run)
-    assert first is not None
-    assert second is not None
-    assert [path.name for path in (first, second)] == ["step_00000002.ckpt", "step_00000004.ckpt"]
+    for epochs in (1, 2) if name in RESUMED else (1,):
+        main(["train", name, *options, "--work-dir", str(run), "--trainer.max-epochs", str(epochs), "--auto-resume"])
+        newest = newest_checkpoint(run)
+        assert newest is not None
+        assert newest.name == f"step_{2 * epochs:08}.ckpt"
     main(["test", str(run / "network.safetensors"), "--eval", "all"])
     scores = json.loads((run / "metrics_val.json").read_text())
     assert scores["model"]["num_frames"] == 2
