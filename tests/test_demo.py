@@ -77,8 +77,9 @@ def test_scores_that_are_none_are_one_line(tmp_path: Path, scores: str):
 
 
 def test_the_network_of_the_zoo_is_scored_and_drawn_on_the_same_scenes_and_has_a_row(
-    synthetic_dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic_dataroot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
+    monkeypatch.setattr(demo_module, "NUM_PICTURES", 1)
     root = tmp_path / "demo"
     data = DataConfig(dataroot=synthetic_dataroot, labels=tmp_path / "labels", version="v1.0-mini")
     demo = Demo(root, WORLD, ExperimentConfig(name="demo", data=data))

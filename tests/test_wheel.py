@@ -134,6 +134,7 @@ def test_the_demo_of_a_wheel_makes_a_trained_scored_and_pictured_model(installed
     finished = run(installed, folder, "-c", SMALL_DEMO)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "mIoU m17" in finished.stdout
+    assert "7/7  left out: this installation has no zoo" in finished.stdout
     assert (folder / "demo" / "metrics.json").is_file()
     assert len(list((folder / "demo" / "pictures").glob("*.png"))) == 4
 
