@@ -22,10 +22,18 @@ def program(text: str, **options) -> subprocess.Popen[str]:
     )
 
 
+COMMAND = "import runpy; print('begun', flush=True); runpy.run_module('splattingocc.cli', run_name='__main__', alter_sys=True)"
+
+
 def command(*words: str, before: float) -> tuple[int, str]:
-    """Return status and errors of a command that gets Ctrl-C, as a terminal sends it to all its processes, after some seconds."""
-    words = (sys.executable, "-m", "splattingocc.cli", *words)
+    """Return status and errors of a command that gets Ctrl-C, as a terminal sends it to all its processes, some seconds after it began.
+
+    The seconds that Python itself takes to start do not count: a busy machine may take any number of them.
+    """
+    words = (sys.executable, "-c", COMMAND, *words)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
         time.sleep(before)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
