@@ -129,7 +129,7 @@ VARIANTS = {
         Variant("nerf", "NeRF sampling", TWINS, _with_density),
         Variant("fixed", f"fixed Gaussians, {FIXED_SCALE:g} m", TWINS, _fixed(FIXED_SCALE)),
         Variant("learned", "learned Gaussians", TWINS, lambda config: config),
-        Variant("truth", "3D truth in place of rendering (ceiling)", TWINS, _from_truth, "3D"),
+        Variant("truth", "3D truth in place of rendering", TWINS, _from_truth, "3D"),
         Variant("learned-and-truth", "2D + 3D", TWINS, _all_cells, "2D + 3D"),
         *_ablations(),
     )
