@@ -10,7 +10,6 @@ from splattingocc.evaluation.report import write_metrics
 from splattingocc.experiment import DataConfig, ExperimentConfig
 from splattingocc.files import read_json, write_sealed_json
 from splattingocc.pipeline.networks import load_experiment
-from splattingocc.synthetic.writer import SynthConfig
 from splattingocc.zoo import known_networks
 
 
@@ -89,7 +88,7 @@ def test_the_network_of_the_zoo_is_scored_and_drawn_on_the_same_scenes_and_has_a
     zoo = f"zoo/{PUBLISHED}"
     scores = read_json(demo.published / "scores.json", dict, what="scores")
     assert scores.keys() == {zoo}
-    assert scores[zoo]["ray_iou"]["mean"] > 0.02
+    assert scores[zoo]["ray_iou"]["mean"] > 2  # percent
     assert scores[zoo]["rendering"]["median_relative_error"] < 0.3
     assert len(list((demo.published / "pictures").iterdir())) > 1
     write_metrics(root / "scores.json", {"model": scores[zoo], "all free": scores[zoo]})
@@ -102,6 +101,5 @@ def test_the_streets_are_not_those_that_the_networks_of_the_zoo_have_learned_fro
     trained = load_experiment(known_networks()[PUBLISHED])
     card = (known_networks()[PUBLISHED].parent / "README.md").read_text()
     assert trained.name == PUBLISHED
-    assert "synth" in card
-    assert f"--seed {WORLD.seed}" not in card
-    assert WORLD.seed != SynthConfig().seed
+    assert "seed 0, scenes 9001 to 9104" in card
+    assert WORLD.seed != 0
