@@ -57,6 +57,7 @@ from splattingocc.pipeline.training_pictures import WatchedFrame
 from splattingocc.provenance import circumstances, commit, environment
 from splattingocc.struct import stack
 from splattingocc.visualization.curves import draw_curves
+from splattingocc.zoo import find_in_zoo
 
 NETWORK_FILE = "network.safetensors"
 METRICS_FILE = "metrics.json"
@@ -91,7 +92,10 @@ def train(
     seed_everything(config.seed, workers=True, verbose=False)
     index, store = build_index(config.data, work_dir), LabelStore.open(config.data.label_folder)
     whole, index = index, store.labelled_part(index)
-    module = build(config, initial_weights=checkpoint is None)
+    begins_with = config.trainer.initial_network if checkpoint is None else None
+    module = build(config, initial_weights=checkpoint is None and begins_with is None)
+    if begins_with is not None:
+        begins_with = load_initial_network(config, module.network, begins_with)
     if checkpoint is not None and resume_from is not None:
         check_weights(module, checkpoint, resume_from)
     batches = build_training_batches(config, index)
@@ -104,6 +108,8 @@ def train(
             trainer.callbacks.append(_pictures(config, work_dir, index, store))  # type: ignore[attr-defined]
         if (loaded := module.network.backbone.loaded) is not None and checkpoint is None:
             print(loaded.describe())
+        if begins_with is not None:
+            print(f"begins with the weights of {begins_with}")
         # Not before all that may be wrong with data and labels has been found: a mistyped folder must cost an earlier training nothing
         set_aside(work_dir, resume_from)
         link_latest(work_dir, next(iter(checkpoints_by_step(work_dir / "checkpoints")), None))
@@ -146,6 +152,14 @@ def _to_go_on_from(config: ExperimentConfig, path: Path) -> dict[str, Any]:
     if done > config.trainer.max_epochs:
         raise ValueError(f"trainer.max_epochs: {config.trainer.max_epochs}, but {path} has {done:g} epochs behind it")
     return checkpoint
+
+
+def load_initial_network(config: ExperimentConfig, network: OccupancyNetwork, path: Path) -> Path:
+    """Fill a network with the weights of another training, and return the file that they are from; what does not fit is a `ValueError`."""
+    path = find_in_zoo(path)
+    metadata = load_network(network, config.network, path)
+    check_grid(config, metadata.get(EXPERIMENT_KEY), path)
+    return path
 
 
 def check_grid(config: ExperimentConfig, experiment_json: str | None, path: Path) -> None:

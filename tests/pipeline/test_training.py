@@ -23,13 +23,14 @@ from splattingocc.data.label_store import RayTable, write_manifest, write_scene
 from splattingocc.data.loaders import LoaderConfig, TrainingSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.samples import TrainingSample
-from splattingocc.engine.checkpoint import newest_checkpoint, read_metadata
+from splattingocc.engine.checkpoint import newest_checkpoint, read_metadata, read_network
 from splattingocc.engine.interruption import HEEDED, InterruptedTraining
 from splattingocc.engine.loggers import MetricsTable
 from splattingocc.engine.module import OccupancyModule, OptimizationConfig
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.scoring import score_split
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig, build_index
+from splattingocc.geometry.voxel_grid import GridConfig
 from splattingocc.labels.generate import generate_labels
 from splattingocc.labels.lidar import LidarLabelConfig, LidarLabels
 from splattingocc.losses.objective import Losses
@@ -413,6 +414,46 @@ def test_more_epochs_go_on_and_fewer_than_done_are_an_error(trained: Path, datar
     with pytest.raises(ValueError, match=r"trainer\.max_epochs: 2, but .*step_00000012\.ckpt has 3 epochs behind it"):
         train(config, work_dir, resume_from=newest_checkpoint(work_dir), show_progress=False)
     assert contents(work_dir) == before
+
+
+def test_a_training_begins_with_the_weights_of_another_and_needs_them_no_more_when_it_goes_on(
+    trained: Path, dataroot: Path, tmp_path: Path, capsys
+):
+    first = tmp_path / "first.safetensors"
+    shutil.copy(trained / "network.safetensors", first)
+    config = with_trainer(small_experiment(dataroot), initial_network=first, max_epochs=1)
+    unmoved = config.model_copy(update={"optimization": config.optimization.model_copy(update={"learning_rate": 1e-12})})
+    train(unmoved, tmp_path / "unmoved", show_progress=False)
+    assert f"begins with the weights of {first}" in capsys.readouterr().out
+    found, begun = (read_network(path)[0] for path in (tmp_path / "unmoved" / "network.safetensors", first))
+    weights = [name for name in begun if "running_" not in name and "num_batches" not in name]
+    assert all(torch.allclose(found[name], begun[name], atol=1e-6) for name in weights)
+
+    train(config, tmp_path / "moved", show_progress=False)
+    learned = [float(loss) for _, loss in logged_losses(tmp_path / "moved")]
+    assert learned[0] < float(logged_losses(trained)[0][1])
+    first.unlink()
+    on = train(with_epochs(config, 2), tmp_path / "moved", resume_from=newest_checkpoint(tmp_path / "moved"), show_progress=False)
+    assert on["last_step"] == 8
+
+
+def test_weights_to_begin_with_that_do_not_fit_are_refused_before_anything_is_touched(trained: Path, dataroot: Path, tmp_path: Path):
+    network = trained / "network.safetensors"
+    config = small_experiment(dataroot)
+    other_neck = config.network.model_copy(update={"neck": config.network.neck.model_copy(update={"channels": 8})})
+    lower = GridConfig(lower=(-40.0, -40.0, -1.4), upper=(40.0, 40.0, 5.0))
+    refused = {
+        "no such checkpoint": with_trainer(config, initial_network=tmp_path / "gone.safetensors"),
+        "zoo/nothing: no network of this name": with_trainer(config, initial_network=Path("zoo/nothing")),
+        "checkpoint of another network: network.neck.channels": with_trainer(config, initial_network=network).model_copy(
+            update={"network": other_neck}
+        ),
+        "trained on another grid: grid.lower": with_trainer(config, initial_network=network).model_copy(update={"grid": lower}),
+    }
+    for message, wrong in refused.items():
+        with pytest.raises(ValueError, match=message):
+            train(wrong, tmp_path / "run", show_progress=False)
+    assert not list((tmp_path / "run").glob("config.json"))
 
 
 def test_a_training_from_the_start_never_goes_on_from_what_was_there(trained: Path, dataroot: Path, tmp_path: Path, capsys):
