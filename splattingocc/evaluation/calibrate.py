@@ -1,8 +1,8 @@
 """The occupancy threshold, chosen from 2D labels alone.
 
-Held-out rays of training frames are cast through what is occupied at a threshold, and the threshold is taken at which most of them are
-stopped where their labels say, which is RayIoU's question asked of labels: neither 3D truth nor the validation set is needed. A ray that
-meets the ground at a low angle may be stopped before its label, where it enters the cells that the ground fills.
+Held-out rays of training frames are cast through what is occupied at a threshold, and the threshold is taken at which they are stopped
+where their labels say: neither 3D truth nor the validation set is needed. Thresholds around the best one do nearly as well; of these the
+highest is taken, which claims least.
 
 A labelled ray also says two things about cells: those it crosses well before its hit are free, the cell of its hit is occupied, which gives
 free and occupied samples of the predicted probability, and the threshold that separates them best (`criterion`). Just above the ground
@@ -12,7 +12,6 @@ cells and crosses most of the free ones; the labels of neighbouring key frames m
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -37,16 +36,16 @@ RELIABILITY_BINS = 20
 
 RAY_THRESHOLDS = tuple(step / 50 for step in range(1, 50))
 """Thresholds at which rays are cast through what is occupied then."""
-STOPPED_WITHIN = (1.0, 2.0, 4.0)
-"""Metres within which a ray is stopped where its label says; the tolerances of RayIoU."""
+LARGEST_ERROR = 1.0
+"""Of a ray's distance, relative: what a ray counts that meets nothing, or something twice as far away."""
 
 
 class CalibrationConfig(Config):
     """How rays become samples, and what the threshold must separate."""
 
     criterion: Literal["cells", "rays"] = "rays"
-    """What the threshold is best for. `rays`: the share of rays through what is occupied that are stopped less than 1, 2 and 4 m from where
-    their labels say, the mean of the three. `cells`: F1 of the cells that rays hit against those that they cross."""
+    """What the threshold is best for. `rays`: where rays through what is occupied are stopped, the least mean of
+    |distance − labelled| / labelled, each at most 1. `cells`: F1 of the cells that rays hit against those that they cross."""
     ray_tolerance: Share = 0.01
     """How much more than the least mean error of the rays, relative, is as good as that: the highest such threshold is taken."""
 
@@ -55,7 +54,7 @@ class CalibrationConfig(Config):
     margin: Distance = 0.6
     """Metres before the hit from which on a cell is neither free nor occupied."""
     ground_clearance: Distance = 0.4
-    """Metres above a hit on the ground below which a cell on the way to it is neither: the ground may fill it, and stop the ray there."""
+    """Metres above a hit on the ground below which a cell on the way to it is neither: the ground may fill it."""
     free_weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Weight of a free cell beside an occupied one. At 1 every cell that the rays tell about counts once a frame, and the best F1 is
     also the best geometric IoU on those cells."""
@@ -76,8 +75,8 @@ class Calibration:
     free_by_bin: Int64[Tensor, " bin"]
     """Free cells seen over all frames, by predicted probability."""
     occupied_by_bin: Int64[Tensor, " bin"]
-    rays_missed: Float64[Tensor, " ray_threshold"] | None = None
-    """Share of the rays that are not stopped where their labels say, at RAY_THRESHOLDS, where they choose."""
+    ray_errors: Float64[Tensor, " ray_threshold"] | None = None
+    """Mean relative error of the rays' distances at RAY_THRESHOLDS, where they choose."""
 
     @property
     def num_free(self) -> int:
@@ -97,8 +96,8 @@ class Calibration:
         curve = {f"{threshold:.2f}": f1 for threshold, f1 in zip(self.thresholds.tolist()[::10], self.f1_curve.tolist()[::10])}
         counts = {"num_free": self.num_free, "num_occupied": self.num_occupied}
         found = {"threshold": self.threshold, "f1": self.f1, **counts, "f1_by_threshold": curve, "reliability": self.reliability()}
-        if self.rays_missed is not None:
-            found["rays_missed_by_threshold"] = {f"{t:.2f}": share for t, share in zip(RAY_THRESHOLDS, self.rays_missed.tolist())}
+        if self.ray_errors is not None:
+            found["ray_error_by_threshold"] = {f"{t:.2f}": error for t, error in zip(RAY_THRESHOLDS, self.ray_errors.tolist())}
         return found
 
 
@@ -110,7 +109,7 @@ class ThresholdCalibration:
         self.grid = grid
         self._free = torch.zeros(config.num_bins, dtype=torch.int64)
         self._occupied = torch.zeros(config.num_bins, dtype=torch.int64)
-        self._rays_missed = torch.zeros(len(RAY_THRESHOLDS), dtype=torch.int64)
+        self._ray_errors = torch.zeros(len(RAY_THRESHOLDS), dtype=torch.float64)
         self._num_rays = 0
 
     def update(self, probabilities: Float[Tensor, "x y z"], rays: Rays, labels: RayLabels) -> None:
@@ -132,20 +131,18 @@ class ThresholdCalibration:
         self._free += torch.bincount(bins[free], minlength=self.config.num_bins).cpu()
         self._occupied += torch.bincount(bins[occupied], minlength=self.config.num_bins).cpu()
         if self.config.criterion == "rays":
-            self._cast(probabilities, rays, labels)
+            self._cast(probabilities, rays, distances)
 
-    def _cast(self, probabilities: Float[Tensor, "x y z"], rays: Rays, labels: RayLabels) -> None:
-        """Add how many of a frame's rays are not stopped where their labels say, of those that end in the grid."""
-        _, inside = self.grid.cells_of(rays.at(labels.distances))
-        rays, labels = rays[inside], labels[inside]
-        ends = labels.distances.double()
-        begins = free_distances(rays, labels, margin=0.0, ground_clearance=self.config.ground_clearance).double()
-        self._num_rays += len(ends)
+    def _cast(self, probabilities: Float[Tensor, "x y z"], rays: Rays, distances: Float[Tensor, " ray"]) -> None:
+        """Add how far from their labels the rays of a frame are stopped, of those that end in the grid."""
+        _, inside = self.grid.cells_of(rays.at(distances))
+        rays, distances = rays[inside], distances[inside].double()
+        self._num_rays += len(distances)
         for number, threshold in enumerate(RAY_THRESHOLDS):
             hit = cast_first_hit((probabilities >= threshold).to(torch.uint8), self.grid, rays)
             middles = 0.5 * (hit.enter_distances + hit.leave_distances)
-            errors = ((begins - middles).clamp(min=0) + (middles - ends).clamp(min=0)).where(hit.cells >= 0, math.inf)
-            self._rays_missed[number] += sum(int((errors >= within).sum()) for within in STOPPED_WITHIN)
+            errors = ((middles - distances).abs() / distances).clamp(max=LARGEST_ERROR)
+            self._ray_errors[number] += errors.where(hit.cells >= 0, torch.full_like(errors, LARGEST_ERROR)).sum().cpu()
 
     def compute(self) -> Calibration:
         """Choose the best threshold. Of cells it is in the middle, where several do equally well, and never 0: all would be occupied."""
@@ -156,16 +153,16 @@ class ThresholdCalibration:
         false_alarms = self._free.flip(0).cumsum(0).flip(0).double() * self.config.free_weight
         f1_curve = 2 * found / (found + false_alarms + num_occupied)
         thresholds = torch.arange(self.config.num_bins, dtype=torch.float64) / self.config.num_bins
-        rays_missed = None
+        ray_errors = None
         if self.config.criterion == "rays":
-            rays_missed = self._rays_missed.double() / (len(STOPPED_WITHIN) * self._num_rays)
-            as_good = rays_missed <= (1 + self.config.ray_tolerance) * rays_missed.min()
+            ray_errors = self._ray_errors / self._num_rays
+            as_good = ray_errors <= (1 + self.config.ray_tolerance) * ray_errors.min()
             threshold = RAY_THRESHOLDS[int(as_good.nonzero().max())]
             chosen = min(int(threshold * self.config.num_bins), self.config.num_bins - 1)
         else:
             chosen = 1 + _middle_of_best(f1_curve[1:])
             threshold = thresholds[chosen].item()
-        return Calibration(threshold, f1_curve[chosen].item(), thresholds, f1_curve, self._free, self._occupied, rays_missed)
+        return Calibration(threshold, f1_curve[chosen].item(), thresholds, f1_curve, self._free, self._occupied, ray_errors)
 
     def _mark(self, cells: Tensor, points: Float[Tensor, "*batch 3"]) -> None:
         indices, inside = self.grid.cells_of(points)
