@@ -54,8 +54,10 @@ def dataroot(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def small_experiment(dataroot: Path) -> ExperimentConfig:
+    """An experiment of few steps on an eighth of Occ3D's cells, which Occ3D's truth cannot score."""
     return ExperimentConfig(
         name="small",
+        grid=GridConfig(cell_size=0.8),
         data=DataConfig(
             dataroot=dataroot,
             version="v1.0-mini",
@@ -94,6 +96,15 @@ def trained(dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert not (dataroot / "gts").exists()
     train(small_experiment(dataroot), work_dir, show_progress=False)
     return work_dir
+
+
+@pytest.fixture(scope="module")
+def on_occ3ds_grid(dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExperimentConfig, Path]:
+    """An experiment of one epoch on the grid that has truth, and its run."""
+    config = with_trainer(small_experiment(dataroot), max_epochs=1).model_copy(update={"grid": GridConfig()})
+    work_dir = tmp_path_factory.mktemp("on_occ3ds_grid")
+    train(config, work_dir, show_progress=False)
+    return config, work_dir
 
 
 def test_the_loss_falls_and_every_step_is_logged(trained: Path):
@@ -441,7 +452,7 @@ def test_weights_to_begin_with_that_do_not_fit_are_refused_before_anything_is_to
     network = trained / "network.safetensors"
     config = small_experiment(dataroot)
     other_neck = config.network.model_copy(update={"neck": config.network.neck.model_copy(update={"channels": 8})})
-    lower = GridConfig(lower=(-40.0, -40.0, -1.4), upper=(40.0, 40.0, 5.0))
+    lower = GridConfig(cell_size=0.8, lower=(-40.0, -40.0, -1.8), upper=(40.0, 40.0, 4.6))
     refused = {
         "no such checkpoint": with_trainer(config, initial_network=tmp_path / "gone.safetensors"),
         "zoo/nothing: no network of this name": with_trainer(config, initial_network=Path("zoo/nothing")),
@@ -693,8 +704,8 @@ def test_labels_of_neighbouring_key_frames_tell_of_more_cells_when_the_threshold
     assert alone.num_free < together.num_free
 
 
-def test_predictions_are_cached_scored_and_kept(trained: Path, synthetic_dataroot: Path, dataroot: Path, tmp_path: Path):
-    config = small_experiment(dataroot)
+def test_predictions_are_cached_scored_and_kept(on_occ3ds_grid: tuple[ExperimentConfig, Path], synthetic_dataroot: Path, tmp_path: Path):
+    config, trained = on_occ3ds_grid
     index = build_index(config.data, tmp_path)
     cache = predict(config, trained / "network.safetensors", tmp_path / "output", split="val", index=index)
     assert len(cache) == 2
@@ -776,16 +787,16 @@ def test_a_misspelled_option_names_the_right_one(dataroot: Path, tmp_path: Path,
 
 
 def test_a_checkpoint_of_another_config_is_refused_by_the_option(trained: Path, dataroot: Path):
-    message = run_and_fail("test", CONFIG, trained / "network.safetensors", "--data.dataroot", dataroot)
+    message = run_and_fail("test", CONFIG, trained / "network.safetensors", "--data.dataroot", dataroot, "--grid.cell-size", 0.8)
     assert "network.safetensors: checkpoint of another network: network.neck.stride is 8 there and 4" in message
 
 
-def test_a_damaged_truth_is_named(trained: Path, dataroot: Path, synthetic_dataroot: Path, tmp_path: Path):
+def test_a_damaged_truth_is_named(on_occ3ds_grid: tuple[ExperimentConfig, Path], synthetic_dataroot: Path, tmp_path: Path):
     gts = tmp_path / "gts"
     shutil.copytree(synthetic_dataroot / "gts", gts)
     for path in gts.rglob("labels.npz"):
         path.write_bytes(path.read_bytes()[:200])
-    config = small_experiment(dataroot)
+    config, trained = on_occ3ds_grid
     cache = predict(config, trained / "network.safetensors", tmp_path / "out", split="val", index=build_index(config.data, tmp_path))
     with pytest.raises(ValueError, match=r"labels\.npz"):
         score_split(cache, gts)
