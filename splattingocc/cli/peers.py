@@ -67,18 +67,26 @@ def _print(case: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         print("\n".join(json.dumps(record) for record in case), flush=True)
         return
     first = case[0]
-    title = f"{first['volume']} ({first['occupied_share']:.0%} occupied), {first['num_channels']} channels, {first['num_rays']:,} rays"
-    table = Table(title=f"{title}; CPU seconds, medians of {first['repeats']}")
-    for column in ("", "index", "forward", "backward", "wall", *(f"{step} / ours" for step in STEPS), "aim", "MB beyond"):
-        table.add_column(column)
+    words = f"{first['volume']} ({first['occupied_share']:.0%} occupied), {first['num_channels']} channels, {first['num_rays']:,} rays"
+    title = f"{words}; CPU seconds, medians of {first['repeats']}"
+    # Narrow enough for a terminal of eighty columns
+    table = Table(title=title, box=None, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for column in ("index", "forward", "backward", "wall", *(f"{step}\n/ ours" for step in STEPS), "MB\nbeyond"):
+        table.add_column(column, justify="right", no_wrap=True)
     for record in case:
         seconds = [f"{record[f'{part}_cpu_s']:.3f}" for part in ("index", "forward", "backward")]
         wall = sum(record[f"{part}_wall_s"] for part in ("index", "forward", "backward"))
         megabytes = record["peak_beyond_mb"]
         over = [f"{record[f'{step}_over_ours']:.1f}" for step in STEPS]
-        what = record["what"] if record["num_rays"] == first["num_rays"] else f"{record['what']} ({record['num_rays']} rays)"
-        table.add_row(what, *seconds, f"{wall:.2f}", *over, verdict(record), "–" if megabytes is None else f"{megabytes:,}")
-    Console().print(table)
+        what = record["what"] if record["num_rays"] == first["num_rays"] else f"{record['what'].split(',')[0]}, {record['num_rays']} rays"
+        table.add_row(what, *seconds, f"{wall:.2f}", *over, "–" if megabytes is None else f"{megabytes:,}")
+    console = Console()
+    console.print(table)
+    for record in case:
+        if words := verdict(record):
+            console.print(f"{record['what']}: {words}", highlight=False)
+    console.print()
 
 
 def verdict(record: Mapping[str, Any]) -> str:

@@ -24,8 +24,8 @@ PARAMETERS = ("shape.data", "shape.opacities", "shape.sh_coeffs")
 def why_missing() -> str | None:
     """Return in one line why Mitsuba cannot be used and how to get it, None where it can."""
     try:
-        import drjit
-        import mitsuba  # noqa: F401
+        import drjit  # pyright: ignore[reportMissingImports]  # an extra
+        import mitsuba  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         return f"Mitsuba is left out ({error}): {HOW_TO_GET}"
     if not drjit.has_backend(drjit.JitBackend.LLVM):
@@ -37,8 +37,8 @@ class MitsubaGaussians:
     """A scene of those Gaussians that can be met at all, and the rays through it."""
 
     def __init__(self, gaussians: Gaussians, rays: Rays, *, num_threads: int) -> None:
-        import drjit
-        import mitsuba
+        import drjit  # pyright: ignore[reportMissingImports]  # an extra
+        import mitsuba  # pyright: ignore[reportMissingImports]
 
         if gaussians.features.shape[-1] != NUM_CHANNELS:
             raise ValueError(f"gaussians.features: has {gaussians.features.shape[-1]} channels, Mitsuba renders {NUM_CHANNELS}")

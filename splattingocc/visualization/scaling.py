@@ -26,8 +26,9 @@ def draw_scaling(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2 * PANEL_INCHES[0], PANEL_INCHES[1] + 0.4), dpi=DOTS_PER_INCH, layout="constrained")
-    first = records[0]
-    figure.suptitle(f"trained-like volume, {first['num_channels']} channels, {first['num_threads']} threads", fontweight="bold")
+    threads = records[0]["num_threads"]
+    words = f"trained-like volume, {records[0]['num_channels']} channels, {threads} thread{'' if threads == 1 else 's'}"
+    figure.suptitle(words, fontweight="bold")
     for axes, (name, number) in zip(figure.subplots(1, 2), CURVES.items()):
         _draw_curve(axes, name, number, [record for record in records if record["curve"] == name])
         axes.grid(alpha=0.25)

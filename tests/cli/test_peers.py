@@ -34,13 +34,13 @@ def _measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_measured")
 def test_a_table_names_what_is_compared_and_files_hold_lines_and_curves(tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     out, curves = tmp_path / "peers.jsonl", tmp_path / "curves.png"
     main(["bench", "render", "--peers", "--rays", "12000", "--out", str(out), "--curves", str(curves)])
     printed = capsys.readouterr().out
-    assert "fog (100% occupied), 3 channels, 12,000 rays; CPU seconds, medians of 5" in printed
-    assert "brute force (8 rays)" in printed
-    assert "reached: forward ≥ 4, missed: backward ≥ 10" in printed
+    assert "fog (100% occupied), 3 channels, 12,000 rays; CPU seconds, medians of 5" in " ".join(printed.split())
+    assert "brute force, 8 rays" in printed
+    assert "Mitsuba: reached: forward ≥ 4, missed: backward ≥ 10" in printed
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["what"] for line in lines] == ["ours", "Mitsuba", "brute force", *4 * ["ours"]]
     assert Image.open(curves).size == (900, 360)
