@@ -37,7 +37,7 @@ from splattingocc.files import first_line
 from splattingocc.models.backbones.resnet import ResNetConfig
 from splattingocc.pipeline.description import describe, made_up_sample
 from splattingocc.provenance import environment
-from splattingocc.splatting import bench
+from splattingocc.splatting import bench, bench_scenes
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.render import render
 from splattingocc.struct import stack
@@ -210,7 +210,7 @@ def _gsplat() -> Iterator[dict[str, Any]]:
         yield {"what": "gsplat", "remark": "not installed, not measured"}
         return
     generator = torch.Generator().manual_seed(0)
-    gaussians = bench._trained_like_volume(generator).to("cuda").map(lambda tensor: tensor.requires_grad_())
+    gaussians = bench_scenes.trained_like_volume(generator).to("cuda").map(lambda tensor: tensor.requires_grad_())
     cam_from_ego = torch.eye(4)
     cam_from_ego[:3, :3] = torch.tensor([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
     cam_from_ego[:3, 3] = -cam_from_ego[:3, :3] @ torch.tensor([0.9, 0.0, 1.6])
@@ -246,9 +246,9 @@ def _gradients(options: Arguments) -> Iterator[dict[str, Any]]:
     """Compare results and gradients with those of the CPU, and backward passes with each other."""
     generator = torch.Generator().manual_seed(0)
     num_rays = 200 if options.small else 8000
-    rays = bench._surround_rays(num_rays, generator)
+    rays = bench_scenes.surround_rays(num_rays, generator)
     distances = 3 + 30 * torch.rand(num_rays, generator=generator)
-    volume = bench._trained_like_volume(generator)
+    volume = bench_scenes.trained_like_volume(generator)
     expected, expected_results = _gradients_on("cpu", volume, rays, distances)
     found = [_gradients_on(options.device, volume, rays, distances) for _ in range(REPEATED_BACKWARD)]
     apart = {name: _apart(found[0][0][name], value) for name, value in expected.items()}
@@ -266,7 +266,7 @@ def _gradients(options: Arguments) -> Iterator[dict[str, Any]]:
 
 def _gradients_on(device: str, volume: Gaussians, rays: Any, distances: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     gaussians = volume.to(device).map(lambda tensor: tensor.detach().clone().requires_grad_())
-    rendering = render(gaussians, rays.to(device), near=bench.NEAR, far=bench.FAR, label_distances=distances.to(device))
+    rendering = render(gaussians, rays.to(device), near=bench_scenes.NEAR, far=bench_scenes.FAR, label_distances=distances.to(device))
     assert rendering.in_front is not None
     assert rendering.at_hit is not None
     loss = rendering.features.square().sum() + rendering.distances.sum() + rendering.in_front.sum() - rendering.at_hit.sum()

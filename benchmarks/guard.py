@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import tyro
 
-from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.provenance import environment
-from splattingocc.splatting import bench
+from splattingocc.splatting import bench, bench_scenes
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.render import render
 
@@ -59,9 +58,9 @@ def guards(rays: int, repeats: int) -> list[Guard]:
     seconds = {record["what"]: _seconds(record) for record in bench.bench_render(num_rays=rays, repeats=repeats)}
     nerf, trained, fog = (seconds[name] for name in ("nerf sampling", "gaussians, trained-like", "gaussians, untrained"))
     generator = torch.Generator().manual_seed(0)
-    volume = bench._trained_like_volume(generator)
+    volume = bench_scenes.trained_like_volume(generator)
     once, twice = (_rendered(volume, count, repeats) for count in (rays, 2 * rays))
-    crowded = _rendered(_with_more_empty(volume, times=10), rays, repeats)
+    crowded = _rendered(bench_scenes.with_more_empty(volume, times=10), rays, repeats)
     return [
         Guard("NeRF sampling / Gaussians, trained-like, forward and backward", nerf / trained, 12),
         Guard("NeRF sampling / Gaussians, fog, forward and backward", nerf / fog, 5),
@@ -79,21 +78,11 @@ def _rendered(volume: Gaussians, rays: int, repeats: int) -> float:
     gaussians = volume.map(lambda tensor: tensor.detach().clone().requires_grad_())
     leaves = [gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.features]
     generator = torch.Generator().manual_seed(0)
-    given = bench._surround_rays(rays, generator)
-    labels = 3 + 30 * torch.rand(rays, generator=generator)
-    timed = bench._time(
-        [lambda: render(gaussians, given, near=bench.NEAR, far=bench.FAR, label_distances=labels)], leaves, repeats, torch.device("cpu")
-    )
+    given = bench_scenes.surround_rays(rays, generator)
+    labels = bench_scenes.label_distances(rays, generator)
+    options = {"near": bench_scenes.NEAR, "far": bench_scenes.FAR, "label_distances": labels}
+    timed = bench._time([lambda: render(gaussians, given, **options)], leaves, repeats, torch.device("cpu"))
     return timed["forward_p50_s"] + timed["backward_p50_s"]
-
-
-def _with_more_empty(volume: Gaussians, times: int) -> Gaussians:
-    """Return the volume with so many times the Gaussians that nothing is met of: copies of those below the smallest alpha."""
-    empty = (volume.opacities < 0.003).nonzero().squeeze(1)
-    chosen = torch.cat([torch.arange(len(volume.opacities)), empty.repeat(times - 1)])
-    assert volume.grid == OCC3D_GRID
-    parts = {name: getattr(volume, name)[chosen] for name in ("means", "quats", "scales", "opacities", "features")}
-    return replace(volume, **parts)
 
 
 def main() -> int:

@@ -74,6 +74,13 @@ def environment(device: torch.device | None = None) -> dict[str, str]:
     }
 
 
+def processor() -> str:
+    """Return the name of the CPU as Linux knows it, and how many of its cores this machine has."""
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", path.read_text(), flags=re.MULTILINE) if path.is_file() else None
+    return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores"
+
+
 def circumstances() -> dict[str, str]:
     """Return how a run was started and on what; no name of the machine, because it decides no number and folders of runs are shared."""
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]

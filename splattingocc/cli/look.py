@@ -45,12 +45,26 @@ class Bench:
     """For `infer`: the same network as `splattingocc export` wrote it, to time onnxruntime beside torch."""
     json: bool = False
     """Print one JSON line for each case instead of a table."""
+    peers: bool = False
+    """For `render`: on a CPU, beside NeRF sampling, one that skips empty cells, brute force and, where it is installed, Mitsuba."""
+    out: Path | None = None
+    """With `--peers`: a file that the JSON lines are written to as well."""
+    curves: Path | None = None
+    """With `--peers`: a PNG of the time against the number of rays and of empty Gaussians, which are measured for it."""
 
     def run(self) -> None:
+        if not self.peers and (path := self.out or self.curves):
+            raise ValueError(f"{path}: is for `bench render --peers`")
+        if self.peers and self.what == "infer":
+            raise ValueError("--peers: is for `bench render`")
         if self.what == "infer":
             self._infer()
         elif self.network is not None or self.onnx is not None:
             raise ValueError(f"{self.network or self.onnx}: `bench render` takes no network, `bench infer` does")
+        elif self.peers:
+            from splattingocc.cli.peers import print_peers
+
+            print_peers(rays=self.rays, repeats=self.repeats, as_json=self.json, out=self.out, curves=self.curves)
         else:
             self._render()
 

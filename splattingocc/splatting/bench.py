@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 from collections.abc import Callable
@@ -11,18 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.provenance import environment
+from splattingocc.splatting.bench_scenes import (
+    FAR,
+    NEAR,
+    NUM_CHANNELS,
+    label_distances,
+    surround_rays,
+    trained_like_volume,
+    untrained_volume,
+)
 from splattingocc.splatting.field import Rendering
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.nerf import render_nerf
 from splattingocc.splatting.render import render
 
-NUM_CHANNELS = 18
 NUM_NERF_SAMPLES = 400
-NEAR, FAR = 0.3, 60.0
-"""Metres."""
 NERF_RAYS_AT_ONCE = 2000
 """Sampling all rays at once would take 0.7 GB for the features alone, several times that with gradients."""
 
@@ -31,10 +35,10 @@ def bench_render(*, num_rays: int = 24000, repeats: int = 5, device: torch.devic
     """Return one flat record for each case: what, sizes, seconds (p50, p95) forward and backward, peak memory, device, versions, commit."""
     device = torch.device(device)
     generator = torch.Generator().manual_seed(0)
-    rays = _surround_rays(num_rays, generator).to(device)
-    labels = (3 + 30 * torch.rand(num_rays, generator=generator)).to(device)
+    rays = surround_rays(num_rays, generator).to(device)
+    labels = label_distances(num_rays, generator).to(device)
     records = []
-    for name, volume in (("trained-like", _trained_like_volume(generator)), ("untrained", _untrained_volume(generator))):
+    for name, volume in (("trained-like", trained_like_volume(generator)), ("untrained", untrained_volume(generator))):
         gaussians = volume.to(device).map(lambda tensor: tensor.requires_grad_())
         leaves = [gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.features]
 
@@ -56,47 +60,6 @@ def bench_render(*, num_rays: int = 24000, repeats: int = 5, device: torch.devic
     records.append({"what": "nerf sampling", **sizes, **_time(renderings, [densities, features], max(1, repeats // 2), device)})
     circumstances = {**environment(device), "num_threads": torch.get_num_threads()}
     return [record | circumstances for record in records]
-
-
-def _surround_rays(count: int, generator: torch.Generator) -> Rays:
-    """Rays as a roof LiDAR sees the world: all around, from 25° below to 3° above the horizon."""
-    azimuths = 2 * math.pi * torch.rand(count, generator=generator)
-    elevations = torch.deg2rad(-25 + 28 * torch.rand(count, generator=generator))
-    level = elevations.cos()
-    directions = torch.stack([level * azimuths.cos(), level * azimuths.sin(), elevations.sin()], dim=-1)
-    return Rays(torch.tensor([0.9, 0.0, 1.6]).repeat(count, 1), directions)
-
-
-def _volume(opacities: Tensor, scales: Tensor, generator: torch.Generator) -> Gaussians:
-    """One Gaussian in each cell, anywhere in it, turned at random."""
-    centers = OCC3D_GRID.centers().reshape(-1, 3)
-    count = len(centers)
-    means = centers + OCC3D_GRID.cell_size * (torch.rand(count, 3, generator=generator) - 0.5)
-    # A mean rounded onto the upper border would lie outside of the grid.
-    means = means.minimum(torch.tensor(OCC3D_GRID.upper) - 1e-4)
-    quats = torch.nn.functional.normalize(torch.randn(count, 4, generator=generator), dim=-1)
-    features = torch.randn(count, NUM_CHANNELS, generator=generator).softmax(-1)
-    return Gaussians(means, quats, scales, opacities, features, OCC3D_GRID)
-
-
-def _untrained_volume(generator: torch.Generator) -> Gaussians:
-    """Fog: opacity 0.1 everywhere, scales 0.1 to 0.15 m."""
-    count = OCC3D_GRID.num_cells
-    return _volume(torch.full((count,), 0.1), 0.1 + 0.05 * torch.rand(count, 3, generator=generator), generator)
-
-
-def _trained_like_volume(generator: torch.Generator) -> Gaussians:
-    """Opaque ground, walls and posts in empty space, scales 0.05 to 0.25 m."""
-    x, y, z = OCC3D_GRID.centers().reshape(-1, 3).unbind(-1)
-    count = OCC3D_GRID.num_cells
-    ground = z < -0.3
-    walls = ((torch.maximum(x.abs(), y.abs()) - 22).abs() < 0.5) & (z < 4)
-    posts = (torch.sin(0.7 * x) * torch.sin(0.6 * y) > 0.85) & (z < 1.2)
-    solid = 0.6 + 0.39 * torch.rand(count, generator=generator)
-    # Below 1/255, as emptiness ends up after training
-    empty = 0.003 * torch.rand(count, generator=generator)
-    opacities = torch.where(ground | walls | posts, solid, empty)
-    return _volume(opacities, 0.05 + 0.2 * torch.rand(count, 3, generator=generator), generator)
 
 
 def _time(renderings: list[Callable[[], Rendering]], leaves: list[Tensor], repeats: int, device: torch.device) -> dict[str, float]:

@@ -12,19 +12,19 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import guard
 
-from splattingocc.splatting import bench
+from splattingocc.splatting import bench_scenes
 from splattingocc.splatting.render import render
 
 
 def test_more_empty_gaussians_change_nothing_but_the_number():
     generator = torch.Generator().manual_seed(0)
-    volume = bench._trained_like_volume(generator)
-    crowded = guard._with_more_empty(volume, times=3)
+    volume = bench_scenes.trained_like_volume(generator)
+    crowded = bench_scenes.with_more_empty(volume, times=3)
     empty = int((volume.opacities < 0.003).sum())
     assert len(crowded.opacities) == len(volume.opacities) + 2 * empty
     assert empty > len(volume.opacities) // 2
-    rays = bench._surround_rays(200, generator)
-    found, expected = (render(gaussians, rays, near=bench.NEAR, far=bench.FAR) for gaussians in (crowded, volume))
+    rays = bench_scenes.surround_rays(200, generator)
+    found, expected = (render(gaussians, rays, near=bench_scenes.NEAR, far=bench_scenes.FAR) for gaussians in (crowded, volume))
     assert torch.equal(found.features, expected.features)
     assert torch.equal(found.distances, expected.distances)
 
