@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from test_module import one_camera_sample, small_module
+from test_module import GRID, one_camera_sample, small_module
 from torch import Tensor
 from torch.utils.data import DataLoader
 from waits import Waits
@@ -20,7 +21,15 @@ from splattingocc.engine.averaging import AveragedWeights
 from splattingocc.engine.batches import TrainingBatches
 from splattingocc.engine.loggers import MetricsTable, RememberRow
 from splattingocc.engine.meter import StepMeter
-from splattingocc.engine.module import OccupancyModule
+from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig
+from splattingocc.geometry.cameras import Views
+from splattingocc.losses.objective import Objective, ObjectiveConfig
+from splattingocc.models.image_reader import ImageReaderConfig
+from splattingocc.models.lift.lss import LSSLiftConfig
+from splattingocc.models.network import NetworkConfig, OccupancyNetwork
+from splattingocc.models.stereo import CostVolumeConfig
+from splattingocc.models.temporal import TemporalConfig
+from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.struct import stack
 
 HOST = "asked of tensors of the host"
@@ -75,6 +84,7 @@ WAITS: dict[tuple[str, str], tuple[int, str]] = {
     ("losses/pixels.py:label_pixels", "tolist"): (2, "how many each has, right after"),
     ("engine/module.py:configure_gradient_clipping", "tolist"): (1, "a step that is not finite must not be taken; all numbers of the step"),
     ("lightning weight_averaging.py:on_train_batch_end", "local_scalar_dense"): (2, "torch's average asks whether it is the first, twice"),
+    ("splatting/render.py:_index_of", "item"): (4, HOST),
     ("engine/meter.py:<dictcomp>", "local_scalar_dense"): (8, HOST),
     ("engine/meter.py:on_train_batch_end", "local_scalar_dense"): (1, HOST),
     ("lightning apply_func.py:to_item", "local_scalar_dense"): (13, HOST),
@@ -83,11 +93,34 @@ WAITS: dict[tuple[str, str], tuple[int, str]] = {
 ONLY_WITH_VOLUME = ("models/projection", "models/gaussian_head", "models/cell_head", "kernels", "splatting", "losses/query")
 
 
-def waits_of_a_step(folder: Path, module: OccupancyModule, num_samples: int) -> Counter[tuple[str, str]]:
+AS_RECIPES = NetworkConfig(
+    image_reader=ImageReaderConfig(camera_aware=True, stereo=CostVolumeConfig()),
+    lift=LSSLiftConfig(channels=8),
+    volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1)),
+    temporal=TemporalConfig(frames=1),
+)
+"""The parts of the recipes for large data sets."""
+
+
+def module_as_recipes() -> OccupancyModule:
+    objective = Objective(ObjectiveConfig(), AS_RECIPES.image_reader.depth_bins)
+    return OccupancyModule(OccupancyNetwork(AS_RECIPES, GRID), objective, RenderConfig(), OptimizationConfig())
+
+
+def two_frame_sample() -> TrainingSample:
+    """A camera and where it was half a metre before."""
+    sample = one_camera_sample()[0]
+    before = torch.eye(4)
+    before[0, 3] = -0.5
+    cameras = stack([sample.views.cameras[0], sample.views.cameras[0].transform_ego(before)])
+    return dataclasses.replace(sample, views=Views(sample.views.images.repeat(2, 1, 1, 1, 1), cameras))
+
+
+def waits_of_a_step(folder: Path, module: OccupancyModule, samples: Sequence[TrainingSample]) -> Counter[tuple[str, str]]:
     """Return what the second of three steps waits for."""
     waits = Waits()
     waits.is_counting = False
-    batches = [[stack([one_camera_sample()[0] for _ in range(num_samples)])] for _ in range(3)]
+    batches = [[stack(samples)] for _ in range(3)]
     callbacks = [AveragedWeights(0.999), StepMeter(), RememberRow(folder), OneStep(waits, 1)]
     trainer = Trainer(
         max_epochs=1,
@@ -119,7 +152,17 @@ def test_a_step_waits_for_a_gpu_where_it_must_and_nowhere_else(tmp_path: Path, i
         # Fewer losses
         expected["engine/meter.py:<dictcomp>", "local_scalar_dense"] = 2
         expected["lightning apply_func.py:to_item", "local_scalar_dense"] = 7
-    assert dict(waits_of_a_step(tmp_path, module, 2)) == expected
+    assert dict(waits_of_a_step(tmp_path, module, [one_camera_sample()[0], one_camera_sample()[0]])) == expected
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`", "ignore:.*treespec", "ignore:The .*does not have many workers")
+def test_earlier_frames_stereo_and_the_lift_by_splatting_add_nothing_to_wait_for(tmp_path: Path):
+    torch.manual_seed(0)
+    module = module_as_recipes()
+    module.predict_all_cells = False
+    expected = {key: times for key, (times, _) in WAITS.items() if not key[0].startswith("models/projection")}
+    expected["models/network.py:_encode", "local_scalar_dense"] = 3
+    assert dict(waits_of_a_step(tmp_path, module, [two_frame_sample(), two_frame_sample()])) == expected
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import splattingocc
 PACKAGE = Path(splattingocc.__file__).parent
 SIZED_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_consecutive", "unique_dim", "bincount", "histogram")
 """Operations of torch whose results have a size that depends on values; `bincount` looks for the largest first."""
-ANSWERING_PYTHON = ("_local_scalar_dense", "is_nonzero", "equal", "_linalg_check_errors")
+ANSWERING_PYTHON = ("_local_scalar_dense", "item", "is_nonzero", "equal", "_linalg_check_errors")
 """Operations of torch whose result is a number or a truth of Python: what `item`, `bool` and `int` call."""
 READING = (Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__)
 """On a CPU these call no operation."""
