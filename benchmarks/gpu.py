@@ -342,8 +342,6 @@ def _steps(options: Arguments) -> Iterator[dict[str, Any]]:
     """Take joint training steps of the recipes on made-up samples; no loading of data is in them."""
     for name in RECIPES:
         config, encoder = _recipe(name, options)
-        predicted = describe(config)
-        checkpointed = config.trainer.activation_checkpointing
         torch.manual_seed(0)
         module = build_module(config).to(options.device).train()
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True)
@@ -360,7 +358,6 @@ def _steps(options: Arguments) -> Iterator[dict[str, Any]]:
         line = {"what": f"step of {name}", "encoder": encoder, "batch_size": config.data.batch_size, "loss": float(loss)}
         seconds = seconds[1:] if options.small else seconds[3:]
         line |= {"seconds_p50": statistics.median(seconds), "samples_per_second": config.data.batch_size / statistics.median(seconds)}
-        line["described_float32_mib"] = (predicted.total_checkpointed if checkpointed else predicted.total) / MIB
         if options.device == "cuda":
             line["peak_mib"] = torch.cuda.max_memory_allocated() / MIB
             line["waits"] = _waits_of(take)
@@ -368,6 +365,12 @@ def _steps(options: Arguments) -> Iterator[dict[str, Any]]:
         del take, module, optimizer, sample, loss
         if options.device == "cuda":
             torch.cuda.empty_cache()
+    # Last, because it is computed on the CPU, for longer than the steps took
+    for name in RECIPES:
+        config, encoder = _recipe(name, options)
+        predicted = describe(config)
+        total = predicted.total_checkpointed if config.trainer.activation_checkpointing else predicted.total
+        yield {"what": f"description of {name}", "encoder": encoder, "described_float32_mib": total / MIB}
 
 
 def _take_step(module: OccupancyModule, optimizer: torch.optim.Optimizer, sample: TrainingSample) -> Tensor:
