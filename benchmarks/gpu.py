@@ -1,11 +1,12 @@
-"""What has to be known of a GPU, in one command that ends after eight minutes: tests, rendering, gradients, steps, inference, a training.
+"""What has to be known of a GPU, in one command that ends after eight minutes: rendering, gradients, steps, inference, tests, a training.
 
     bash benchmarks/gpu.sh                                    # or: python benchmarks/gpu.py [--only render steps] [--seconds 480]
 
-Each part runs in a process of its own, so that one that fails or takes too long leaves the others be; every figure is a JSON line in
-`benchmarks/results/<device>-<commit>.jsonl`, with the device and the versions. Ends with a table of the figures beside what is aimed at,
-and with status 1 where a part failed. Nothing but this repository and its wheels is needed: all data are made here. gsplat is measured
-beside it where it is installed, Swin-B only where timm is (the other recipe then has a ResNet-101 in its place, and says so).
+Each part runs in a process of its own, so that one that fails or takes too long leaves the others be, those that say most first. Every
+figure is a JSON line in `benchmarks/results/<device>-<commit>.jsonl` as soon as it is known, with the device and the versions. Ends with a
+table of the figures beside what is aimed at, and with status 1 where a part failed. Nothing but this repository and its wheels is needed:
+all data are made here. gsplat is measured last where it is installed (it may compile itself for minutes), Swin-B only where timm is (the
+other recipe then has a ResNet-101 in its place, and says so).
 
 `--device cpu --small` goes through the same motions with small volumes and networks: the check that a machine without a GPU can make.
 """
@@ -14,15 +15,20 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -32,6 +38,8 @@ import tyro
 from comparison_variants import changed
 from torch import Tensor
 
+from splattingocc.data.samples import TrainingSample
+from splattingocc.engine.module import OccupancyModule
 from splattingocc.experiment import ExperimentConfig, build_module, load_config
 from splattingocc.files import first_line
 from splattingocc.models.backbones.resnet import ResNetConfig
@@ -48,6 +56,10 @@ MIB = 2**20
 RECIPES = ("splattingocc-r50", "splattingocc-Nframe")
 THRESHOLD = 0.4
 """Of the read-out; its value costs nothing."""
+LONGEST_PART = {"render": 120.0, "gradients": 60.0, "steps": 150.0, "inference": 60.0, "tests": 120.0}
+"""Seconds after which a part is ended, so that one that hangs leaves time for the others."""
+SECONDS_TO_READ = 5.0
+"""Before a part is ended: a training ends earlier by so many, and what it logged is read."""
 REPEATED_BACKWARD = 5
 """Backward passes of the same rendering, whose sums are added in any order of threads."""
 
@@ -81,13 +93,14 @@ AIMS: dict[str, tuple[Aim, ...]] = {
 
 @dataclass
 class Arguments:
-    only: tuple[Literal["tests", "render", "gradients", "steps", "inference", "training"], ...] = (
-        "tests",
+    only: tuple[Literal["render", "gradients", "steps", "inference", "tests", "training", "gsplat"], ...] = (
         "render",
         "gradients",
         "steps",
         "inference",
+        "tests",
         "training",
+        "gsplat",
     )
     """Parts to run, in this order."""
     device: Literal["cuda", "cpu"] = "cuda"
@@ -95,13 +108,15 @@ class Arguments:
     seconds: float = 480
     """For all parts together; a part that has not begun by then is left out, one that runs is ended."""
     training_seconds: float = 120
-    """Of these, for the training."""
+    """Of these, for the training; less where less is left."""
     small: bool = False
     """Small volumes and networks: figures that mean nothing."""
     out: Path = RESULTS
     """Folder of the results."""
     part: str | None = None
     """Run this part in this process and print its lines: what the benchmark starts itself with."""
+    part_seconds: float = 600
+    """After which such a process is ended."""
 
 
 def main() -> int:
@@ -112,12 +127,16 @@ def main() -> int:
         for line in PARTS[options.part](options):
             print(json.dumps(line), flush=True)
         return 0
-    lines = list(measured(options))
     around = environment(torch.device(options.device)) | {"threads": torch.get_num_threads(), "small": options.small}
     name = re.sub(r"[^A-Za-z0-9]+", "-", around["device"]).strip("-").lower()
     path = options.out / f"{name}-{around['commit']}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(line | around) + "\n" for line in lines))
+    lines = []
+    with path.open("w") as file:
+        # Whoever ends this from outside keeps what is known by then
+        for line in measured(options):
+            lines.append(line)
+            print(json.dumps(line | around), file=file, flush=True)
     print(table_of(lines), f"{path}", sep="\n\n")
     return 1 if any("error" in line for line in lines) else 0
 
@@ -131,27 +150,40 @@ def measured(options: Arguments) -> Iterator[dict[str, Any]]:
             yield {"what": part, "error": f"not begun within {options.seconds:g} s"}
             continue
         began = time.monotonic()
-        yield from _of_process(part, left)
+        yield from _of_process(part, min(left, LONGEST_PART.get(part, left)))
         print(f"{part}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
 def _of_process(part: str, seconds: float) -> Iterator[dict[str, Any]]:
-    """Run a part in a process of its own and yield its lines; an error is one."""
-    command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--part", part]
+    """Run a part in a process of its own and yield its lines as they come; an error is one."""
+    command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--part", part, "--part-seconds", str(seconds)]
+    is_late = threading.Event()
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, cwd=ROOT)
+        # A group of its own: what the part has started must not go on beside the next one
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, cwd=ROOT, start_new_session=True)
+        assert process.stdout is not None
+        timer = threading.Timer(seconds, lambda: (is_late.set(), _end_group(process.pid)))
+        timer.start()
         try:
-            printed, _ = process.communicate(timeout=seconds)
-            error = None if process.returncode == 0 else f"status {process.returncode}"
-        except subprocess.TimeoutExpired:
-            process.kill()
-            printed, _ = process.communicate()
-            error = f"ended after {seconds:.0f} s, when the time was up"
+            for line in process.stdout:
+                if line.startswith("{"):
+                    yield json.loads(line)
+            status = process.wait()
+        finally:
+            timer.cancel()
+            _end_group(process.pid)
         said.seek(0)
         last = [line.strip() for line in said if line.strip()]
-    yield from (json.loads(line) for line in printed.splitlines() if line.startswith("{"))
+    error = None if status == 0 else f"status {status}"
+    if is_late.is_set():
+        error = f"ended after {seconds:.0f} s, when the time was up"
     if error is not None:
         yield {"what": part, "error": f"{error}: {last[-1]}" if last else error}
+
+
+def _end_group(number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(number, signal.SIGKILL)
 
 
 def table_of(lines: list[dict[str, Any]]) -> str:
@@ -170,9 +202,18 @@ def _tests(options: Arguments) -> Iterator[dict[str, Any]]:
     """Run the tests that need a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", f"--junitxml={report}"]
-        if options.small:
-            command.append("tests/models/test_evidence.py")
+        # Not all tests, whose imports alone take a while and may need what is not installed here
+        files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-m",
+            "gpu",
+            f"--junitxml={report}",
+            *map(str, files[:1] if options.small else files),
+        ]
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if not report.exists():
             raise ValueError(f"pytest: {(run.stdout + run.stderr).strip().splitlines()[-1]}")
@@ -198,16 +239,17 @@ def _render(options: Arguments) -> Iterator[dict[str, Any]]:
                 # Of inputs and of their gradients, which any renderer needs
                 line["peak_beyond_inputs_mib"] = record["peak_memory_mb"] - 2 * 4 * numbers / MIB
             yield {"what": f"{record['what']}, {num_rays} rays", **line}
-    if options.device == "cuda":
-        yield from _gsplat()
 
 
-def _gsplat() -> Iterator[dict[str, Any]]:
+def _gsplat(options: Arguments) -> Iterator[dict[str, Any]]:
     """Time gsplat's rasterisation of the trained-like volume, one camera, all pixels; a line that says so where it is not installed."""
     try:
         import gsplat  # type: ignore[import-not-found]
     except ImportError:
         yield {"what": "gsplat", "remark": "not installed, not measured"}
+        return
+    if options.device == "cpu":
+        yield {"what": "gsplat", "remark": "has no renderer for CPUs, not measured"}
         return
     generator = torch.Generator().manual_seed(0)
     gaussians = bench_scenes.trained_like_volume(generator).to("cuda").map(lambda tensor: tensor.requires_grad_())
@@ -300,8 +342,6 @@ def _steps(options: Arguments) -> Iterator[dict[str, Any]]:
     """Take joint training steps of the recipes on made-up samples; no loading of data is in them."""
     for name in RECIPES:
         config, encoder = _recipe(name, options)
-        predicted = describe(config)
-        checkpointed = config.trainer.activation_checkpointing
         torch.manual_seed(0)
         module = build_module(config).to(options.device).train()
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True)
@@ -309,25 +349,50 @@ def _steps(options: Arguments) -> Iterator[dict[str, Any]]:
         sample = replace(stack([sample[0]] * config.data.batch_size), token=("made up",) * config.data.batch_size).to(options.device)
         if options.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        take = partial(_take_step, module, optimizer, sample)
         seconds = []
         for _ in range(2 if options.small else 13):
             start = bench._now(torch.device(options.device))
-            optimizer.zero_grad()
-            loss = module.losses_of(sample, step=config.optimization.image_steps).total
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(module.parameters(), config.optimization.gradient_clip)
-            optimizer.step()
+            loss = take()
             seconds.append(bench._now(torch.device(options.device)) - start)
         line = {"what": f"step of {name}", "encoder": encoder, "batch_size": config.data.batch_size, "loss": float(loss)}
         seconds = seconds[1:] if options.small else seconds[3:]
         line |= {"seconds_p50": statistics.median(seconds), "samples_per_second": config.data.batch_size / statistics.median(seconds)}
-        line["described_float32_mib"] = (predicted.total_checkpointed if checkpointed else predicted.total) / MIB
         if options.device == "cuda":
             line["peak_mib"] = torch.cuda.max_memory_allocated() / MIB
+            line["waits"] = _waits_of(take)
         yield line
-        del module, optimizer, sample, loss
+        del take, module, optimizer, sample, loss
         if options.device == "cuda":
             torch.cuda.empty_cache()
+    # Last, because it is computed on the CPU, for longer than the steps took
+    for name in RECIPES:
+        config, encoder = _recipe(name, options)
+        predicted = describe(config)
+        total = predicted.total_checkpointed if config.trainer.activation_checkpointing else predicted.total
+        yield {"what": f"description of {name}", "encoder": encoder, "described_float32_mib": total / MIB}
+
+
+def _take_step(module: OccupancyModule, optimizer: torch.optim.Optimizer, sample: TrainingSample) -> Tensor:
+    """Take a step as a training does, but for what it logs; return the loss."""
+    optimizer.zero_grad()
+    loss = module.losses_of(sample, step=module.optimization.image_steps).total
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), module.optimization.gradient_clip)
+    optimizer.step()
+    return loss
+
+
+def _waits_of(work: Callable[[], object]) -> int:
+    """Return how often torch waits for the GPU in some work; `tests/engine/test_waits.py` says where it must."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
 
 
 def _inference(options: Arguments) -> Iterator[dict[str, Any]]:
@@ -356,6 +421,7 @@ def _inference(options: Arguments) -> Iterator[dict[str, Any]]:
 
 def _training(options: Arguments) -> Iterator[dict[str, Any]]:
     """Make streets, label them and train the demo's network on them from the command line; its loss has to fall."""
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         data, work = Path(folder) / "streets", Path(folder) / "run"
         streets, frames, size = ("2", "1", ("64", "114")) if options.small else ("8", "4", ("180", "320"))
@@ -367,8 +433,9 @@ def _training(options: Arguments) -> Iterator[dict[str, Any]]:
         if options.small:
             words += ["--data.loader.image-size", 32, 64, "--data.loader.num-rays", 200]
         # Ended when its time is up, as meant: what is looked at is the log of its losses
+        left = options.part_seconds - (time.monotonic() - started) - SECONDS_TO_READ
         with suppress(subprocess.TimeoutExpired):
-            _command(*words, timeout=600 if options.small else options.training_seconds)
+            _command(*words, timeout=left if options.small else min(left, options.training_seconds))
         seconds = time.monotonic() - began
         with (work / "logs" / "metrics.csv").open() as file:
             losses = [float(row["loss"]) for row in csv.DictReader(file) if row.get("loss")]
@@ -393,12 +460,13 @@ def _command(*words: object, timeout: float | None = None) -> None:
 
 
 PARTS: dict[str, Callable[[Arguments], Iterator[dict[str, Any]]]] = {
-    "tests": _tests,
     "render": _render,
     "gradients": _gradients,
     "steps": _steps,
     "inference": _inference,
+    "tests": _tests,
     "training": _training,
+    "gsplat": _gsplat,
 }
 
 if __name__ == "__main__":

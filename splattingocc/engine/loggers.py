@@ -89,8 +89,7 @@ class RememberRow(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(pl_module, OccupancyModule):
-            logged = {name: value.item() for name, value in pl_module.logged.items()}
-            self._row = {**logged, "epoch": trainer.current_epoch, "step": trainer.global_step - 1}
+            self._row = {**pl_module.logged, "epoch": trainer.current_epoch, "step": trainer.global_step - 1}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Another folder's training has another table

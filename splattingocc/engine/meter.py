@@ -124,7 +124,8 @@ class StepMeter(Callback):
         num_samples = sum(len(part.token) for part in batch) * trainer.world_size
         self.add(Step(seconds, num_samples, metrics["loss"].item(), parts), trainer.global_step)
         if seconds:
-            pl_module.log("samples_per_second", num_samples / seconds, on_step=True, on_epoch=False)
+            # As a tensor of the host: Lightning would put a number on the GPU
+            pl_module.log("samples_per_second", torch.tensor(num_samples / seconds), on_step=True, on_epoch=False)
 
     def add(self, step: Step, number: int) -> None:
         """Take in a step, the `number`th of the training."""

@@ -98,8 +98,8 @@ def _mean(batches: Sequence[_Batch]) -> dict[str, Tensor]:
 class OccupancyModule(LightningModule):
     """Train the network by rendering what it predicts along labelled rays."""
 
-    logged: dict[str, Tensor]
-    """What the step in hand has logged."""
+    logged: dict[str, float]
+    """What the step in hand has logged, once its gradients are there."""
     predict_all_cells: bool = True
     """Whether a step predicts cells that nothing asks for, too: the specification of the step that does not."""
 
@@ -125,9 +125,6 @@ class OccupancyModule(LightningModule):
             # Several processes share gradients in the backward pass that Lightning takes, that of the last batch
             self._share_of_loss(batch, num_samples).backward()
         total = self._share_of_loss(batches[-1], num_samples)
-        losses = _mean(self._in_hand)
-        self.logged = {"loss": Losses(losses).total} | {f"loss/{name}": value for name, value in losses.items()}
-        self.log_dict(self.logged, batch_size=num_samples)
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             total = total + self._of_every_parameter()
         return total
@@ -153,13 +150,18 @@ class OccupancyModule(LightningModule):
         """Clip, and end with `NonFiniteLoss` before a step would spoil the weights: in all processes at once, which share gradients."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
-        if not norm.isfinite():
+        losses = _mean(self._in_hand)
+        of_step = {"loss": Losses(losses).total} | {f"loss/{name}": value for name, value in losses.items()} | {"gradient_norm": norm}
+        # Read at once: the host waits for a GPU here, and for no other number of the step
+        self.logged = dict(zip(of_step, torch.stack(list(of_step.values())).tolist()))
+        if not math.isfinite(self.logged["gradient_norm"]):
             raise self._non_finite()
         # The first group is of the image branch, the last of the volume, which may learn later
         rates = {"learning_rate/images": optimizer.param_groups[0]["lr"], "learning_rate/volume": optimizer.param_groups[-1]["lr"]}
-        of_step = {"gradient_norm": norm} | {name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()}
-        self.logged |= of_step
-        self.log_dict(of_step)
+        self.logged |= rates
+        # As tensors of the host: Lightning would put numbers on the GPU, and loggers would wait for them
+        num_samples = sum(len(batch.tokens) for batch in self._in_hand)
+        self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in self.logged.items()}, batch_size=num_samples)
 
     def _non_finite(self) -> NonFiniteLoss:
         """Name the batches of the step in hand whose losses are not finite; all of them, where only gradients are not."""

@@ -1,8 +1,15 @@
 """Rotations and rigid transforms. A transform is a (4, 4) matrix named `dst_from_src`."""
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
+
+
+def beside(numbers: Sequence[float | int], tensor: Tensor, dtype: torch.dtype | None = None) -> Shaped[Tensor, " number"]:
+    """Return numbers where a tensor is, in its precision; unlike `new_tensor` the host does not wait for a GPU meanwhile."""
+    return torch.tensor(numbers, dtype=dtype or tensor.dtype).to(tensor.device, non_blocking=True)
 
 
 def rotation_from_quat(quats: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:
@@ -19,7 +26,7 @@ def rotation_from_quat(quats: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batc
 def rigid(rotation: Float[Tensor, "*batch 3 3"], translation: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 4 4"]:
     """Assemble the transform x ↦ rotation · x + translation."""
     top = torch.cat([rotation, translation[..., None]], dim=-1)
-    bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype, device=top.device).expand(*top.shape[:-2], 1, 4)
+    bottom = beside([0.0, 0.0, 0.0, 1.0], top).expand(*top.shape[:-2], 1, 4)
     return torch.cat([top, bottom], dim=-2)
 
 

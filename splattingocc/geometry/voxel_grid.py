@@ -10,6 +10,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from splattingocc.config import Config, Coordinate, Metres
+from splattingocc.geometry.transforms import beside
 
 MOST_CELLS = 2**26
 """Of a grid that is trained: 100 times Occ3D's. More would not fit into any device, and indices of cells are 32 bits wide."""
@@ -53,9 +54,8 @@ class VoxelGrid:
 
     def cells_of(self, points: Float[Tensor, "*batch 3"]) -> tuple[Int64[Tensor, "*batch 3"], Bool[Tensor, "*batch"]]:
         """Return the (x, y, z) cell of each point and whether it lies inside; cells of outside points are clamped to the border."""
-        lower = points.new_tensor(self.lower)
-        cells = ((points - lower) / self.cell_size).floor().long()
-        shape = torch.tensor(self.shape, device=points.device)
+        cells = ((points - beside(self.lower, points)) / self.cell_size).floor().long()
+        shape = beside(self.shape, cells)
         inside = ((cells >= 0) & (cells < shape)).all(dim=-1)
         return cells.clamp(min=torch.zeros_like(shape), max=shape - 1), inside
 

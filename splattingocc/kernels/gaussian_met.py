@@ -79,13 +79,14 @@ def find_met(index: SceneIndex, rays: RayBundle, grid: VoxelGrid) -> tuple[Bool[
     return met, hits
 
 
-def keep(index: SceneIndex, hits: RayHits, met: Bool[Tensor, " active"], ids: Int64[Tensor, " met"]) -> tuple[SceneIndex, RayHits]:
-    """Return an index of those alone that were met, whose places in the caller's order are now `ids`, and the hits by its numbers.
+def keep(index: SceneIndex, hits: RayHits, met: Int64[Tensor, " met"], ids: Int64[Tensor, " met"]) -> tuple[SceneIndex, RayHits]:
+    """Return an index of those alone that were met, in its order, whose places in the caller's order are now `ids`, and their hits.
 
     It is as good as a new one: the slabs that a ray passed over are still empty.
     """
-    before = torch.zeros(len(met) + 1, dtype=torch.int32, device=met.device)
-    torch.cumsum(met, 0, out=before[1:])
+    are_met = torch.zeros(len(index.ids), dtype=torch.int32, device=met.device).index_fill_(0, met, 1)
+    before = torch.zeros(len(are_met) + 1, dtype=torch.int32, device=met.device)
+    torch.cumsum(are_met, 0, out=before[1:])
     kept = dataclasses.replace(
         index,
         records=index.records[met],

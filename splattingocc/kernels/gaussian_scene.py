@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ from splattingocc.kernels.launch import launch
 
 MAX_REACH_CELLS = 4.0
 """Largest support radius, in cells; beyond it the walk would look at most of the volume."""
+LATERAL_SLACK = 1e-3
+"""Cells, far above the rounding of a lateral reach."""
 MAX_SKIP = 8
 """Slabs that a ray passes over at most in one step."""
 SORTING_DISTANCE = 20.0
@@ -96,11 +99,14 @@ def index_gaussians(
     cells, reach = _cells_of_valid(arrays, len(means), grid, device)
     ids = (cells >= 0).nonzero().squeeze(1)
     cells_of_ids = cells[ids]
-    if bool((cells_of_ids[1:] < cells_of_ids[:-1]).any()):
+    # A GPU sorts in less time than it takes to hear from it whether it has to
+    if device.type != "cpu" or bool((cells_of_ids[1:] < cells_of_ids[:-1]).any()):
         cells_of_ids, order = cells_of_ids.sort(stable=True)
         ids = ids[order]
+    # Not `bincount`, which asks a GPU for the largest first
+    counts = torch.zeros(grid.num_cells, dtype=torch.int32, device=device).index_add_(0, cells_of_ids, torch.ones_like(cells_of_ids))
     starts = torch.zeros(grid.num_cells + 1, dtype=torch.int32, device=device)
-    torch.cumsum(torch.bincount(cells_of_ids, minlength=grid.num_cells), 0, out=starts[1:])
+    torch.cumsum(counts, 0, out=starts[1:])
     ids = ids.int()
     active = len(ids)
     records, whitenings, packed_opacities = (torch.empty(active, *shape, device=device) for shape in ((4,), (3, 3), ()))
@@ -116,7 +122,7 @@ def index_gaussians(
     if active:
         inputs = [as_array(records, wp.vec4), as_array(starts, wp.int32), spec.cell_size, as_array(num_cells, wp.uint8)]
         launch(lateral_cells, grid.num_cells, inputs, device=device)
-    skips = _skips(num_cells.reshape(grid.shape))
+    skips = _skips(num_cells.reshape(grid.shape), most_lateral_cells(reach, grid.cell_size))
     return SceneIndex(records, whitenings, packed_opacities, ids, starts, skips.flatten(), reach)
 
 
@@ -135,10 +141,12 @@ def _cells_of_valid(arrays: list[wp.array], count: int, grid: VoxelGrid, device:
         device=device,
         num_chunks=chunks,
     )
+    # All at once: the host waits for a GPU here. The bits are small numbers, which a float32 holds exactly
+    numbers = torch.stack([status.to(reach.dtype), reach]).tolist()
     bits = 0
-    for chunk_bits in status.tolist():
-        bits |= chunk_bits
-    largest = float(reach.max())
+    for chunk_bits in numbers[0]:
+        bits |= int(chunk_bits)
+    largest = max(numbers[1])
     for bit, complaint in _COMPLAINTS.items():
         if bits & bit:
             raise ValueError(f"gaussians.{complaint}")
@@ -161,9 +169,13 @@ def dilate(mask: Tensor, axes: tuple[int, ...]) -> Tensor:
     return mask
 
 
-def _skips(lateral: UInt8[Tensor, "x y z"]) -> UInt8[Tensor, "x y z"]:
-    """Turn the lateral reach of each cell's Gaussians into the number of empty slabs that a ray can skip from each cell."""
-    largest = int(lateral.max())
+def most_lateral_cells(reach: float, cell_size: float) -> int:
+    """Return a bound of what `lateral_cells` says of any Gaussian that reaches no further than so many metres."""
+    return math.ceil(math.sqrt(2) * reach / cell_size + 0.5 + LATERAL_SLACK)
+
+
+def _skips(lateral: UInt8[Tensor, "x y z"], largest: int) -> UInt8[Tensor, "x y z"]:
+    """Turn the lateral reach of each cell's Gaussians, at most the `largest`, into how many empty slabs a ray can skip from each cell."""
     occupied = torch.zeros_like(lateral, dtype=torch.bool)
     for plane in ((1, 2), (0, 2), (0, 1)):
         reached = torch.zeros_like(occupied)

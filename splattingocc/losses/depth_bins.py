@@ -35,4 +35,4 @@ class DepthBinsLoss(Loss):
     def forward(self, inputs: ImageInputs) -> Float[Tensor, " batch"]:
         pixels = inputs.pixels
         nll = pixel_nll(inputs.reading.depth_logits.flatten(0, 1), pixels, self.depth_bins.index(pixels.depths))
-        return mean_of_samples(nll, pixels, inputs.cameras)
+        return mean_of_samples(nll, pixels)

@@ -31,4 +31,4 @@ class PixelClassesLoss(Loss):
     def forward(self, inputs: ImageInputs) -> Float[Tensor, " batch"]:
         pixels = inputs.pixels
         nll = pixel_nll(inputs.reading.class_logits.flatten(0, 1), pixels, pixels.semantics)
-        return mean_of_samples(nll, pixels, inputs.cameras)
+        return mean_of_samples(nll, pixels)

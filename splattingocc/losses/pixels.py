@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import RayLabels, Rays
-from splattingocc.geometry.transforms import transform_points
+from splattingocc.geometry.transforms import beside, transform_points
 from splattingocc.losses.loss import weighted_mean
 from splattingocc.splatting.gather import gather_rows
 from splattingocc.struct import Struct
@@ -32,6 +32,8 @@ class PixelLabels(Struct):
     """z-depth, metres."""
     semantics: Int64[Tensor, " point"]
     weights: Float[Tensor, " point"]
+    counts: tuple[int, ...]
+    """Of each sample, whose points follow those of the one before."""
 
 
 def label_pixels(rays: Rays, labels: RayLabels, cameras: Cameras) -> PixelLabels:
@@ -39,20 +41,21 @@ def label_pixels(rays: Rays, labels: RayLabels, cameras: Cameras) -> PixelLabels
     height, width = cameras.image_size
     known = labels.distances.isfinite() & (labels.weights > 0)
     points = rays.at(labels.distances.where(known, torch.ones_like(labels.distances)))
-    num_views = cameras.K.shape[1]
+    num_samples, num_views = cameras.K.shape[:2]
+    own = known[:, None] & ((rays.origins[:, None] - cameras.optical_centers[:, :, None]).norm(dim=-1) < SAME_CENTER)
+    # All images at once, here and below: each time the host waits for a GPU to know how many there are
+    samples, views, places = own.nonzero().unbind(-1)
+    points, labels = points[samples, places], labels[samples, places]
     parts = []
-    for sample in range(len(points)):
-        for view in range(num_views):
-            camera = cameras[sample, view]
-            own = known[sample] & ((rays.origins[sample] - camera.optical_centers).norm(dim=-1) < SAME_CENTER)
-            points_view = points[sample, own]
-            pixels, visible = camera.project(points_view)
-            depths = transform_points(camera.cam_from_ego, points_view[visible])[:, 2]
-            images = torch.full_like(depths, sample * num_views + view, dtype=torch.int64)
-            positions = pixels[visible] / pixels.new_tensor([width, height])
-            seen = labels[sample][own][visible]
-            parts.append((images, positions, depths, seen.semantics, seen.weights))
-    return PixelLabels(*(torch.cat(tensors) for tensors in zip(*parts)))
+    for number, of_view in enumerate(points.split(own.sum(-1).flatten().tolist())):
+        camera = cameras[number // num_views, number % num_views]
+        parts.append((*camera.project(of_view), transform_points(camera.cam_from_ego, of_view)[:, 2]))
+    pixels, visible, depths = (torch.cat(tensors) for tensors in zip(*parts))
+    seen = visible.nonzero().squeeze(1)
+    labels, samples = labels[seen], samples[seen]
+    counts = tuple(torch.stack([(samples == sample).sum() for sample in range(num_samples)]).tolist())
+    positions = pixels[seen] / beside([width, height], pixels)
+    return PixelLabels(samples * num_views + views[seen], positions, depths[seen], labels.semantics, labels.weights, counts)
 
 
 def pixel_nll(
@@ -68,8 +71,7 @@ def pixel_nll(
     return nll * known
 
 
-def mean_of_samples(values: Float[Tensor, " point"], pixels: PixelLabels, cameras: Cameras) -> Float[Tensor, " batch"]:
-    """Return the mean over the points of each sample of a batch of cameras (batch, view), by label weight."""
-    num_samples, num_views = cameras.K.shape[:2]
-    own = [pixels.images // num_views == sample for sample in range(num_samples)]
-    return torch.stack([weighted_mean(values[of], pixels.weights[of]) for of in own])
+def mean_of_samples(values: Float[Tensor, " point"], pixels: PixelLabels) -> Float[Tensor, " batch"]:
+    """Return the mean over the points of each sample, by label weight."""
+    of_samples = zip(values.split(pixels.counts), pixels.weights.split(pixels.counts))
+    return torch.stack([weighted_mean(*of_sample) for of_sample in of_samples])

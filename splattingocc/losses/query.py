@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 
 import pydantic
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from splattingocc.config import Distance
@@ -64,9 +64,9 @@ class QueryLoss(Loss):
         return torch.stack([self._of_sample(inputs.field[i], inputs.rays[i], inputs.labels[i]) for i in samples])
 
     def _of_sample(self, field: Field, rays: Rays, labels: RayLabels) -> Float[Tensor, ""]:
-        said = field.query(self.points(rays, labels))
         known = _known(labels)
         rays, labels = rays[known], labels[known]
+        said = field.query(self._points_of(rays, labels))
         at_end, on_way = said[: len(labels.distances)], said[len(labels.distances) :]
         num_cells = self._free_distances(rays, labels) / field.grid.cell_size
         free = (free_cost(on_way.opacities) * on_way.valid).unflatten(0, (-1, self.config.num_points)).mean(dim=1) * num_cells
@@ -76,7 +76,9 @@ class QueryLoss(Loss):
     def points(self, rays: Rays, labels: RayLabels) -> Float[Tensor, "point 3"]:
         """Return the ends of all labels with a distance, and after them the points on the way to each."""
         known = _known(labels)
-        rays, labels = rays[known], labels[known]
+        return self._points_of(rays[known], labels[known])
+
+    def _points_of(self, rays: Rays, labels: RayLabels) -> Float[Tensor, "point 3"]:
         on_way = free_points(rays, self._free_distances(rays, labels), count=self.config.num_points)
         return torch.cat([rays.at(labels.distances), on_way.flatten(0, 1)])
 
@@ -84,9 +86,10 @@ class QueryLoss(Loss):
         return free_distances(rays, labels, margin=self.config.margin, ground_clearance=self.config.ground_clearance)
 
 
-def _known(labels: RayLabels) -> Bool[Tensor, "*batch ray"]:
-    """Return which labels say where they are; padding does not count."""
-    return labels.distances.isfinite() & (labels.weights > 0)
+def _known(labels: RayLabels) -> Int64[Tensor, " known"]:
+    """Return which labels of a sample say where they are; padding does not count."""
+    # Places and no mask, which would be counted anew for each tensor that it picks from, and a GPU waited for
+    return (labels.distances.isfinite() & (labels.weights > 0)).nonzero().squeeze(1)
 
 
 def free_points(rays: Rays, reach: Float[Tensor, "*batch ray"], *, count: int) -> Float[Tensor, "*batch ray sample 3"]:

@@ -95,13 +95,14 @@ class CellHead(Head):
         )
         return self._probabilities(class_logits, evidence.classes), numbers
 
-    def indices_of(self, points: Float[Tensor, "point 3"]) -> Int64[Tensor, " inside"]:
-        """Return which cells hold the points, in this head's order; points outside of the grid are in none."""
+    def indices_of(self, points: Float[Tensor, "point 3"]) -> Int64[Tensor, " point"]:
+        """Return which cells hold the points, in this head's order; for points outside of the grid the number behind the last cell."""
         cells, inside = self.grid.cells_of(points)
         _, y, z = self.grid.coarsen(self.coarsening).shape
-        block, within = cells[inside] // self.coarsening, cells[inside] % self.coarsening
+        block, within = cells // self.coarsening, cells % self.coarsening
         block = (block[:, 0] * y + block[:, 1]) * z + block[:, 2]
-        return ((block * self.coarsening + within[:, 0]) * self.coarsening + within[:, 1]) * self.coarsening + within[:, 2]
+        index = ((block * self.coarsening + within[:, 0]) * self.coarsening + within[:, 1]) * self.coarsening + within[:, 2]
+        return index.where(inside, self.grid.num_cells)
 
     def _part_of_geometry(self, numbers: slice) -> tuple[Float[Tensor, "output channel"], Float[Tensor, " output"]]:
         """Return weight and bias of some numbers of the geometry, for all cells inside one of the volume's; the first is the opacity's."""

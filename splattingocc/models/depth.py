@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from splattingocc.config import Config, Metres
 from splattingocc.geometry.cameras import Cameras, invert_intrinsics
+from splattingocc.geometry.transforms import beside
 
 MIN_GROUND_PROBABILITY = 1e-3
 """Of any pixel; keeps the logarithms of the column finite."""
@@ -112,7 +113,12 @@ def ground_probability(
     class_probabilities: Float[Tensor, "view class *size"], ground_classes: Sequence[int]
 ) -> Float[Tensor, "view *size"]:
     """Return the probability that a pixel is ground of any class."""
-    return class_probabilities[:, list(ground_classes)].sum(dim=1)
+    return of_classes(class_probabilities, ground_classes).sum(dim=1)
+
+
+def of_classes(class_probabilities: Float[Tensor, "view class *size"], classes: Sequence[int]) -> Float[Tensor, "view chosen *size"]:
+    """Return the probabilities of some classes; unlike a list as an index the host does not wait for a GPU meanwhile."""
+    return class_probabilities.index_select(1, beside(classes, class_probabilities, torch.int64))
 
 
 class StandingDepth(nn.Module):
@@ -132,6 +138,6 @@ class StandingDepth(nn.Module):
     ) -> Float[Tensor, "view bin height width"]:
         """Return logits over the depth bins; `cameras` are those of the views, (view,)."""
         ground = ground_probability(class_probabilities, self.ground_classes)
-        weighted = torch.einsum("vchw,c->vhw", class_probabilities[:, self.ground_classes], self.heights)
+        weighted = torch.einsum("vchw,c->vhw", of_classes(class_probabilities, self.ground_classes), self.heights)
         encoding = ground_encoding(cameras, self.bins, weighted / ground.clamp(min=MIN_GROUND_PROBABILITY), self.log_spread.exp())
         return torch.log(standing_encoding(encoding, ground) + DOUBT / self.bins.count)

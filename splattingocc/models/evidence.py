@@ -63,7 +63,7 @@ class EvidenceSource:
     def of(cls, reading: ImageReading, cameras: Cameras, config: ImageReaderConfig, cell_size: float) -> EvidenceSource:
         """Take what was read with `config`."""
         device = reading.depth_logits.device
-        within, before = (shares.to(device) for shares in config.depth_bins.shares_within(cell_size))
+        within, before = (shares.to(device, non_blocking=True) for shares in config.depth_bins.shares_within(cell_size))
         pixels = []
         for sample in range(len(reading.context)):
             density = reading.depth_logits[sample].softmax(dim=1)

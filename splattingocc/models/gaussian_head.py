@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from splattingocc.config import Metres
+from splattingocc.geometry.transforms import beside
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.gaussian_index import MIN_ALPHA
 from splattingocc.kernels.gaussian_scene import index_gaussians
@@ -114,14 +115,14 @@ class GaussianHead(CellHead):
             index = index_gaussians(gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, self.grid)
             walks.append(Walk.through(index, self.grid, asked.rays[sample], near=asked.near, far=asked.far))
             met.append(cells[walks[-1].met_ids()])
-            mask = torch.zeros_like(opacities, dtype=torch.bool)
-            mask[met[-1]] = True
-            mask[self.indices_of(asked.points[sample])] = True
-            masks.append(mask)
-        count = max(int(mask.sum()) for mask in masks)
+            # With a place behind the last cell for points outside of the grid
+            mask = torch.zeros(self.grid.num_cells + 1, dtype=torch.bool, device=opacities.device)
+            masks.append(mask.index_fill_(0, met[-1], True).index_fill_(0, self.indices_of(asked.points[sample]), True)[:-1])
+        count = int(torch.stack(masks).sum(dim=1).max())
         chosen = torch.stack([_first_of(mask, count) for mask in masks])
         places = [torch.searchsorted(cells, of_walk) for cells, of_walk in zip(chosen, met)]
-        assert all(torch.equal(cells[place], of_walk) for cells, place, of_walk in zip(chosen, places, met)), "what is met is chosen"
+        found = torch.cat([cells[place] for cells, place in zip(chosen, places)])
+        assert torch.equal(found, torch.cat(met)), "what is met is chosen"
         return ChosenCells(chosen, tuple(walk.keep_met(place) for walk, place in zip(walks, places)))
 
     def _gaussians(
@@ -134,7 +135,7 @@ class GaussianHead(CellHead):
         """Return the Gaussians of cells, from what was predicted of them."""
         config = self.config
         offsets, scale_logits, quats = geometry.split(self.widths, dim=-1)
-        means, scales = centers, centers.new_tensor(config.initial_scale).expand(centers.shape)
+        means, scales = centers, beside([config.initial_scale], centers).expand(centers.shape)
         if config.learn_offsets:
             means = means + torch.tanh(offsets) * (OFFSET_REACH * self.grid.cell_size)
         if config.learn_scales:
@@ -142,7 +143,7 @@ class GaussianHead(CellHead):
         if config.learn_rotations:
             quats = functional.normalize(quats, dim=-1)
         else:
-            quats = means.new_tensor([1.0, 0, 0, 0]).expand(*means.shape[:-1], 4)
+            quats = beside([1.0, 0, 0, 0], means).expand(*means.shape[:-1], 4)
         return Gaussians(means=means, quats=quats, scales=scales, opacities=opacities, features=features, grid=self.grid)
 
 

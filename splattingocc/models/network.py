@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int64
 from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -204,17 +204,19 @@ class OccupancyNetwork(nn.Module):
         if frame and not taken.any():
             # Of an earlier frame all cameras may be missing; nothing reads what stands in their place
             return dataclasses.replace(self._encode(views, 0).map(torch.zeros_like), cameras=cameras)
+        # Asked once: the host waits for a GPU to know
+        places = None if taken.all() else taken.nonzero().squeeze(1)
         with self._in_format():
-            levels = self.backbone(flat if taken.all() else flat[taken])
+            levels = self.backbone(flat if places is None else flat[places])
             of_neck = self.neck(levels)
-        features, finest = (_beside_nothing(values.float(), taken) for values in (of_neck, levels[0]))
+        features, finest = (_beside_nothing(values.float(), places, len(taken)) for values in (of_neck, levels[0]))
         return EncodedFrame(features.unflatten(0, images.shape[:2]), finest.unflatten(0, images.shape[:2]), cameras)
 
 
 def _beside_nothing(
-    of_taken: Float[Tensor, "taken channel height width"], taken: Bool[Tensor, " image"]
+    of_taken: Float[Tensor, "taken channel height width"], places: Int64[Tensor, " taken"] | None, count: int
 ) -> Float[Tensor, "image channel height width"]:
-    """Return features with zeros for the images that were not taken."""
-    if taken.all():
+    """Return the features of so many images, with zeros beside those in the given places; of None, all of them were taken."""
+    if places is None:
         return of_taken
-    return of_taken.new_zeros(len(taken), *of_taken.shape[1:]).index_put((taken.nonzero().squeeze(1),), of_taken)
+    return of_taken.new_zeros(count, *of_taken.shape[1:]).index_put((places,), of_taken)

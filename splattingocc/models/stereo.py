@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from splattingocc.config import ByKind, Channels, Config
 from splattingocc.geometry.cameras import NEAR_PLANE, Cameras
-from splattingocc.geometry.transforms import invert_rigid
+from splattingocc.geometry.transforms import beside, invert_rigid
 from splattingocc.models.depth import DepthBins
 from splattingocc.struct import Struct
 
@@ -83,17 +83,18 @@ def reproject(
     height, width = size
     # Matrices of metres and pixels must not be rounded to half precision
     with torch.autocast(cameras.K.device.type, enabled=False):
-        scale = cameras.K.new_tensor([cameras.image_size[1] / width, cameras.image_size[0] / height])
+        scale = beside([cameras.image_size[1] / width, cameras.image_size[0] / height], cameras.K)
         v, u = torch.meshgrid(*(torch.arange(count, device=depths.device) + 0.5 for count in size), indexing="ij")
         pixels = torch.cat([torch.stack([u, v], dim=-1) * scale, torch.ones_like(u)[..., None]], dim=-1)
         other_from_cam = other.cam_from_ego @ invert_rigid(cameras.cam_from_ego)
-        per_depth = other.K @ other_from_cam[:, :3, :3] @ torch.linalg.inv(cameras.K)
+        # Unlike inv, inv_ex does not wait to see whether there is an inverse
+        per_depth = other.K @ other_from_cam[:, :3, :3] @ torch.linalg.inv_ex(cameras.K).inverse
         moved = torch.einsum("vij,hwj->vhwi", per_depth, pixels)
         at_zero_depth = (other.K @ other_from_cam[:, :3, 3:]).squeeze(-1)
         points = depths[:, None, None, None] * moved[:, None] + at_zero_depth[:, None, None, None]
         in_front = points[..., 2] > NEAR_PLANE
         places = points[..., :2] / torch.where(in_front, points[..., 2], torch.ones_like(points[..., 2]))[..., None] / scale
-        inside = in_front & ((places >= 0) & (places < places.new_tensor([width, height]))).all(dim=-1)
+        inside = in_front & ((places >= 0) & (places < beside([width, height], places))).all(dim=-1)
         return places, inside & (cameras.are_somewhere & other.are_somewhere)[:, None, None, None]
 
 
@@ -123,7 +124,7 @@ def correlate(
     against that depth. The features at all places are never held together: those of a few bins at a time, and again for the gradient.
     """
     features = functional.normalize(features, dim=2)
-    size = places.new_tensor([other.shape[-1], other.shape[-2]])
+    size = beside([other.shape[-1], other.shape[-2]], places)
     chunks = [
         checkpoint(_correlate_some, features, other, 2 * chunk / size - 1, use_reentrant=False, preserve_rng_state=False)
         for chunk in places.split(BINS_AT_ONCE, dim=1)
@@ -194,6 +195,6 @@ class StereoDepth(nn.Module):
         common = finest.mean(dim=(-2, -1), keepdim=True)
         grouped, other_grouped = ((values - common).unflatten(1, (self.config.groups, -1)) for values in (finest, other))
         cameras, other_cameras = (of.map(lambda values: values.flatten(0, 1)) for of in (pair.cameras, pair.other_cameras))
-        depths = self.bins.middles().to(finest.device)
+        depths = self.bins.middles().to(finest.device, non_blocking=True)
         places, inside = reproject(cameras, other_cameras, depths, (finest.shape[-2], finest.shape[-1]))
         return correlate(grouped, other_grouped, places, inside), information(places, inside)

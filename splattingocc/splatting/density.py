@@ -14,6 +14,7 @@ from torch.nn.functional import grid_sample
 from torch.utils.checkpoint import checkpoint
 
 from splattingocc.geometry.rays import Rays
+from splattingocc.geometry.transforms import beside
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.splatting.field import Field, Occupancy, PointResponses, Rendering
 from splattingocc.splatting.nerf import render_nerf
@@ -94,7 +95,7 @@ class DensityVolume(Field):
     def _at(self, points: Float[Tensor, "point 3"]) -> tuple[Float[Tensor, " point"], Float[Tensor, "point channel"]]:
         """Interpolate as the rendering does: beyond the outermost centres everything fades to nothing over a cell."""
         volume = torch.cat([self.densities[..., None], self.features], dim=-1).permute(3, 0, 1, 2)[None]
-        lower, upper = points.new_tensor(self.grid.lower), points.new_tensor(self.grid.upper)
+        lower, upper = beside(self.grid.lower, points), beside(self.grid.upper, points)
         positions = (2 * (points - lower) / (upper - lower) - 1).flip(-1)
         sampled = grid_sample(volume, positions[None, None, None], align_corners=False)[0, :, 0, 0].T
         return sampled[:, 0], sampled[:, 1:]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from splattingocc.geometry.rays import Rays
+from splattingocc.geometry.transforms import beside
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.splatting.field import Rendering
 
@@ -34,7 +35,7 @@ def render_nerf(
     step = (far - near) / num_samples
     distances = near + step * (torch.arange(num_samples, device=densities.device, dtype=densities.dtype) + 0.5)
     points = rays.origins[:, None] + distances[:, None] * rays.directions[:, None]
-    lower, upper = points.new_tensor(grid.lower), points.new_tensor(grid.upper)
+    lower, upper = beside(grid.lower, points), beside(grid.upper, points)
     positions = 2 * (points - lower) / (upper - lower) - 1
     volume = torch.cat([densities[..., None], features], dim=-1).permute(3, 0, 1, 2)[None]
     # grid_sample's coordinates run over the last axis first

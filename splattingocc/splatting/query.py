@@ -17,9 +17,10 @@ def gaussian_of_cell(gaussians: Gaussians) -> Int64[Tensor, " cell"]:
     grid = gaussians.grid
     cells, inside = grid.cells_of(gaussians.means.detach())
     flat = (cells[:, 0] * grid.shape[1] + cells[:, 1]) * grid.shape[2] + cells[:, 2]
-    table = torch.full((grid.num_cells,), -1, dtype=torch.int64, device=flat.device)
-    table[flat[inside]] = inside.nonzero().squeeze(1)
-    return table
+    # Those outside write behind the last cell: leaving them out would make the host wait for a GPU to know how many there are
+    table = torch.full((grid.num_cells + 1,), -1, dtype=torch.int64, device=flat.device)
+    table[flat.where(inside, grid.num_cells)] = torch.arange(len(flat), device=flat.device)
+    return table[:-1]
 
 
 def query(gaussians: Gaussians, points: Float[Tensor, "point 3"]) -> PointResponses:

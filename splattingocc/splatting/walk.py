@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from splattingocc.geometry.rays import Rays
@@ -25,8 +25,8 @@ class Walk:
     near: float
     far: float
     index: SceneIndex
-    met: Bool[Tensor, " active"]
-    """Which Gaussians of the index any ray composites."""
+    met: Int64[Tensor, " met"]
+    """Those Gaussians of the index that any ray composites, in its order."""
     hits: RayHits
     """Those of each ray, by the index's numbers."""
 
@@ -35,7 +35,8 @@ class Walk:
         """Walk along unbatched rays; neither the features of the Gaussians nor labels are looked at."""
         no_labels = torch.full_like(rays.origins[:, 0], torch.nan)
         bundle = RayBundle(rays.origins, rays.directions, no_labels, near, far, margin=0.0)
-        return cls(rays, near, far, index, *find_met(index, bundle, grid))
+        are_met, hits = find_met(index, bundle, grid)
+        return cls(rays, near, far, index, are_met.nonzero().squeeze(1), hits)
 
     def met_ids(self) -> Int64[Tensor, " met"]:
         """Return which Gaussians the rays meet, in the order of the index: their places in the order of those that it was made of.
@@ -47,7 +48,7 @@ class Walk:
     def keep_met(self, ids: Int64[Tensor, " met"]) -> Walk:
         """Return the same walk through the Gaussians that were met alone, whose places are now `ids`, in the order of `met_ids`."""
         index, hits = keep(self.index, self.hits, self.met, ids)
-        return dataclasses.replace(self, index=index, met=torch.ones_like(ids, dtype=torch.bool), hits=hits)
+        return dataclasses.replace(self, index=index, met=torch.arange(len(ids), device=ids.device), hits=hits)
 
 
 def are_along(walks: Sequence[Walk], rays: Rays, *, near: float, far: float) -> bool:

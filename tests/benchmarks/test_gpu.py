@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,9 @@ def test_gradients_are_those_of_the_cpu(options):
 def test_steps_and_inference_tell_what_they_took(options, monkeypatch):
     monkeypatch.setattr(gpu, "RECIPES", gpu.RECIPES[:1])
     steps, inferences = list(gpu._steps(options)), list(gpu._inference(options))
-    assert [line["what"] for line in steps] == ["step of splattingocc-r50"]
-    assert all(line["samples_per_second"] > 0 and line["described_float32_mib"] > 100 for line in steps)
+    assert [line["what"] for line in steps] == ["step of splattingocc-r50", "description of splattingocc-r50"]
+    assert steps[0]["samples_per_second"] > 0
+    assert steps[1]["described_float32_mib"] > 100
     assert [line["what"] for line in inferences] == ["inference of splattingocc-r50"]
 
 
@@ -42,6 +44,34 @@ def test_a_part_that_fails_or_runs_out_of_time_leaves_the_others_be(options, mon
     assert line == {"what": "gradients", "error": "ended after 0 s, when the time was up"}
     options.seconds = 0
     assert [line["error"] for line in gpu.measured(options)] == ["not begun within 0 s"] * len(options.only)
+
+
+def test_lines_come_as_soon_as_they_are_known_and_nothing_of_a_late_part_lives_on(monkeypatch, tmp_path):
+    script = tmp_path / "part.py"
+    script.write_text(
+        "import subprocess, time\n"
+        "child = subprocess.Popen(['sleep', '100'])\n"
+        'print(\'{"what": "first", "child": %d}\' % child.pid, flush=True)\n'
+        "time.sleep(100)\n"
+    )
+    monkeypatch.setattr(gpu, "__file__", str(script))
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    lines = gpu._of_process("render", 20)
+    first = next(lines)
+    assert first["what"] == "first"
+    assert Path(f"/proc/{first['child']}").exists()
+    lines.close()
+    end = time.monotonic() + 30
+    while _is_running(first["child"]):
+        assert time.monotonic() < end, "a child of an ended part lives on"
+        time.sleep(0.05)
+
+
+def _is_running(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_the_table_holds_figures_against_aims():

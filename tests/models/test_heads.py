@@ -98,7 +98,8 @@ def test_a_head_knows_which_of_its_cells_holds_a_point(coarsening: int):
     chosen = torch.randperm(GRID.num_cells)[:50]
     points = head.centers[chosen] + 0.19 * (2 * torch.rand(50, 3) - 1)
     outside = torch.tensor([[0.0, 0.0, 2.5], [-3.3, 0.0, 0.0]])
-    assert head.indices_of(torch.cat([points, outside])).tolist() == chosen.tolist()
+    behind_the_last = [GRID.num_cells] * len(outside)
+    assert head.indices_of(torch.cat([points, outside])).tolist() == [*chosen.tolist(), *behind_the_last]
 
 
 def test_the_gradient_of_the_opacities_is_as_exact_as_that_of_a_layer():

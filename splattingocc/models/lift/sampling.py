@@ -16,7 +16,7 @@ from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.depth import DepthBins
 from splattingocc.models.image_reader import ImageReading
 from splattingocc.models.interfaces import Lift
-from splattingocc.models.projection import place, sample_map
+from splattingocc.models.projection import place_all, sample_map
 
 NUM_GEOMETRY = 2
 """Channels a camera says of a cell besides features: surface density, and the probability that the surface lies behind."""
@@ -59,15 +59,18 @@ class SamplingLift(Lift):
         rows = reading.class_logits.shape[-2] // context.shape[-2]
         classes = reduce(reading.class_logits.softmax(dim=2), "batch view c (h row) w -> batch view c h w", "mean", row=rows)
         seen = torch.cat([context, classes], dim=2)
-        volumes = [self._lift_one(seen[sample], reading.depth_logits[sample], cameras[sample]) for sample in range(len(seen))]
+        placed = place_all(self.centers, cameras, self.depth_bins)
+        volumes = [self._lift_one(*of_sample) for of_sample in zip(seen, reading.depth_logits, placed)]
         return torch.stack(volumes) + self.height_embedding[:, None, None, :]
 
-    def _lift_one(self, context: Tensor, depth_logits: Tensor, cameras: Cameras) -> Tensor:
+    def _lift_one(self, context: Tensor, depth_logits: Tensor, placed: list[tuple[Tensor, Tensor]]) -> Tensor:
         density = depth_logits.softmax(dim=1)
         # The surface lies behind bin i: one minus the distribution up to and including it
         distribution = torch.stack([density * self.depth_bins.count, 1 - density.cumsum(dim=1)], dim=1)
-        placed = [place(self.centers, cameras[view], self.depth_bins) for view in range(len(cameras.K))]
-        num_views = torch.bincount(torch.cat([cells for cells, _ in placed]), minlength=len(self.centers))
+        cells_of_all = torch.cat([cells for cells, _ in placed])
+        # Not `bincount`, which asks a GPU for the largest first
+        num_views = torch.zeros(len(self.centers), dtype=torch.int64, device=context.device)
+        num_views = num_views.index_add_(0, cells_of_all, torch.ones_like(cells_of_all))
         share = 1 / num_views.clamp(min=1).to(context.dtype)
         volume = context.new_zeros(len(self.centers), self.out_channels)
         for view, (cells, position) in enumerate(placed):
