@@ -26,7 +26,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network as a training on this machine leaves one, with its scores beside it."""
     folder = tmp_path_factory.mktemp("run")
     data = {"dataroot": folder / "streets", "labels": folder / "streets" / "labels_2d", "loader": {"image_size": (64, 128)}}
-    config = ExperimentConfig.model_validate({"name": "small", "data": data, "grid": GRID, "network": SMALL})
+    trainer = {"initial_network": folder / "first.safetensors"}
+    config = ExperimentConfig.model_validate({"name": "small", "data": data, "grid": GRID, "network": SMALL, "trainer": trainer})
     torch.manual_seed(0)
     metadata = {"threshold": "0.05", "step": "7", "commit": commit(), EXPERIMENT_KEY: json.dumps(config.model_dump(mode="json"))}
     network = folder / "network.safetensors"
@@ -108,6 +109,7 @@ def test_the_card_says_what_the_network_is_and_what_it_scored(repository: Path, 
     card = (repository / "README.md").read_text()
     for expected in ("# tiny", "| small | 12.3 |", "| occupancy threshold | 0.05 |", "7 steps, seed 0", "64 × 128", 'load("zoo/tiny")'):
         assert expected in card
+    assert "| began with the weights of | first.safetensors |" in card
     with pytest.raises(SystemExit, match=r"README\.md: is there already; remove it to have it written anew"):
         main(["export", str(trained), str(repository / "network.safetensors"), "--fp16", "--card"])
 

@@ -85,7 +85,7 @@ def _scores(run: Path) -> str | None:
 
 
 def _card(shared: Path, weights: dict[str, Tensor], metadata: dict[str, str], experiment: ExperimentConfig, scores: str | None) -> str:
-    data, network = experiment.data, experiment.network
+    data, network, first = experiment.data, experiment.network, experiment.trainer.initial_network
     height, width = data.loader.image_size
     parameters = sum(weight.numel() for name, weight in weights.items() if "running_" not in name and "num_batches" not in name)
     halved = any(weight.dtype == torch.float16 for weight in weights.values())
@@ -95,6 +95,7 @@ def _card(shared: Path, weights: dict[str, Tensor], metadata: dict[str, str], ex
         "images": f"{height} × {width}, any number of cameras",
         "grid": f"{' × '.join(map(str, experiment.grid.voxels.shape))} cells of {experiment.grid.cell_size} m",
         "trained on": f"{data.dataroot} {data.version}; 2D labels only, {metadata.get('step', 'unknown')} steps, seed {experiment.seed}",
+        **({} if first is None else {"began with the weights of": str(first)}),
         "occupancy threshold": metadata["threshold"],
         "parameters": f"{parameters / 1e6:.2f} M, {'matrices and convolutions stored as float16' if halved else 'float32'}, "
         f"{shared.stat().st_size / 1e6:.1f} MB",
