@@ -9,7 +9,8 @@
 
 Initialisation: torchvision's ImageNet weights of MobileNetV2 (docs/training.md says where from); without `--network.backbone.weights` it
 begins with random ones. A MobileNetV2, because its network in 16-bit numbers is small enough for the zoo. 1,836 steps, 700 of them of the
-image branch alone, take one to two hours on one core, and the second training, all of it joint steps, as long again. Scores: docs/results.md.
+image branch alone, take one to two hours on one core, and the second training, all of it joint steps, as long again. Scores are in
+docs/results.md.
 
 These are streets of seed 0 and the demo's are of seed 1, so what is trained here may be scored on the demo's. Scene n of a seed is the same
 street in every world: on other worlds of seed 0 it has learned from scenes 9001 to 9104.
