@@ -309,9 +309,7 @@ def _gradients(options: Arguments) -> Iterator[dict[str, Any]]:
 def _gradients_on(device: str, volume: Gaussians, rays: Any, distances: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     gaussians = volume.to(device).map(lambda tensor: tensor.detach().clone().requires_grad_())
     rendering = render(gaussians, rays.to(device), near=bench_scenes.NEAR, far=bench_scenes.FAR, label_distances=distances.to(device))
-    assert rendering.in_front is not None
-    assert rendering.at_hit is not None
-    loss = rendering.features.square().sum() + rendering.distances.sum() + rendering.in_front.sum() - rendering.at_hit.sum()
+    loss = bench.loss_of(rendering)
     loss.backward()
     names = ("means", "quats", "scales", "opacities", "features")
     results = {name: getattr(rendering, name).detach().cpu() for name in ("features", "distances", "in_front", "at_hit")}

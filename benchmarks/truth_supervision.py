@@ -1,4 +1,4 @@
-"""Joint steps that learn from Occ3D's 3D truth: the ceiling of a comparison, and nothing that the package could import.
+"""Joint steps that learn from Occ3D's 3D truth, for a comparison: nothing that the package could import.
 
 In place of all rendering, the opacity of each cell inside mask_camera is asked for what fills it (binary cross-entropy, a mean over those
 cells), and its class where it is filled (cross-entropy, a mean over those). The losses of the image branch and the opacity prior stay:
@@ -43,7 +43,7 @@ class TruthModule(OccupancyModule):
         head = module.network.head
         assert isinstance(head, GaussianHead)
         if config.grid.voxels != OCC3D_GRID:
-            raise ValueError("grid: is not Occ3D's, whose truth the ceiling learns from")
+            raise ValueError("grid: is not Occ3D's, whose truth these steps learn from")
         if turn := config.data.loader.augment.max_rotation:
             raise ValueError(f"data.loader.augment.max_rotation is {turn}, expected 0: cells of truth can be mirrored, not turned")
         self.index, self.gts, self.renders = index, config.data.truth_folder, renders

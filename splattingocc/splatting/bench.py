@@ -74,9 +74,7 @@ def _time(renderings: list[Callable[[], Rendering]], leaves: list[Tensor], repea
             start = _now(device)
             rendering = rendering_of()
             rendered = _now(device)
-            assert rendering.in_front is not None
-            assert rendering.at_hit is not None
-            loss = rendering.features.square().sum() + rendering.distances.sum() + rendering.in_front.sum() - rendering.at_hit.sum()
+            loss = loss_of(rendering)
             before_backward = _now(device)
             loss.backward()
             backward[-1] += _now(device) - before_backward
@@ -88,6 +86,13 @@ def _time(renderings: list[Callable[[], Rendering]], leaves: list[Tensor], repea
         p50, p95 = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
         seconds |= {f"{name}_p50_s": round(p50, 5), f"{name}_p95_s": round(p95, 5)}
     return {**seconds, "repeats": repeats, "peak_memory_mb": round(_peak_memory_bytes(device) / 2**20)}
+
+
+def loss_of(rendering: Rendering) -> Tensor:
+    """Return a number that depends on all that is rendered, to take gradients of."""
+    assert rendering.in_front is not None
+    assert rendering.at_hit is not None
+    return rendering.features.square().sum() + rendering.distances.sum() + rendering.in_front.sum() - rendering.at_hit.sum()
 
 
 def _now(device: torch.device) -> float:

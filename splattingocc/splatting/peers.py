@@ -16,7 +16,7 @@ from torch import Tensor
 from splattingocc.geometry.rays import Rays
 from splattingocc.kernels.gaussian_scene import index_gaussians
 from splattingocc.splatting import bench_scenes as scenes
-from splattingocc.splatting.bench import NERF_RAYS_AT_ONCE, NUM_NERF_SAMPLES
+from splattingocc.splatting.bench import NERF_RAYS_AT_ONCE, NUM_NERF_SAMPLES, loss_of
 from splattingocc.splatting.field import Rendering
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.mitsuba_peer import MitsubaGaussians
@@ -113,9 +113,7 @@ class TorchCandidate(Candidate):
             part = slice(start, start + (self.rays_at_once or count))
             with laps.part("forward"):
                 rendering = self.render(self.scene.rays[part], self.scene.labels[part])
-            assert rendering.in_front is not None
-            assert rendering.at_hit is not None
-            loss = rendering.features.square().sum() + rendering.distances.sum() + rendering.in_front.sum() - rendering.at_hit.sum()
+            loss = loss_of(rendering)
             with laps.part("backward"):
                 loss.backward()
 
