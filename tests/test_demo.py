@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -102,4 +103,5 @@ def test_the_streets_are_not_those_that_the_networks_of_the_zoo_have_learned_fro
     card = (known_networks()[PUBLISHED].parent / "README.md").read_text()
     assert trained.name == PUBLISHED
     learned_from = re.search(r"seed (\d+), scenes 9001 to \d+", card)
-    assert learned_from and int(learned_from[1]) != WORLD.seed
+    assert learned_from, "the card does not say of which seed its streets were"
+    assert int(learned_from[1]) != WORLD.seed
