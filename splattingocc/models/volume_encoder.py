@@ -15,6 +15,8 @@ from splattingocc.models.interfaces import VolumeEncoder
 
 GROUP_WIDTH = 8
 """Channels normalised together. GroupNorm, because batches of volumes are too small for batch statistics."""
+KERNEL = 3
+"""Cells along each axis."""
 
 
 class UNet3dConfig(Config):
@@ -36,16 +38,31 @@ class UNet3dConfig(Config):
         return self
 
 
+def _is_too_narrow(x: Tensor, stride: int) -> bool:
+    """Say whether a CPU must not convolve a volume in bfloat16, as autocast would: where the result is narrower than the kernel.
+
+    With a single layer of cells in the result of a stride, oneDNN hands on memory that nothing was written to (CPUs with AMX, torch 2.13);
+    on others gradients are wrong, or it crashes.
+    """
+    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and min(x.shape[-3:]) <= stride * (KERNEL - 1)
+
+
 class ResidualBlock3d(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv3d(in_channels, channels, 3, stride, 1, bias=False)
+        self.conv1 = nn.Conv3d(in_channels, channels, KERNEL, stride, 1, bias=False)
         self.norm1 = nn.GroupNorm(channels // GROUP_WIDTH, channels)
-        self.conv2 = nn.Conv3d(channels, channels, 3, 1, 1, bias=False)
+        self.conv2 = nn.Conv3d(channels, channels, KERNEL, 1, 1, bias=False)
         self.norm2 = nn.GroupNorm(channels // GROUP_WIDTH, channels)
         self.shortcut = nn.Identity() if stride == 1 and in_channels == channels else nn.Conv3d(in_channels, channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not _is_too_narrow(x, self.conv1.stride[0]):
+            return self._encode(x)
+        with torch.autocast("cpu", enabled=False):
+            return self._encode(x.float())
+
+    def _encode(self, x: Tensor) -> Tensor:
         residual = functional.relu(self.norm1(self.conv1(x)), inplace=True)
         return functional.relu(self.norm2(self.conv2(residual)) + self.shortcut(x))
 
