@@ -58,11 +58,10 @@ def alone(checkpoint: Path, synthetic_dataroot: Path) -> Path:
     return checkpoint.parent / "output_train"
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_several_processes_predict_and_score_the_same(checkpoint: Path, alone: Path, synthetic_dataroot: Path, tmp_path: Path, size: int):
+def test_several_processes_predict_and_score_the_same(checkpoint: Path, alone: Path, synthetic_dataroot: Path, tmp_path: Path):
     copy = tmp_path / checkpoint.name
     copy.write_bytes(checkpoint.read_bytes())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), "-m", "splattingocc.cli"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "splattingocc.cli"]
     finished = subprocess.run([*command, *arguments(synthetic_dataroot, copy)], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert finished.stdout.count("RayIoU and F-score") == 1

@@ -20,7 +20,7 @@ PACKAGE = Path(splattingocc.__file__).parent
 ROOT = Path(__file__).parents[1]
 MODULES = {"pillow": "PIL", "rerun-sdk": "rerun", "warp-lang": "warp"}
 """What is imported of the packages whose names are others."""
-SMALL = ["--data.dataroot", "data", "--data.loader.image-size", "32", "64", "--data.loader.num-rays", "500", "--data.num-workers", "0"]
+SMALL = ["--data.dataroot", "demo/data", "--data.labels", "labels", "--data.loader.image-size", "32", "64", "--data.loader.num-rays", "500", "--data.num-workers", "0"]
 SMALL += ["--data.loader.label-frames", "3", "--network.lift.coarsening", "4", "--network.lift.channels", "8"]
 SMALL += ["--network.volume-encoder.channels", "8", "16", "--network.volume-encoder.blocks", "1", "1"]
 
@@ -129,20 +129,27 @@ demo.run_demo(Path("demo"), seed=0, fresh=False)
 """The demo with everything that takes time made small."""
 
 
-@pytest.mark.slow
-def test_the_demo_of_a_wheel_makes_a_trained_scored_and_pictured_model(installed: Path, folder: Path):
+@pytest.fixture(scope="module")
+def demo(installed: Path, folder: Path) -> str:
+    """What a small demo of the wheel says, in `folder`/demo."""
     finished = run(installed, folder, "-c", SMALL_DEMO)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "mIoU m17" in finished.stdout
-    assert "7/7  left out: this installation has no zoo" in finished.stdout
+    return finished.stdout
+
+
+@pytest.mark.slow
+def test_the_demo_of_a_wheel_makes_a_trained_scored_and_pictured_model(demo: str, folder: Path):
+    assert "mIoU m17" in demo
+    assert "7/7  left out: this installation has no zoo" in demo
     assert (folder / "demo" / "metrics.json").is_file()
     assert len(list((folder / "demo" / "pictures").glob("*.png"))) == 4
 
 
 @pytest.mark.slow
-def test_a_wheel_makes_streets_labels_a_network_and_scores(installed: Path, folder: Path):
-    command(installed, folder, "synth", "--out", "data", "--scenes", "2", "--val-scenes", "1", "--frames", "2", "--image-size", "90", "160")
-    assert "labelled rays in 4 key frames" in command(installed, folder, "prepare", "--dataroot", "data", "--workers", "2")
+@pytest.mark.usefixtures("demo")
+def test_a_wheel_makes_labels_a_network_and_scores_of_streets(installed: Path, folder: Path):
+    said = command(installed, folder, "prepare", "--dataroot", "demo/data", "--out", "labels", "--workers", "2")
+    assert "labelled rays in 4 key frames" in said
     epoch = ["--trainer.max-epochs", "1", "--trainer.accelerator", "cpu", "--optimization.image-steps", "0"]
     command(installed, folder, "train", "splattingocc-synth", *SMALL, *epoch, "--work-dir", "run")
     scores = command(installed, folder, "test", "splattingocc-synth", "run/network.safetensors", *SMALL, "--eval", "segm")
