@@ -30,9 +30,9 @@ from splattingocc.evaluation.ray_iou import cast_grid, ray_origins
 from splattingocc.experiment import ExperimentConfig, build_index, build_prediction_loader
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.models.network import OccupancyNetwork
+from splattingocc.pipeline.calibration import calibration_frames, calibration_rays
 from splattingocc.pipeline.networks import load_experiment
 from splattingocc.pipeline.prediction import open_network, positions_to_test
-from splattingocc.pipeline.training import calibration_frames, calibration_rays
 from splattingocc.provenance import environment
 from splattingocc.taxonomy import CLASSES, FREE, GROUND_CLASSES
 

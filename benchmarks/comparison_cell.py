@@ -26,14 +26,15 @@ from lightning import seed_everything
 from truth_supervision import TruthModule
 
 from splattingocc.data.key_frames import Index
-from splattingocc.engine.checkpoint import CONFIG_KEY, EXPERIMENT_KEY, checkpoint_path, newest_checkpoint, read_checkpoint
+from splattingocc.engine.checkpoint import CONFIG_KEY, EXPERIMENT_KEY, NETWORK_FILE, checkpoint_path, newest_checkpoint, read_checkpoint
 from splattingocc.engine.meter import MeterState, StepMeter
 from splattingocc.engine.module import OccupancyModule
-from splattingocc.experiment import ExperimentConfig, build_index, build_module, build_training_batches
+from splattingocc.experiment import ExperimentConfig, build_index
 from splattingocc.files import write_atomically
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.pipeline.scoring import score_rendering
-from splattingocc.pipeline.training import NETWORK_FILE, train
+from splattingocc.pipeline.trainer import build_module, build_training_batches
+from splattingocc.pipeline.training import train
 from splattingocc.provenance import environment, source_hash
 
 IMAGE_BRANCH = ("network.backbone.", "network.neck.", "network.image_reader.")

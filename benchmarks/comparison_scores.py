@@ -18,8 +18,8 @@ from splattingocc.evaluation.ray_iou import CastGrid, RayCounts, cast_grid, coun
 from splattingocc.experiment import ExperimentConfig, build_prediction_loader
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.network import OccupancyNetwork
+from splattingocc.pipeline.calibration import calibrate
 from splattingocc.pipeline.prediction import positions_to_test
-from splattingocc.pipeline.training import calibrate
 from splattingocc.splatting.field import Field, Occupancy
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.query import gaussian_of_cell

@@ -40,10 +40,11 @@ from torch import Tensor
 
 from splattingocc.data.samples import TrainingSample
 from splattingocc.engine.module import OccupancyModule
-from splattingocc.experiment import ExperimentConfig, build_module, load_config
+from splattingocc.experiment import ExperimentConfig, load_config
 from splattingocc.files import first_line
 from splattingocc.models.backbones.resnet import ResNetConfig
 from splattingocc.pipeline.description import describe, made_up_sample
+from splattingocc.pipeline.trainer import build_module
 from splattingocc.provenance import environment
 from splattingocc.splatting import bench, bench_scenes
 from splattingocc.splatting.gaussians import Gaussians

@@ -21,8 +21,9 @@ import torch
 import tyro
 from torch import nn
 
-from splattingocc.experiment import build_module, load_config
+from splattingocc.experiment import load_config
 from splattingocc.pipeline.description import describe, made_up_sample
+from splattingocc.pipeline.trainer import build_module
 from splattingocc.provenance import environment
 
 MIB = 2**20

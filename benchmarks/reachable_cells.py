@@ -38,10 +38,11 @@ from splattingocc.data.loaders import TrainingSet
 from splattingocc.data.samples import TrainingSample
 from splattingocc.engine.memory import keep_freed_memory
 from splattingocc.engine.module import OccupancyModule
-from splattingocc.experiment import ExperimentConfig, build_index, build_module, load_config
+from splattingocc.experiment import ExperimentConfig, build_index, load_config
 from splattingocc.geometry.cameras import Views
 from splattingocc.models.network import NetworkOutput, OccupancyNetwork
 from splattingocc.pipeline.description import made_up_sample
+from splattingocc.pipeline.trainer import build_module
 from splattingocc.provenance import environment
 from splattingocc.splatting.asked import Asked
 from splattingocc.struct import stack

@@ -19,10 +19,10 @@ from rich.progress import track
 
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import labelled_rays
+from splattingocc.engine.checkpoint import NETWORK_FILE
 from splattingocc.experiment import build_index, build_prediction_loader, load_config
 from splattingocc.losses.pixels import label_pixels
 from splattingocc.pipeline.prediction import open_network, training_seed
-from splattingocc.pipeline.training import NETWORK_FILE
 from splattingocc.provenance import environment
 from splattingocc.struct import stack
 from splattingocc.taxonomy import GROUND_CLASSES, MOVING_CLASSES, NUM_CLASSES

@@ -19,7 +19,7 @@ from splattingocc.config import Config
 from splattingocc.config_files import CONFIGS
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import inside, labelled_rays
-from splattingocc.engine.checkpoint import newest_checkpoint
+from splattingocc.engine.checkpoint import NETWORK_FILE, newest_checkpoint
 from splattingocc.engine.console import console_log
 from splattingocc.evaluation.grid_rendering import render_grid
 from splattingocc.evaluation.predictions import read_predictions
@@ -35,7 +35,7 @@ from splattingocc.pictures import draw_key_frame
 from splattingocc.pipeline.networks import load_experiment
 from splattingocc.pipeline.prediction import predict
 from splattingocc.pipeline.scoring import prior_predictions, score, score_rendering
-from splattingocc.pipeline.training import NETWORK_FILE, train
+from splattingocc.pipeline.training import train
 from splattingocc.provenance import environment, source_hash
 from splattingocc.synthetic.writer import SynthConfig, write_dataset
 from splattingocc.visualization.curves import draw_curves

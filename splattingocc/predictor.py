@@ -18,7 +18,7 @@ from splattingocc.data.image_arrays import Array, Arrays, as_numpy, views_of_arr
 from splattingocc.data.key_frames import Index, ego_from_other_ego
 from splattingocc.data.samples import PredictionSample
 from splattingocc.engine.inference import Surfaces, predict_fields, render_surfaces
-from splattingocc.engine.module import RenderConfig
+from splattingocc.engine.options import RenderConfig
 from splattingocc.evaluation.predictions import save_occupancy
 from splattingocc.experiment import ExperimentConfig, build_prediction_loader
 from splattingocc.geometry.cameras import Cameras, Views

@@ -15,7 +15,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from splattingocc.engine.distributed import started_by
-from splattingocc.experiment import build_index, build_module, build_trainer, build_training_batches, load_config
+from splattingocc.experiment import build_index, load_config
+from splattingocc.pipeline.trainer import build_module, build_trainer, build_training_batches
 from splattingocc.pipeline.training import quiet_lightning
 
 CONFIG = Path(__file__).parents[1] / "configs" / "splattingocc" / "splattingocc-synth.py"

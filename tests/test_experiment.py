@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from splattingocc.experiment import ExperimentConfig, TrainerConfig, build_trainer, load_config
+from splattingocc.experiment import ExperimentConfig, TrainerConfig, load_config
 from splattingocc.losses.objective import ObjectiveConfig
+from splattingocc.pipeline.trainer import build_trainer
 
 HEADER = "from splattingocc.experiment import ExperimentConfig\n"
 PYTHON = {

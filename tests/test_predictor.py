@@ -19,7 +19,7 @@ from splattingocc import FREE, SKY, Cameras, PredictedOccupancy, Predictor, Rays
 from splattingocc.data.key_frames import Index, cameras_of
 from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.checkpoint import EXPERIMENT_KEY, save_network
-from splattingocc.engine.module import RenderConfig
+from splattingocc.engine.options import RenderConfig
 from splattingocc.evaluation.predictions import read_grid
 from splattingocc.experiment import ExperimentConfig, build_network
 from splattingocc.geometry.voxel_grid import VoxelGrid

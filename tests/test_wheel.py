@@ -20,7 +20,19 @@ PACKAGE = Path(splattingocc.__file__).parent
 ROOT = Path(__file__).parents[1]
 MODULES = {"pillow": "PIL", "rerun-sdk": "rerun", "warp-lang": "warp"}
 """What is imported of the packages whose names are others."""
-SMALL = ["--data.dataroot", "demo/data", "--data.labels", "labels", "--data.loader.image-size", "32", "64", "--data.loader.num-rays", "500", "--data.num-workers", "0"]
+SMALL = [
+    "--data.dataroot",
+    "demo/data",
+    "--data.labels",
+    "labels",
+    "--data.loader.image-size",
+    "32",
+    "64",
+    "--data.loader.num-rays",
+    "500",
+    "--data.num-workers",
+    "0",
+]
 SMALL += ["--data.loader.label-frames", "3", "--network.lift.coarsening", "4", "--network.lift.channels", "8"]
 SMALL += ["--network.volume-encoder.channels", "8", "16", "--network.volume-encoder.blocks", "1", "1"]
 

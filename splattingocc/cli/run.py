@@ -110,10 +110,10 @@ class Train:
     """Short for --data.loader.load-interval."""
 
     def run(self) -> None:
-        from splattingocc.engine.checkpoint import newest_checkpoint
+        from splattingocc.engine.checkpoint import NETWORK_FILE, newest_checkpoint
         from splattingocc.engine.distributed import gather, process_number, processes, started_by
-        from splattingocc.engine.interruption import early_warnings_ignored
-        from splattingocc.pipeline.training import NETWORK_FILE, train
+        from splattingocc.engine.signals import early_warnings_ignored
+        from splattingocc.pipeline.training import train
 
         trainer = self.experiment.trainer
         if self.deterministic:

@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
 from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from splattingocc.config import Config, describe_validation
-from splattingocc.engine.latest_link import link_latest
 from splattingocc.files import BadFile, decoding, has_all_records, only_plain_values, open_regular, write_atomically
 from splattingocc.models.earlier_names import rename_parameters
 
@@ -28,6 +24,8 @@ CHECKPOINT_PATTERN = re.compile(r"step_(\d+)\.ckpt")
 """Names of the checkpoints that a training can go on from."""
 CONFIG_KEY = "splattingocc_network"
 """Where a checkpoint keeps the network's configuration."""
+NETWORK_FILE = "network.safetensors"
+"""Of a trained network, in its run's folder."""
 EXPERIMENT_KEY = "experiment"
 """Where it keeps the whole experiment's."""
 DIGEST_KEY = "sha256"
@@ -99,90 +97,6 @@ def is_whole(path: Path) -> bool:
     except BadFile:
         return False
     return True
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place and move it there when it is whole: Lightning's own writing leaves half a file when killed.
-
-    Whatever wrote it, `latest.pth` then leads to it; the one before it is removed later, so that the link never leads nowhere.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        path = Path(path)
-        write_atomically(path, lambda temporary: _save(checkpoint, temporary))
-        if CHECKPOINT_PATTERN.fullmatch(path.name):
-            link_latest(path.parent.parent, path)
-
-
-def _save(checkpoint: dict[str, Any], path: Path) -> None:
-    # Through a file of Python's own: what the system refuses is an OSError then
-    with path.open("wb") as file:
-        torch.save(checkpoint, file)
-
-
-class WithinEpochs(ModelCheckpoint):
-    """Write checkpoints every so many steps, but for those that the ends of epochs have anyway: two writers would remove each other's."""
-
-    def __init__(self, *arguments: Any, checkpoint_epochs: int, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._checkpoint_epochs = checkpoint_epochs
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not (trainer.is_last_batch and (trainer.current_epoch + 1) % self._checkpoint_epochs == 0):
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-
-class RememberExperiment(Callback):
-    """Keep in every checkpoint the configurations of its network and of the experiment, as plain values."""
-
-    def __init__(self, network: Config, experiment: Config) -> None:
-        self._contents = {CONFIG_KEY: network.model_dump(mode="json"), EXPERIMENT_KEY: experiment.model_dump(mode="json")}
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint.update({key: json.dumps(content) for key, content in self._contents.items()})
-
-
-class GoOnCleanly(Callback):
-    """See to it that a training goes on from the whole of a checkpoint, and that checkpoints which nothing keeps do not stay for ever.
-
-    Lightning never removes the one that a training went on from, nor what a training was killed before it removed, nor what a signal left.
-    """
-
-    def __init__(self, work_dir: Path, keep: int) -> None:
-        self._folder = work_dir / "checkpoints"
-        self._keep = keep
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.ckpt_path is None:
-            return
-        for optimizer in trainer.optimizers:
-            if trainer.global_step and not optimizer.state:
-                raise BadFile(Path(trainer.ckpt_path), "cannot be gone on from: it holds no state of the optimizer")
-            if not all(_is_state_of(parameter, state) for parameter, state in optimizer.state.items()):
-                raise BadFile(Path(trainer.ckpt_path), "its optimizer state is not of this network")
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._remove_forgotten(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._remove_forgotten(trainer)
-
-    def _remove_forgotten(self, trainer: Trainer) -> None:
-        """Remove checkpoints up to the step at hand that no writer keeps, but for the newest, which a training may have to go on from."""
-        if not trainer.is_global_zero or trainer.ckpt_path is None:
-            return
-        known = {Path(path).name for writer in trainer.checkpoint_callbacks for path in getattr(writer, "best_k_models", {})}
-        reached = [path for path, step in checkpoints_by_step(self._folder).items() if step <= trainer.global_step]
-        for path in reached[self._keep :]:
-            if path.name not in known:
-                path.unlink(missing_ok=True)
-
-
-def _is_state_of(parameter: Any, state: Any) -> bool:
-    """Return whether an optimizer remembers something of a parameter, in its shape or in single numbers."""
-    if not isinstance(parameter, Tensor) or not isinstance(state, dict):
-        return False
-    return all(isinstance(value, Tensor) and value.shape in (parameter.shape, ()) for value in state.values())
 
 
 def check_weights(module: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Literal, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import SLURMEnvironment
 
 T = TypeVar("T")
 Launcher: TypeAlias = Literal["none", "pytorch", "slurm"]
@@ -55,6 +54,9 @@ def _place() -> tuple[int, int, str]:
     """Return this process's number, its number on its node, and where all of them meet."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), "env://"
+    # Imported where it is needed, because it takes seconds
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
     slurm = SLURMEnvironment()
     return slurm.global_rank(), slurm.local_rank(), f"tcp://{slurm.main_address}:{slurm.main_port}"
 

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from splattingocc.data.samples import PredictionSample
-from splattingocc.engine.batches import dead_workers_named
-from splattingocc.engine.module import RenderConfig
+from splattingocc.engine.loading import dead_workers_named
+from splattingocc.engine.options import RenderConfig
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.splatting.field import Field, Rendering
 from splattingocc.struct import Struct

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
-import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
 from splattingocc.engine.checkpoint import checkpoint_path
-
-HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Signals that end a training after the step in hand; of several, the last of these counts. Slurm sends SIGUSR1 ahead of a job's end where
-it is told to (`--signal`)."""
-
-
-_received: signal.Signals | None = None
-"""What the training in this process was told to stop by."""
-
-
-def stop_requested() -> signal.Signals | None:
-    """Return the signal by which the training in this process was told to stop, if it was."""
-    return _received
-
-
-class InterruptedTraining(Exception):
-    """Training was told to end early; `signal_number` says by what."""
-
-    def __init__(self, signal_number: int, checkpoint: Path | None):
-        kept = f"--auto-resume goes on from {checkpoint}" if checkpoint else "nothing is kept of it yet"
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; {kept}")
-        self.signal_number = signal_number
+from splattingocc.engine.signals import HEEDED, InterruptedTraining, forget_requests, heed, requeue, stop_requested
 
 
 class EndEarly(Callback):
@@ -54,18 +27,10 @@ class EndEarly(Callback):
         self._end: InterruptedTraining | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        global _received
-        _received = None
+        forget_requests()
         # After Lightning has set its own, which talk to other processes from inside a handler
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._heed) for number in HEEDED}
-
-    def _heed(self, number: int, frame: FrameType | None) -> None:
-        global _received
-        if number == _received == signal.SIGINT:
-            raise KeyboardInterrupt
-        if _received is None or HEEDED.index(signal.Signals(number)) > HEEDED.index(_received):
-            _received = signal.Signals(number)
+            self._handlers = {number: signal.signal(number, heed) for number in HEEDED}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Lightning goes on from the last batch of an epoch only when the epoch has ended too
@@ -92,7 +57,7 @@ class EndEarly(Callback):
 
     def _agree(self, trainer: Trainer) -> signal.Signals | None:
         """Return the signal that counts of those that any process has got; all of them must stop after the same step."""
-        number = 0 if _received is None else 1 + HEEDED.index(_received)
+        number = 0 if (received := stop_requested()) is None else 1 + HEEDED.index(received)
         if trainer.world_size > 1:
             highest = trainer.strategy.reduce(torch.tensor(number, device=trainer.strategy.root_device), reduce_op="max")
             number = int(highest)
@@ -107,37 +72,3 @@ class EndEarly(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
-
-
-@contextmanager
-def handlers_restored() -> Iterator[None]:
-    """Leave what signals do as it was: after a training Lightning's own handlers stay behind, and swallow SIGTERM for ever."""
-    before = {number: signal.getsignal(number) for number in HEEDED}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                if handler is not None:  # one that is not Python's
-                    signal.signal(number, handler)
-
-
-@contextmanager
-def early_warnings_ignored() -> Iterator[None]:
-    """Let a SIGUSR1 that comes before the training has its own handler do nothing: by default it would kill the process."""
-    handler = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR1, handler)
-
-
-def requeue() -> None:
-    """Put this Slurm job back into its queue, where there is one; the job may end at once."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if not job:
-        return
-    try:
-        subprocess.run(["scontrol", "requeue", job], check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        logging.getLogger(__name__).warning("job %s is not back in the queue (%s); submit it again", job, error)

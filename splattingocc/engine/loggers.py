@@ -6,7 +6,7 @@ import csv
 import logging
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import msgspec
 from lightning import Callback, LightningModule, Trainer
@@ -17,10 +17,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from splattingocc.engine.module import OccupancyModule
+from splattingocc.engine.options import Tracker
 from splattingocc.files import read_bytes, write_atomically
 from splattingocc.files.step_tables import read_step_table
 
-Tracker: TypeAlias = Literal["tensorboard", "wandb"]
 EXTRAS: dict[Tracker, str] = {"tensorboard": "tracking", "wandb": "wandb"}
 """Which extra of this package brings a tracker."""
 FLUSH_STEPS = 20

@@ -14,7 +14,7 @@ from splattingocc.data.labelled_rays import LabelledRays, labelled_rays
 from splattingocc.data.loaders import LoaderConfig, PredictionSet, blacken, read_views, still_windows
 from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.engine.inference import render_surfaces
-from splattingocc.engine.module import RenderConfig
+from splattingocc.engine.options import RenderConfig
 from splattingocc.experiment import ExperimentConfig, open_masks
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import RayLabels, Rays

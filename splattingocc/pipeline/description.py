@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from splattingocc.data.samples import TrainingSample
-from splattingocc.experiment import ExperimentConfig, build_module
+from splattingocc.experiment import ExperimentConfig
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.rays import RayLabels
 from splattingocc.models.interfaces import Part
+from splattingocc.pipeline.trainer import build_module
 from splattingocc.splatting.field import Field
 from splattingocc.struct import Struct, stack
 from splattingocc.taxonomy import NUM_CLASSES

@@ -11,11 +11,11 @@ import torch
 from pydantic import ValidationError
 
 from splattingocc.config import describe_validation
-from splattingocc.engine.checkpoint import CONFIG_KEY, EXPERIMENT_KEY, is_network, is_safetensors, read_metadata, read_network
+from splattingocc.engine.checkpoint import CONFIG_KEY, EXPERIMENT_KEY, NETWORK_FILE, is_network, is_safetensors, read_metadata, read_network
 from splattingocc.experiment import LARGEST_CONFIG, ExperimentConfig, load_config
 from splattingocc.files import BadFile, child, decoding
+from splattingocc.geometry.voxel_grid import GridConfig
 from splattingocc.models.network import NetworkConfig
-from splattingocc.pipeline.training import NETWORK_FILE
 from splattingocc.zoo import find_in_zoo, name_in_zoo
 
 FOR_TRAINING_ALONE = ("objective", "optimization", "trainer")
@@ -149,3 +149,14 @@ def with_folders_here(config: ExperimentConfig, network: Path) -> tuple[Experime
     if data.labels is not None and not data.labels.is_dir():
         remarks.append(f"{network}: its data.labels {data.labels} is not here; --data.labels says where, should it be needed")
     return config.model_copy(update={"data": data}), remarks
+
+
+def check_grid(config: ExperimentConfig, experiment_json: str | None, path: Path) -> None:
+    """Refuse weights that were trained on another grid: they would load, and mean other places and sizes."""
+    if experiment_json is None:
+        return
+    with decoding(path, "a checkpoint of this project"):
+        found = GridConfig.model_validate(json.loads(experiment_json).get("grid", {}))
+    for name, there in found:
+        if there != (here := getattr(config.grid, name)):
+            raise BadFile(path, f"trained on another grid: grid.{name} is {there} there and {here} in this configuration")

@@ -37,7 +37,8 @@ from splattingocc.experiment import (
 )
 from splattingocc.files import decoding, sha256_of, sole_writer
 from splattingocc.models.network import OccupancyNetwork
-from splattingocc.pipeline.training import calibrate, check_grid
+from splattingocc.pipeline.calibration import calibrate
+from splattingocc.pipeline.networks import check_grid
 from splattingocc.provenance import commit, source_hash
 
 SEEN_BY_THE_NETWORK = ("image_size", "vertical_position", "previous_frames")

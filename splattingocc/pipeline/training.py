@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 from lightning import Trainer, seed_everything
-from rich.progress import track
 
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore
-from splattingocc.data.labelled_rays import LabelledRays, Part, auxiliary_rays, inside, join, labelled_rays
-from splattingocc.data.loaders import TrainingSet, calibration_scenes
-from splattingocc.engine.batches import LoaderFailed, TrainingBatches, dead_workers_named
+from splattingocc.data.labelled_rays import inside
+from splattingocc.data.loaders import TrainingSet
+from splattingocc.engine.batches import TrainingBatches
 from splattingocc.engine.checkpoint import (
     CONFIG_KEY,
     EXPERIMENT_KEY,
+    NETWORK_FILE,
     check_network,
     check_weights,
     checkpoints_by_step,
@@ -31,39 +31,30 @@ from splattingocc.engine.checkpoint import (
     save_network,
 )
 from splattingocc.engine.console import in_one_line
-from splattingocc.engine.inference import predict_fields
-from splattingocc.engine.interruption import InterruptedTraining, handlers_restored, stop_requested
 from splattingocc.engine.latest_link import link_latest
 from splattingocc.engine.ledger import differences
+from splattingocc.engine.loading import LoaderFailed, dead_workers_named
 from splattingocc.engine.memory import keep_freed_memory
 from splattingocc.engine.meter import StepMeter
 from splattingocc.engine.module import NonFiniteLoss, OccupancyModule
+from splattingocc.engine.signals import InterruptedTraining, handlers_restored, stop_requested
 from splattingocc.engine.training_pictures import DrawPictures
-from splattingocc.evaluation.calibrate import Calibration, ThresholdCalibration
-from splattingocc.experiment import (
-    ExperimentConfig,
-    build_index,
-    build_module,
-    build_prediction_loader,
-    build_trainer,
-    build_training_batches,
-)
+from splattingocc.experiment import ExperimentConfig, build_index
 from splattingocc.files import BadFile, decoding, read_json, write_json
-from splattingocc.geometry.voxel_grid import GridConfig
 from splattingocc.losses.loss import LabelKind
 from splattingocc.losses.objective import Losses, ObjectiveConfig, about_missing_labels
 from splattingocc.models.network import OccupancyNetwork
+from splattingocc.pipeline.calibration import calibrate, calibration_frames, calibration_rays, check_labels_reach_grid
+from splattingocc.pipeline.networks import check_grid
+from splattingocc.pipeline.trainer import build_module, build_trainer, build_training_batches
 from splattingocc.pipeline.training_pictures import WatchedFrame
 from splattingocc.provenance import circumstances, commit, environment
 from splattingocc.struct import stack
 from splattingocc.visualization.curves import draw_curves
 from splattingocc.zoo import find_in_zoo
 
-NETWORK_FILE = "network.safetensors"
 METRICS_FILE = "metrics.json"
 """What a training measured of itself; scores are in `metrics_<split>.json`."""
-CALIBRATION_FRAMES = 16
-"""Key frames, evenly spread, that choose the threshold."""
 
 
 def train(
@@ -160,17 +151,6 @@ def load_initial_network(config: ExperimentConfig, network: OccupancyNetwork, pa
     metadata = load_network(network, config.network, path)
     check_grid(config, metadata.get(EXPERIMENT_KEY), path)
     return path
-
-
-def check_grid(config: ExperimentConfig, experiment_json: str | None, path: Path) -> None:
-    """Refuse weights that were trained on another grid: they would load, and mean other places and sizes."""
-    if experiment_json is None:
-        return
-    with decoding(path, "a checkpoint of this project"):
-        found = GridConfig.model_validate(json.loads(experiment_json).get("grid", {}))
-    for name, there in found:
-        if there != (here := getattr(config.grid, name)):
-            raise BadFile(path, f"trained on another grid: grid.{name} is {there} there and {here} in this configuration")
 
 
 def finished_metrics(config: ExperimentConfig, work_dir: Path, step: int) -> dict[str, Any] | None:
@@ -273,61 +253,12 @@ def _fit(
         raise BadFile(resume_from, f"cannot be gone on from: {in_one_line(error)}") from error
 
 
-def calibration_frames(config: ExperimentConfig, index: Index) -> tuple[list[int], Part]:
-    """Return the key frames with labels that choose the threshold, by position, and which of their rays do."""
-    kept_back = index.of_scenes(calibration_scenes(index, config.data.loader))
-    positions, part = (kept_back, "all") if kept_back else (index.of_split("train"), "held_out")
-    return list(positions[:: max(1, len(positions) // CALIBRATION_FRAMES)][:CALIBRATION_FRAMES]), part
-
-
-def check_labels_reach_grid(config: ExperimentConfig, index: Index, store: LabelStore) -> None:
-    """Raise a `ValueError` where no label of the key frames that will choose the threshold lies in the grid, before a whole training."""
-    positions, part = calibration_frames(config, index)
-    for position in positions:
-        rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=config.data.loader.held_out_fraction)
-        if len(inside(rays, labels, config.grid.voxels)[1].distances):
-            return
-    raise ValueError(
-        f"grid: from {config.grid.lower} to {config.grid.upper} m, and none of the labels of the {len(positions)} key frames on which the "
-        f"threshold is chosen lies in it ({store.folder})"
-    )
-
-
 def _pictures(config: ExperimentConfig, work_dir: Path, index: Index, store: LabelStore) -> DrawPictures:
     """Return what draws the first of the key frames that choose the threshold whose labels tell of the grid."""
     positions, part = calibration_frames(config, index)
     labelled = ((position, calibration_rays(config, index, position, store, part)) for position in positions)
     position, rays = next((each, rays) for each, rays in labelled if len(inside(*rays, config.grid.voxels)[1].distances))
     return DrawPictures(config.trainer.picture_steps, work_dir / "pictures", WatchedFrame(config, index, position, rays).draw)
-
-
-def calibration_rays(config: ExperimentConfig, index: Index, position: int, store: LabelStore, part: Part) -> LabelledRays:
-    """Return what the labels of a key frame and of its neighbours say about the volume of that key frame.
-
-    One sweep hits few of the cells that are occupied and crosses most of those that are free; the neighbours' sweeps hit others.
-    """
-    fraction, reach = config.data.loader.held_out_fraction, config.calibration.label_frames // 2
-    parts = [labelled_rays(index[position], store, part=part, held_out_fraction=fraction)]
-    for offset in range(-reach, reach + 1):
-        neighbour = index.neighbour(position, offset) if offset else None
-        if neighbour is not None:
-            parts.append(auxiliary_rays(index[neighbour], index[position], store, weight=1.0, part=part, held_out_fraction=fraction))
-    return join(parts)
-
-
-def calibrate(config: ExperimentConfig, network: OccupancyNetwork, index: Index) -> Calibration:
-    """Choose the occupancy threshold on the labels of scenes kept back from training, or else on rays that training did not use."""
-    store = LabelStore.open(config.data.label_folder)
-    index = store.labelled_part(index)
-    positions, part = calibration_frames(config, index)
-    calibration = ThresholdCalibration(config.calibration, config.grid.voxels)
-    loader = build_prediction_loader(config, index, positions)
-    samples = predict_fields(network, loader)
-    for (_, field), position in zip(track(samples, "calibrating", total=len(positions)), positions):
-        rays, labels = calibration_rays(config, index, position, store, part)
-        occupancy = field.read_out(config.grid.voxels, threshold=0.5)
-        calibration.update(occupancy.probabilities.cpu(), rays, labels)
-    return calibration.compute()
 
 
 def replay_metadata(config: ExperimentConfig, error: NonFiniteLoss, epoch: int) -> dict[str, str]:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from splattingocc.data.occ3d import truth_path
+from splattingocc.engine.checkpoint import NETWORK_FILE
 from splattingocc.engine.ledger import LEDGER_NAME, Run, read_ledger
 from splattingocc.evaluation.predictions import MANIFEST_NAME, PROVENANCE_NAME, CachedFrame, PredictionCache, read_predictions
 from splattingocc.experiment import ExperimentConfig
 from splattingocc.files import BadFile, check_name, child, read_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.pipeline.networks import experiment_of
-from splattingocc.pipeline.training import NETWORK_FILE
 
 T = TypeVar("T")
 CURVES_NAME = "curves.png"

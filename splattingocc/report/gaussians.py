@@ -9,13 +9,13 @@ import torch
 from rich.progress import track
 
 from splattingocc.data.loaders import PredictionSet
+from splattingocc.engine.checkpoint import NETWORK_FILE
 from splattingocc.engine.inference import predict_fields
 from splattingocc.experiment import build_index, open_masks
 from splattingocc.files import sha256_of
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.pipeline.networks import with_folders_here
 from splattingocc.pipeline.prediction import open_network
-from splattingocc.pipeline.training import NETWORK_FILE
 from splattingocc.report.found import Found
 from splattingocc.report.voxels import deflated
 from splattingocc.splatting.gaussians import Gaussians

@@ -20,14 +20,15 @@ from comparison_table import marks_of, read_lines, report
 from comparison_variants import VARIANTS, changed
 
 from splattingocc.data.nuscenes import read_index
-from splattingocc.engine.checkpoint import read_checkpoint
+from splattingocc.engine.checkpoint import NETWORK_FILE, read_checkpoint
 from splattingocc.evaluation.report import metrics_of
 from splattingocc.experiment import ExperimentConfig, build_index, load_config
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.labels.generate import generate_labels
+from splattingocc.pipeline.calibration import calibrate
 from splattingocc.pipeline.prediction import open_network, predict
 from splattingocc.pipeline.scoring import score
-from splattingocc.pipeline.training import NETWORK_FILE, calibrate, train
+from splattingocc.pipeline.training import train
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.taxonomy import FREE
 

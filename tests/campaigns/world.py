@@ -22,7 +22,7 @@ from splattingocc.data.loaders import LoaderConfig
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.own_data import write_index
 from splattingocc.demo import Stages
-from splattingocc.engine.module import OptimizationConfig
+from splattingocc.engine.options import OptimizationConfig
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
 from splattingocc.models.backbones.resnet import ResNet, ResNetConfig
 from splattingocc.models.lift.sampling import SamplingLiftConfig

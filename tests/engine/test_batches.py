@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from splattingocc.data.loaders import TrainingSet
-from splattingocc.engine.batches import LoaderFailed, TrainingBatches, dead_workers_named, prediction_loader
+from splattingocc.engine.batches import TrainingBatches
+from splattingocc.engine.loading import LoaderFailed, dead_workers_named, prediction_loader
 from splattingocc.files import BadFile
 from splattingocc.struct import Struct
 

@@ -17,8 +17,6 @@ from splattingocc.config import Config
 from splattingocc.engine.checkpoint import (
     CONFIG_KEY,
     NEEDED_TO_GO_ON,
-    AtomicCheckpointIO,
-    GoOnCleanly,
     check_weights,
     checkpoint_path,
     is_whole,
@@ -28,6 +26,7 @@ from splattingocc.engine.checkpoint import (
     read_metadata,
     save_network,
 )
+from splattingocc.engine.checkpoint_writing import AtomicCheckpointIO, GoOnCleanly
 
 
 class LinearConfig(Config):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from splattingocc.engine.checkpoint import AtomicCheckpointIO, checkpoint_path, is_whole
+from splattingocc.engine.checkpoint import checkpoint_path, is_whole
+from splattingocc.engine.checkpoint_writing import AtomicCheckpointIO
 from splattingocc.engine.latest_link import LATEST_LINK, link_latest
 
 

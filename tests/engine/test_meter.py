@@ -6,7 +6,8 @@ import torch
 from lightning import LightningModule, Trainer
 
 from splattingocc.engine.meter import WINDOW_STEPS, Reading, Step, StepMeter, peak_memory_bytes
-from splattingocc.engine.module import OccupancyModule, OptimizationConfig
+from splattingocc.engine.module import OccupancyModule
+from splattingocc.engine.options import OptimizationConfig
 
 
 def meter_after(

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from splattingocc.data.samples import TrainingSample
-from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig, _mean, learning_rate_factor
+from splattingocc.engine.module import OccupancyModule, _mean, learning_rate_factor
+from splattingocc.engine.options import OptimizationConfig, RenderConfig
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.rays import RayLabels
 from splattingocc.geometry.voxel_grid import VoxelGrid

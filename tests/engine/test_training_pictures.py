@@ -8,7 +8,8 @@ from lightning import Trainer
 from PIL import Image
 
 from splattingocc.engine.loggers import build_tracker
-from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig
+from splattingocc.engine.module import OccupancyModule
+from splattingocc.engine.options import OptimizationConfig, RenderConfig
 from splattingocc.engine.training_pictures import TAG, DrawPictures
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.losses.objective import Objective, ObjectiveConfig

@@ -21,7 +21,8 @@ from splattingocc.engine.averaging import AveragedWeights
 from splattingocc.engine.batches import TrainingBatches
 from splattingocc.engine.loggers import MetricsTable, RememberRow
 from splattingocc.engine.meter import StepMeter
-from splattingocc.engine.module import OccupancyModule, OptimizationConfig, RenderConfig
+from splattingocc.engine.module import OccupancyModule
+from splattingocc.engine.options import OptimizationConfig, RenderConfig
 from splattingocc.geometry.cameras import Views
 from splattingocc.losses.objective import Objective, ObjectiveConfig
 from splattingocc.models.image_reader import ImageReaderConfig

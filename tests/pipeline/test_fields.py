@@ -11,14 +11,14 @@ from toy_parts import ToyExperimentConfig, register
 
 from splattingocc.cli import main
 from splattingocc.data.nuscenes import read_index
-from splattingocc.engine.checkpoint import newest_checkpoint
+from splattingocc.engine.checkpoint import NETWORK_FILE, newest_checkpoint
 from splattingocc.evaluation.predictions import open_predictions
 from splattingocc.experiment import ExperimentConfig, build_index
 from splattingocc.labels.generate import generate_labels
 from splattingocc.pictures import draw_cached_grids, draw_key_frame
 from splattingocc.pipeline.prediction import frames_of, open_network, predict
 from splattingocc.pipeline.scoring import check_truth, score, score_rendering
-from splattingocc.pipeline.training import NETWORK_FILE, train
+from splattingocc.pipeline.training import train
 
 FIXED = {"kind": "gaussians", "learn_offsets": False, "learn_scales": False, "learn_rotations": False, "initial_scale": 0.1}
 HEADS = {"fixed Gaussians": FIXED, "density": {"kind": "density", "sample_step": 0.8}, "one of one's own": {"kind": "opaque"}}

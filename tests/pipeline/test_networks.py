@@ -13,15 +13,8 @@ from torch import nn
 
 from splattingocc.cli import main
 from splattingocc.config import Config
-from splattingocc.engine.checkpoint import (
-    CONFIG_KEY,
-    EXPERIMENT_KEY,
-    AtomicCheckpointIO,
-    checkpoint_path,
-    is_network,
-    is_safetensors,
-    save_network,
-)
+from splattingocc.engine.checkpoint import CONFIG_KEY, EXPERIMENT_KEY, checkpoint_path, is_network, is_safetensors, save_network
+from splattingocc.engine.checkpoint_writing import AtomicCheckpointIO
 from splattingocc.experiment import DataConfig, ExperimentConfig, build_network
 from splattingocc.models.backbones.resnet import ResNetConfig
 from splattingocc.pipeline.networks import experiment_of, find_network, load_experiment, network_to_test, run_folder, with_folders_here

@@ -24,9 +24,10 @@ from splattingocc.data.loaders import LoaderConfig, TrainingSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.samples import TrainingSample
 from splattingocc.engine.checkpoint import newest_checkpoint, read_metadata, read_network
-from splattingocc.engine.interruption import HEEDED, InterruptedTraining
 from splattingocc.engine.loggers import MetricsTable
-from splattingocc.engine.module import OccupancyModule, OptimizationConfig
+from splattingocc.engine.module import OccupancyModule
+from splattingocc.engine.options import OptimizationConfig
+from splattingocc.engine.signals import HEEDED, InterruptedTraining
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.scoring import score_split
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig, build_index
@@ -37,9 +38,10 @@ from splattingocc.losses.objective import Losses
 from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
+from splattingocc.pipeline.calibration import calibrate
 from splattingocc.pipeline.prediction import open_network, predict
 from splattingocc.pipeline.scoring import prior_predictions, score_rendering
-from splattingocc.pipeline.training import calibrate, replay, set_aside, train
+from splattingocc.pipeline.training import replay, set_aside, train
 
 CONFIG = Path(__file__).parents[2] / "configs" / "splattingocc" / "splattingocc-synth.py"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from splattingocc.data.augment import AugmentConfig
 from splattingocc.data.loaders import LoaderConfig
-from splattingocc.engine.module import OptimizationConfig
+from splattingocc.engine.options import OptimizationConfig
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
 from splattingocc.models.backbones.resnet import ResNetConfig
 from splattingocc.models.image_reader import ImageReaderConfig
