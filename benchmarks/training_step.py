@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/training_step.py splattingocc-synth
 
-Takes joint steps of a recipe on one made-up sample, as a training does but for loading and logging, in several ways in turn, and prints a
-JSON line for each way: the median of its steps over that of the first way (both of this run), its loss, and the seconds that each part of the
-network spends in its forward passes. `plain` is float32 with AdamW as training has it.
+Takes joint steps of a recipe on one made-up sample, as a training does but for loading and logging, in several ways in turn. Prints a JSON
+line for each: the median of its steps over that of the first way of this run, its loss, and the seconds that each part of the network
+spends in its forward passes. `plain` is float32 with AdamW as training has it.
 """
 
 from __future__ import annotations

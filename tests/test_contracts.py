@@ -47,3 +47,16 @@ def test_whoever_lets_training_reach_the_truth_breaks_a_contract(copy: Path, mod
         path.write_text(before)
     assert finished.returncode != 0
     assert "training cannot reach the 3D truth BROKEN" in finished.stdout
+
+
+def test_whoever_needs_lightning_to_predict_breaks_a_contract(copy: Path):
+    path = copy / "splattingocc" / "engine" / "inference.py"
+    before = path.read_text()
+    path.write_text(f"{before}\n\ndef train():\n    from lightning import Trainer\n\n    return Trainer()\n")
+    try:
+        finished = lint(copy)
+    finally:
+        path.write_text(before)
+    assert finished.returncode != 0
+    assert "BROKEN" in finished.stdout
+    assert "splattingocc.predictor is not allowed to import lightning" in finished.stdout

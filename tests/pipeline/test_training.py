@@ -685,7 +685,7 @@ def test_losses_on_kept_back_scenes_choose_the_best_checkpoint(dataroot: Path, t
     with pytest.raises(ValueError, match=r"trainer\.validate_epochs: no scene is kept back"):
         train(config, tmp_path, show_progress=False)
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("splattingocc.experiment", "splattingocc.data.loaders"):
+        for place in ("splattingocc.pipeline.trainer", "splattingocc.data.loaders"):
             patch.setattr(f"{place}.calibration_scenes", lambda index, config, split="train": index.splits["train"][:1])
         train(config, tmp_path, show_progress=False)
     with (tmp_path / "logs" / "metrics.csv").open() as file:
