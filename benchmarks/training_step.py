@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/training_step.py splattingocc-synth
 
 Takes joint steps of a recipe on one made-up sample, as a training does but for loading and logging, in several ways in turn. Prints a JSON
-line for each: the median of its steps over that of the first way of this run, its loss, and the seconds that each part of the network
-spends in its forward passes. `plain` is float32 with AdamW as training has it.
+line for each: the median of its steps and that of the seconds of processors that they took, each also over that of the first way of this
+run, its loss, and the seconds that each part of the network spends in its forward passes. Beside other work only what processors took is to
+be compared. `plain` is float32 with AdamW as training has it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Stepper:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.module.optimization.gradient_clip)
         self.optimizer.step()
-        return float(loss)
+        return loss.item()
 
 
 def _adamw(module: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
@@ -86,6 +87,11 @@ def _compiled(module: OccupancyModule) -> Stepper:
 WAYS: dict[str, Callable[[OccupancyModule], Stepper]] = {"plain": _plain, "bf16": _bf16, "fused": _fused, "compiled": _compiled}
 
 
+def _medians(found: list[tuple[float, float]]) -> tuple[float, float]:
+    passed, of_processors = zip(*found)
+    return statistics.median(passed), statistics.median(of_processors)
+
+
 def main() -> None:
     options = tyro.cli(Arguments)
     config = load_config(options.config)
@@ -95,21 +101,22 @@ def main() -> None:
     module.network.format_in_training = torch.float32
     steppers = {name: WAYS[name](copy.deepcopy(module)) for name in options.ways}
     parts = {name: watch(stepper.module.network) for name, stepper in steppers.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steppers}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in steppers}
     losses: dict[str, float] = {}
     for number in range(1 + options.repeats):
         for name, stepper in steppers.items():
             parts[name].update(dict.fromkeys(parts[name], 0.0))
-            start = time.perf_counter()
+            start, start_of_processors = time.perf_counter(), time.process_time()
             loss = stepper.step(sample)
             if number:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append((time.perf_counter() - start, time.process_time() - start_of_processors))
             else:
                 losses[name] = loss
-    first = statistics.median(next(iter(seconds.values())))
+    first = _medians(next(iter(seconds.values())))
     for name, found in seconds.items():
         line = {"what": "training step", "config": config.name, "way": name, "first_loss": round(losses[name], 4)}
-        line |= {"seconds_p50": round(statistics.median(found), 3), "of_first_way": round(statistics.median(found) / first, 3)}
+        for of_what, value, of_first in zip(("seconds", "processor_seconds"), _medians(found), first):
+            line |= {f"{of_what}_p50": round(value, 3), f"{of_what}_of_first_way": round(value / of_first, 3)}
         line |= {"forward_seconds_of_last": {part: round(value, 3) for part, value in parts[name].items()}, "repeats": options.repeats}
         print(json.dumps(line | environment()), flush=True)
 
