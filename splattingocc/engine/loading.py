@@ -21,20 +21,12 @@ from splattingocc.struct import Struct, stack
 
 Collate: TypeAlias = Callable[[Sequence[Any]], Any]
 """What makes a batch of samples."""
-
-
 POLL_SECONDS = 2.0
 """How often a loader that waits for its workers looks whether it still should."""
-
-
 PATIENCE_SECONDS = 10.0
 """How long a loader waits for a batch once the training was asked to stop."""
-
-
 LOST_HANDLES = ("items of ancdata", "Too many open files")
 """What torch says where a file descriptor could not be handed over."""
-
-
 REMEDIES = (
     "Most often shared memory, file descriptors or memory run out: use fewer --data.num-workers (0 loads in the trainer itself), a larger "
     "/dev/shm (docker run --shm-size 8g), or raise `ulimit -n`; `splattingocc doctor` says what there is"
