@@ -1,4 +1,4 @@
-"""A backbone, a lift and a renderer of one's own, and configurations that can have them: what `docs/extending.md` asks for, in short."""
+"""Backbones, a lift and a renderer of one's own, and configurations that can have them: what `docs/extending.md` asks for, in short."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ from splattingocc.experiment import ExperimentConfig
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.models.backbones.resnet import ResNetConfig
+from splattingocc.models.backbones.resnet import BasicBlock, ResNetConfig
 from splattingocc.models.cell_head import CellHead, CellHeadConfig
 from splattingocc.models.density_head import DensityHeadConfig
 from splattingocc.models.depth import DepthBins
@@ -45,6 +45,32 @@ class Patches(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [functional.relu(layer(images)) for layer in self.patches]
+
+
+class NarrowResNetConfig(Config):
+    """A residual network of four blocks."""
+
+    kind: Literal["narrow_resnet"] = "narrow_resnet"
+    width: Channels = 8
+    """Width of the first result; each next one is twice as wide."""
+
+
+class NarrowResNet(Backbone):
+    """What a ResNet is made of, batch normalization and all, in a hundredth of its weights: checkpoints of small trainings are small."""
+
+    def __init__(self, config: NarrowResNetConfig) -> None:
+        super().__init__()
+        self.out_channels = tuple(config.width * 2**level for level in range(4))
+        self.stem = nn.Sequential(nn.Conv2d(3, config.width, 7, 4, 3, bias=False), nn.BatchNorm2d(config.width), nn.ReLU())
+        widths = zip((config.width, *self.out_channels), self.out_channels)
+        self.blocks = nn.ModuleList(BasicBlock(before, after, 1 if before == after else 2) for before, after in widths)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, levels = self.stem(images), []
+        for block in self.blocks:
+            x = block(x)
+            levels.append(x)
+        return levels
 
 
 class MeanLiftConfig(Config):
@@ -129,7 +155,7 @@ class OpaqueHead(CellHead):
 
 
 class ToyNetworkConfig(NetworkConfig):
-    backbone: Annotated[ResNetConfig | PatchesConfig, ByKind()] = ResNetConfig()
+    backbone: Annotated[ResNetConfig | PatchesConfig | NarrowResNetConfig, ByKind()] = ResNetConfig()
     lift: Annotated[SamplingLiftConfig | MeanLiftConfig, ByKind()] = SamplingLiftConfig()
     head: Annotated[GaussianHeadConfig | DensityHeadConfig | OpaqueHeadConfig, ByKind()] = GaussianHeadConfig()
 
@@ -139,7 +165,8 @@ class ToyExperimentConfig(ExperimentConfig):
 
 
 def register(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Enter the toys beside the parts of the package, for one test."""
+    """Enter the toys beside the parts of the package, for as long as the patch lasts."""
     monkeypatch.setitem(BACKBONES, PatchesConfig, Patches)
+    monkeypatch.setitem(BACKBONES, NarrowResNetConfig, NarrowResNet)
     monkeypatch.setitem(LIFTS, MeanLiftConfig, MeanLift)
     monkeypatch.setitem(HEADS, OpaqueHeadConfig, OpaqueHead)

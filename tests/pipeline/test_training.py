@@ -10,33 +10,33 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from toy_parts import NarrowResNetConfig, ToyExperimentConfig, ToyNetworkConfig, register
 
 from splattingocc.cli import main
 from splattingocc.data.label_store import RayTable, write_manifest, write_scene
 from splattingocc.data.loaders import LoaderConfig, TrainingSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.samples import TrainingSample
-from splattingocc.engine.checkpoint import newest_checkpoint, read_metadata, read_network
+from splattingocc.engine.checkpoint import newest_checkpoint, read_metadata, read_network, save_network
 from splattingocc.engine.loggers import MetricsTable
 from splattingocc.engine.module import OccupancyModule
 from splattingocc.engine.options import OptimizationConfig
 from splattingocc.engine.signals import HEEDED, InterruptedTraining
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.scoring import score_split
-from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig, build_index
+from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig, build_index, build_network
 from splattingocc.geometry.voxel_grid import GridConfig
 from splattingocc.labels.generate import generate_labels
 from splattingocc.labels.lidar import LidarLabelConfig, LidarLabels
 from splattingocc.losses.objective import Losses
 from splattingocc.models.lift.sampling import SamplingLiftConfig
-from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.pipeline.calibration import calibrate
 from splattingocc.pipeline.prediction import open_network, predict
@@ -55,9 +55,16 @@ def dataroot(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        yield
+
+
 def small_experiment(dataroot: Path) -> ExperimentConfig:
     """An experiment of few steps on an eighth of Occ3D's cells, which Occ3D's truth cannot score."""
-    return ExperimentConfig(
+    return ToyExperimentConfig(
         name="small",
         grid=GridConfig(cell_size=0.8),
         data=DataConfig(
@@ -66,8 +73,10 @@ def small_experiment(dataroot: Path) -> ExperimentConfig:
             loader=LoaderConfig(image_size=(32, 64), num_rays=1000, held_out_fraction=0.1),
             num_workers=0,
         ),
-        network=NetworkConfig(
-            lift=SamplingLiftConfig(channels=8, coarsening=4), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1))
+        network=ToyNetworkConfig(
+            backbone=NarrowResNetConfig(),
+            lift=SamplingLiftConfig(channels=8, coarsening=4),
+            volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1)),
         ),
         optimization=OptimizationConfig(learning_rate=1e-3, warmup_steps=2, ema_decay=0.7),
         trainer=TrainerConfig(max_epochs=2, accelerator="cpu"),
@@ -543,7 +552,7 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_one_line(trained: Path, dat
     for path in (damaged, weights, empty):
         assert run_and_fail(*command, "--resume-from", path).startswith(f"splattingocc: {path}: damaged or not a checkpoint")
     message = run_and_fail(*command, "--resume-from", checkpoint)
-    assert f"{checkpoint}: checkpoint of another network: network." in message
+    assert f"{checkpoint}: checkpoint of another network: NetworkConfig.backbone: kind is 'narrow_resnet', expected" in message
     assert "no such checkpoint" in run_and_fail(*command, "--resume-from", tmp_path / "nowhere.ckpt")
 
 
@@ -790,8 +799,10 @@ def test_a_misspelled_option_names_the_right_one(dataroot: Path, tmp_path: Path,
     assert "--optimization.learning-rate" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_config_is_refused_by_the_option(trained: Path, dataroot: Path):
-    message = run_and_fail("test", CONFIG, trained / "network.safetensors", "--data.dataroot", dataroot, "--grid.cell-size", 0.8)
+def test_a_checkpoint_of_another_config_is_refused_by_the_option(dataroot: Path, tmp_path: Path):
+    config = ExperimentConfig(name="coarser", grid=GridConfig(cell_size=0.8))
+    save_network(build_network(config), config.network, tmp_path / "network.safetensors", {"threshold": "0.5"})
+    message = run_and_fail("test", CONFIG, tmp_path / "network.safetensors", "--data.dataroot", dataroot, "--grid.cell-size", 0.8)
     assert "network.safetensors: checkpoint of another network: network.neck.stride is 8 there and 4" in message
 
 
