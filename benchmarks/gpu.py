@@ -43,7 +43,8 @@ from splattingocc.engine.module import OccupancyModule
 from splattingocc.experiment import ExperimentConfig, load_config
 from splattingocc.files import first_line
 from splattingocc.models.backbones.resnet import ResNetConfig
-from splattingocc.pipeline.description import describe, made_up_sample
+from splattingocc.pipeline.description import describe
+from splattingocc.pipeline.made_up_sample import made_up_sample
 from splattingocc.pipeline.trainer import build_module
 from splattingocc.provenance import environment
 from splattingocc.splatting import bench, bench_scenes

@@ -22,7 +22,8 @@ import tyro
 from torch import nn
 
 from splattingocc.experiment import load_config
-from splattingocc.pipeline.description import describe, made_up_sample
+from splattingocc.pipeline.description import describe
+from splattingocc.pipeline.made_up_sample import made_up_sample
 from splattingocc.pipeline.trainer import build_module
 from splattingocc.provenance import environment
 

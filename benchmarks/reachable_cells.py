@@ -41,7 +41,7 @@ from splattingocc.engine.module import OccupancyModule
 from splattingocc.experiment import ExperimentConfig, build_index, load_config
 from splattingocc.geometry.cameras import Views
 from splattingocc.models.network import NetworkOutput, OccupancyNetwork
-from splattingocc.pipeline.description import made_up_sample
+from splattingocc.pipeline.made_up_sample import made_up_sample
 from splattingocc.pipeline.trainer import build_module
 from splattingocc.provenance import environment
 from splattingocc.splatting.asked import Asked

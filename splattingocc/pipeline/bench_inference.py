@@ -21,7 +21,7 @@ from splattingocc.experiment import ExperimentConfig, build_network
 from splattingocc.files import first_line
 from splattingocc.geometry.cameras import Views
 from splattingocc.models.network import OccupancyNetwork
-from splattingocc.pipeline.description import made_up_sample
+from splattingocc.pipeline.made_up_sample import made_up_sample
 from splattingocc.pipeline.networks import load_experiment
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.provenance import environment

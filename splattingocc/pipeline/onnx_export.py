@@ -28,7 +28,7 @@ from splattingocc.models.evidence import EvidenceSource
 from splattingocc.models.gaussian_head import OFFSET_REACH, GaussianHeadConfig
 from splattingocc.models.lift.sampling import SamplingLift, SamplingLiftConfig
 from splattingocc.models.network import OccupancyNetwork
-from splattingocc.pipeline.description import made_up_sample
+from splattingocc.pipeline.made_up_sample import made_up_sample
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.provenance import commit
 from splattingocc.splatting.aligned_read_out import AlignedReadOut
