@@ -20,6 +20,27 @@ import tiny_nuscenes  # noqa: E402
 from splattingocc.data.nuscenes import read_index  # noqa: E402
 from splattingocc.labels.generate import generate_labels  # noqa: E402
 
+LONGEST = (
+    "test_training.py",
+    "test_recipes.py",
+    "test_distributed.py",
+    "test_fields.py",
+    "test_comparison.py",
+    "test_wheel.py",
+    "test_family_commands.py",
+    "test_testing.py",
+    "test_onnx_export.py",
+    "test_examples.py",
+    "test_earlier_frames.py",
+)
+"""Files of tests by how long they take, those of half a minute and more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: of several processes that share them, none is to begin one when the others have nothing left."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def heed_ctrl_c() -> None:

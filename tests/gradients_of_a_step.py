@@ -1,10 +1,11 @@
-"""Run by torchrun: take one training step and save its gradients, as shared between the processes. BatchNorm counts nothing.
+"""Take one training step and save its gradients, as shared between processes. BatchNorm counts nothing.
 
-Arguments: data root, folder of labels, samples per batch and process, batches per step, file for the gradients.
+What srun starts with it scores a network, too. Arguments: file for the gradients, data root, folder of labels, and words of a command.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
 
+from splattingocc.cli import main
 from splattingocc.engine.distributed import started_by
 from splattingocc.experiment import build_index, load_config
 from splattingocc.pipeline.trainer import build_module, build_trainer, build_training_batches
@@ -37,15 +39,15 @@ class SaveGradients(Callback):
             save_file(gradients, self.path)
 
 
-def main(dataroot: Path, labels: Path, batch_size: int, accumulate_batches: int, out: Path) -> None:
+def save_gradients(
+    out: Path, dataroot: Path, labels: Path, *, batch_size: int, accumulate_batches: int = 1, devices: int = 1, num_nodes: int = 1
+) -> None:
     config = load_config(CONFIG)
     loader = config.data.loader.model_copy(update={"image_size": (32, 64), "num_rays": 500})
     data = {"dataroot": dataroot, "labels": labels, "batch_size": batch_size, "num_workers": 0, "loader": loader}
-    started = started_by("pytorch")
-    assert started is not None
     optimization = config.optimization.model_copy(update={"image_steps": 0})
     trainer_config = config.trainer.model_copy(
-        update={"max_epochs": 1, "devices": started[0], "num_nodes": started[1], "accumulate_batches": accumulate_batches}
+        update={"max_epochs": 1, "devices": devices, "num_nodes": num_nodes, "accumulate_batches": accumulate_batches}
     )
     lift = config.network.lift.model_copy(update={"coarsening": 4})
     network = config.network.model_copy(update={"lift": lift})
@@ -61,4 +63,11 @@ def main(dataroot: Path, labels: Path, batch_size: int, accumulate_batches: int,
         trainer.strategy.barrier()
 
 
-main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))
+if __name__ == "__main__":
+    main(sys.argv[4:])
+    # Not where they met before: one of them may come there before the other has left
+    os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+    started = started_by("slurm")
+    assert started is not None
+    out, dataroot, labels = map(Path, sys.argv[1:4])
+    save_gradients(out, dataroot, labels, batch_size=1, accumulate_batches=2, devices=started[0], num_nodes=started[1])

@@ -137,7 +137,8 @@ def test_the_last_of_several_kinds_counts(toy_config: str):
 
 def test_a_kind_that_there_is_not_is_refused_by_name(toy_config: str, capsys: pytest.CaptureFixture):
     message = refused(capsys, "train", toy_config, "--network.backbone.kind", "patch")
-    assert message == "splattingocc train: --network.backbone.kind patch: expected one of resnet, patches, narrow_resnet; did you mean patches?\n"
+    kinds = "resnet, patches, narrow_resnet"
+    assert message == f"splattingocc train: --network.backbone.kind patch: expected one of {kinds}; did you mean patches?\n"
     message = refused(capsys, "train", str(CONFIG), "--network.lift.kind", "bev")
     assert message == "splattingocc train: --network.lift.kind bev: expected one of sampling, lss\n"
 

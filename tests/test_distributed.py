@@ -9,27 +9,34 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import gradients_of_a_step
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from splattingocc.cli import main
+from splattingocc.cli import main, parse
 from splattingocc.engine.checkpoint import newest_checkpoint, save_network
 from splattingocc.engine.ledger import read_ledger
-from splattingocc.experiment import build_network, load_config
+from splattingocc.experiment import build_network
 
 CONFIG = Path(__file__).parents[1] / "configs" / "splattingocc" / "splattingocc-synth.py"
 TOOLS = Path(__file__).parents[1] / "tools"
-SMALL = ("--data.loader.image-size", "32", "64", "--data.num-workers", "0")
+SMALL = (
+    "--network.volume-encoder.channels 8 16 --network.volume-encoder.blocks 1 1 --network.lift.coarsening 8 --network.lift.channels 8 "
+    "--network.backbone.kind mobilenet_v2 --data.loader.image-size 32 64 --data.num-workers 0"
+)
+"""A network that costs little beside the imports of the processes that use it."""
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network of the demo's configuration with random weights."""
-    config = load_config(CONFIG)
+    """A small network with random weights."""
+    config = parse(["train", str(CONFIG), *SMALL.split()]).experiment
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("network") / "network.safetensors"
     save_network(build_network(config), config.network, path, {"threshold": "0.05"})
@@ -38,7 +45,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(dataroot: Path, *more: object) -> list[str]:
     # Four key frames: three processes get two, one and one of them
-    options = ["--data.dataroot", dataroot, "--split", "train", "--eval", "segm", "ray", *SMALL, *more]
+    options = ["--data.dataroot", dataroot, "--split", "train", "--eval", "segm", "ray", *SMALL.split(), *more]
     return [str(word) for word in ("test", CONFIG, *options)]
 
 
@@ -46,13 +53,22 @@ def metrics_of(folder: Path) -> dict:
     return json.loads((folder / "metrics_train.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def alone(checkpoint: Path, synthetic_dataroot: Path) -> Path:
-    """What one process predicts, with one thread, as torchrun gives each of its own: more threads round the last digit otherwise."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, as torchrun lets each of its processes: more threads round the last digit otherwise."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    main(arguments(synthetic_dataroot, checkpoint))
-    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint: Path, synthetic_dataroot: Path) -> Path:
+    """What one process predicts."""
+    with one_thread():
+        main(arguments(synthetic_dataroot, checkpoint))
     assert metrics_of(checkpoint.parent)["model"]["num_frames"] == 4
     assert metrics_of(checkpoint.parent)["model"]["ray_iou"]["mean"] is not None
     return checkpoint.parent / "output_train"
@@ -70,26 +86,6 @@ def test_several_processes_predict_and_score_the_same(checkpoint: Path, alone: P
     assert metrics_of(tmp_path) == metrics_of(checkpoint.parent)
 
 
-def test_processes_that_srun_started_find_each_other(checkpoint: Path, alone: Path, synthetic_dataroot: Path, tmp_path: Path):
-    copy = tmp_path / checkpoint.name
-    copy.write_bytes(checkpoint.read_bytes())
-    slurm = {
-        "SLURM_NTASKS": "2",
-        "SLURM_NTASKS_PER_NODE": "2",
-        "SLURM_NNODES": "1",
-        "SLURM_JOB_ID": "4242",
-        "SLURM_NODELIST": "localhost",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, TOOLS / "test.py", *arguments(synthetic_dataroot, copy, "--launcher", "slurm")[1:]]
-    started = [
-        subprocess.Popen(command, env={**os.environ, **slurm, "SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)})
-        for number in range(2)
-    ]
-    assert [process.wait(timeout=300) for process in started] == [0, 0]
-    assert metrics_of(tmp_path) == metrics_of(checkpoint.parent)
-
-
 @pytest.fixture(scope="module")
 def labels(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("labels") / "labels"
@@ -97,10 +93,40 @@ def labels(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -
     return out
 
 
+@pytest.fixture(scope="module")
+def by_srun(checkpoint: Path, alone: Path, synthetic_dataroot: Path, labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes that srun started score, and the gradients of a step that they take, each with two samples."""
+    out = tmp_path_factory.mktemp("by_srun")
+    copy = out / checkpoint.name
+    copy.write_bytes(checkpoint.read_bytes())
+    slurm = {
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_JOB_ID": "4242",
+        "SLURM_NODEID": "0",
+        "SLURM_NODELIST": "localhost",
+        "OMP_NUM_THREADS": "1",
+    }
+    words = [out / "gradients", synthetic_dataroot, labels, *arguments(synthetic_dataroot, copy, "--launcher", "slurm")]
+    command = [sys.executable, gradients_of_a_step.__file__, *map(str, words)]
+    started = [
+        subprocess.Popen(command, env={**os.environ, **slurm, "SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)})
+        for number in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    return out
+
+
+def test_processes_that_srun_started_find_each_other(by_srun: Path, checkpoint: Path):
+    assert metrics_of(by_srun) == metrics_of(checkpoint.parent)
+
+
 def start_training(dataroot: Path, labels: Path, work_dir: Path, *more: object, processes: int, **environment: str) -> subprocess.Popen:
     """Call tools/dist_train.sh as a person does."""
-    options = ["--launcher", "pytorch", "--work_dir", work_dir, "--data.dataroot", dataroot, *SMALL, "--data.labels", labels]
-    options += ["--data.loader.num-rays", 500, "--network.lift.coarsening", 4, *more]
+    options = ["--launcher", "pytorch", "--work_dir", work_dir, "--data.dataroot", dataroot, *SMALL.split(), "--data.labels", labels]
+    options += ["--data.loader.num-rays", 200, "--data.loader.label-frames", 1]
+    options += ["--calibration.criterion", "cells", "--calibration.label-frames", 1, *more]
     words = ["bash", TOOLS / "dist_train.sh", CONFIG, processes, *options]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment}
@@ -113,7 +139,7 @@ def losses_of(work_dir: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
 
 
-SHORT = ("--cfg-options", "trainer.max_epochs=2", "optimization.image_steps=1")
+SHORT = ("--cfg-options", "trainer.max_epochs=2", "optimization.image_steps=2")
 
 
 @pytest.fixture(scope="module")
@@ -176,16 +202,13 @@ def test_the_death_of_one_process_ends_the_others_with_a_message(synthetic_datar
     assert newest_checkpoint(tmp_path / "run") is not None
 
 
-def test_one_process_with_four_samples_has_the_gradients_of_two_with_two_each(synthetic_dataroot: Path, labels: Path, tmp_path: Path):
+def test_one_process_with_four_samples_has_the_gradients_of_two_with_two_each(
+    by_srun: Path, synthetic_dataroot: Path, labels: Path, tmp_path: Path
+):
     """The two take theirs one by one, accumulated."""
-    for processes, batch_size, accumulate_batches in ((1, 4, 1), (2, 1, 2)):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        script, out = Path(__file__).parent / "gradients_of_a_step.py", tmp_path / f"by_{processes}"
-        words = [script, synthetic_dataroot, labels, batch_size, accumulate_batches, out]
-        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-        finished = subprocess.run([*command, *map(str, words)], capture_output=True, text=True, check=False, env=one_thread)
-        assert finished.returncode == 0, finished.stderr[-3000:]
-    by_one, by_two = (load_file(tmp_path / f"by_{processes}") for processes in (1, 2))
+    with one_thread():
+        gradients_of_a_step.save_gradients(tmp_path / "gradients", synthetic_dataroot, labels, batch_size=4)
+    by_one, by_two = (load_file(folder / "gradients") for folder in (tmp_path, by_srun))
     assert by_one.keys() == by_two.keys()
     assert len(by_one) > 100
     # Of other sums, rounding differs, and with it on which side of a threshold of the renderer a few of the 640,000 Gaussians fall
@@ -194,20 +217,6 @@ def test_one_process_with_four_samples_has_the_gradients_of_two_with_two_each(sy
         assert error < 5e-3, f"{name}: {error:.1e}"
     ours, expected = (torch.cat([gradients[name].flatten() for name in by_one]) for gradients in (by_two, by_one))
     assert (ours - expected).norm() < 5e-4 * expected.norm()
-
-
-def test_the_grids_of_a_cache_are_drawn_beside_their_files(alone: Path, tmp_path: Path):
-    scene = next(path for path in alone.iterdir() if path.is_dir())
-    for path in scene.glob("*.npz"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    visual = [sys.executable, TOOLS / "visualization" / "visual.py"]
-    finished = subprocess.run([*visual, tmp_path], capture_output=True, text=True, check=True)
-    pictures = sorted(tmp_path.glob("*.png"))
-    assert [path.stem for path in pictures] == sorted(path.stem for path in scene.glob("*.npz"))
-    assert all(str(path) in finished.stdout.replace("\n", "") for path in pictures)
-    finished = subprocess.run([*visual, tmp_path / "none"], capture_output=True, text=True, check=False)
-    assert finished.returncode == 1
-    assert "no predictions (*.npz) in this folder" in finished.stderr
 
 
 def test_predictions_of_another_program_score_the_same(alone: Path, checkpoint: Path, synthetic_dataroot: Path, tmp_path: Path):

@@ -25,6 +25,7 @@ from splattingocc.evaluation.predictions import Manifest, PredictionCache, Prove
 from splattingocc.experiment import DataConfig, ExperimentConfig, build_network
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels
+from splattingocc.models.backbones.mobilenet import MobileNetV2Config
 from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
@@ -45,7 +46,7 @@ from splattingocc.visualization.raycast import PictureConfig
 from splattingocc.visualization.sheet import GAP, MARGIN, Heading
 
 CAR = 4
-SMALL = PictureOptions(picture=PictureConfig(image_size=(200, 356), supersampling=1))
+SMALL = PictureOptions(picture=PictureConfig(image_size=(60, 100), pixels_per_cell=1, supersampling=1))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,9 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
         name="pictures",
         data=DataConfig(dataroot=dataroot, version=tiny_nuscenes.VERSION, loader=LoaderConfig(image_size=(32, 64)), num_workers=0),
         network=NetworkConfig(
-            lift=SamplingLiftConfig(channels=8, coarsening=4), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1))
+            backbone=MobileNetV2Config(),
+            lift=SamplingLiftConfig(channels=8, coarsening=4),
+            volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1)),
         ),
     )
 
@@ -71,9 +74,12 @@ def key_frame(index: Index) -> KeyFrame:
     return index[0]
 
 
-def save_random_network(experiment: ExperimentConfig, path: Path, metadata: dict[str, str]) -> Path:
+@pytest.fixture(scope="module")
+def checkpoint(experiment: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of random weights with a threshold."""
     torch.manual_seed(0)
-    save_network(build_network(experiment), experiment.network, path, metadata)
+    path = tmp_path_factory.mktemp("network") / "network.safetensors"
+    save_network(build_network(experiment), experiment.network, path, {"threshold": "0.3"})
     return path
 
 
@@ -86,8 +92,9 @@ def wall_ahead(distance: float) -> Gaussians:
     return Gaussians(means, quats, torch.full_like(means, 0.15), torch.full((len(means),), 0.95), features, OCC3D_GRID)
 
 
-def test_a_key_frame_without_truth_gets_four_whole_pictures(experiment: ExperimentConfig, index: Index, tmp_path: Path) -> None:
-    checkpoint = save_random_network(experiment, tmp_path / "network.safetensors", {"threshold": "0.3"})
+def test_a_key_frame_without_truth_gets_four_whole_pictures(
+    experiment: ExperimentConfig, checkpoint: Path, index: Index, tmp_path: Path
+) -> None:
     paths = draw_key_frame_without_cache(experiment, checkpoint, index, 0, tmp_path / "out")
     assert [path.name for path in paths] == [f"scene-0001_000_{kind}.png" for kind in ("cameras", "rendering", "occupancy", "overview")]
     assert sorted(paths) == sorted((tmp_path / "out").iterdir())
@@ -122,20 +129,23 @@ def test_labels_lie_on_the_picture_where_the_store_says(experiment: ExperimentCo
 
 
 def test_a_checkpoint_without_threshold_is_refused(experiment: ExperimentConfig, index: Index, tmp_path: Path) -> None:
-    checkpoint = save_random_network(experiment, tmp_path / "network.safetensors", {})
+    checkpoint = tmp_path / "network.safetensors"
+    save_network(build_network(experiment), experiment.network, checkpoint, {})
     with pytest.raises(ValueError, match=r"network\.safetensors: has no occupancy threshold"):
         draw_key_frame_without_cache(experiment, checkpoint, index, 0, tmp_path / "out")
 
 
-def test_predictions_of_another_checkpoint_are_refused(experiment: ExperimentConfig, index: Index, tmp_path: Path) -> None:
-    checkpoint = save_random_network(experiment, tmp_path / "network.safetensors", {"threshold": "0.3"})
+def test_predictions_of_another_checkpoint_are_refused(
+    experiment: ExperimentConfig, checkpoint: Path, index: Index, tmp_path: Path
+) -> None:
     manifest = Manifest(1, "", Provenance("", "", "another", "", 0.3, "val"), ())
     with pytest.raises(ValueError, match="another checkpoint"):
         draw_key_frame(experiment, checkpoint, PredictionCache(tmp_path, manifest), index, 0, tmp_path / "out")
 
 
-def test_a_scene_of_one_key_frame_is_a_film_of_one_frame(experiment: ExperimentConfig, index: Index, tmp_path: Path) -> None:
-    checkpoint = save_random_network(experiment, tmp_path / "network.safetensors", {"threshold": "0.3"})
+def test_a_scene_of_one_key_frame_is_a_film_of_one_frame(
+    experiment: ExperimentConfig, checkpoint: Path, index: Index, tmp_path: Path
+) -> None:
     path = film_scene(experiment, checkpoint, index, [0], tmp_path / "scene.webp", options=SMALL)
     with Image.open(path) as film:
         assert getattr(film, "n_frames", 1) == 1
@@ -143,11 +153,10 @@ def test_a_scene_of_one_key_frame_is_a_film_of_one_frame(experiment: ExperimentC
 
 
 def test_views_of_the_cameras_and_an_orbit_are_files_of_their_own(
-    experiment: ExperimentConfig, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    experiment: ExperimentConfig, checkpoint: Path, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pictures, "ORBIT_FRAMES", 2)
     monkeypatch.setattr(film, "find_spec", lambda name: None)
-    checkpoint = save_random_network(experiment, tmp_path / "network.safetensors", {"threshold": "0.3"})
     options = dataclasses.replace(SMALL, views=("camera", "orbit"))
     paths = draw_key_frame_without_cache(experiment, checkpoint, index, 0, tmp_path / "out", options=options)
     assert [path.name for path in paths[4:]] == ["scene-0001_000_views.png", "scene-0001_000_orbit.webp"]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from toy_parts import register
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import comparison
+import comparison_scores
 from comparison_cell import Cell, ImagePhase, train_images
 from comparison_scores import ByOpacity, false_by_height, own, read_as, read_outs_of, threshold_of
 from comparison_table import marks_of, read_lines, report
@@ -33,30 +36,46 @@ from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.taxonomy import FREE
 
 CONFIG = """
+from toy_parts import NarrowResNetConfig, ToyExperimentConfig, ToyNetworkConfig
+
 from splattingocc.data.augment import AugmentConfig
 from splattingocc.data.loaders import LoaderConfig
 from splattingocc.engine.module import OptimizationConfig
-from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
+from splattingocc.evaluation.calibrate import CalibrationConfig
+from splattingocc.experiment import DataConfig, TrainerConfig
 from splattingocc.models.lift.sampling import SamplingLiftConfig
-from splattingocc.models.network import NetworkConfig
+from splattingocc.models.neck import FPNConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
 
 def config():
     augment = AugmentConfig(mirror_x_probability=0.5, mirror_y_probability=0.5)
-    return ExperimentConfig(
+    return ToyExperimentConfig(
         name="tiny",
         data=DataConfig(
             version="v1.0-mini",
             loader=LoaderConfig(image_size=(32, 64), num_rays=500, held_out_fraction=0.1, augment=augment),
             num_workers=0,
         ),
-        network=NetworkConfig(
-            lift=SamplingLiftConfig(channels=8, coarsening=4), volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1))
+        network=ToyNetworkConfig(
+            backbone=NarrowResNetConfig(),
+            neck=FPNConfig(channels=32),
+            lift=SamplingLiftConfig(channels=8, coarsening=4),
+            volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1)),
         ),
+        calibration=CalibrationConfig(criterion="cells", label_frames=1),
         optimization=OptimizationConfig(learning_rate=1e-3, warmup_steps=2, image_steps=3),
         trainer=TrainerConfig(max_epochs=1, accelerator="cpu", predict_all_cells=False),
     )
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Let configurations have the narrow encoder, and 3D truth choose among few thresholds, each of which costs RayIoU anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        patch.setattr(comparison_scores, "THRESHOLDS", (0.05, 0.5))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -120,40 +120,55 @@ def test_what_cannot_be_built_is_tried_once_more_and_says_where(folder: Path, mo
     assert tried == [True, False]
 
 
-START = """
+PROGRAM = """
 import torch
-from splattingocc.geometry.rays import Rays
-from splattingocc.geometry.voxel_grid import OCC3D_GRID
-from splattingocc.kernels.voxel_walk import cast_first_hit
-occupied = torch.zeros(OCC3D_GRID.shape, dtype=torch.uint8)
-occupied[150, 100, 5] = 1
-rays = Rays(OCC3D_GRID.centers()[100, 100, 5].double()[None], torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64))
-print(round(cast_first_hit(occupied, OCC3D_GRID, rays).enter_distances.item(), 3))
+import warp as wp
+from splattingocc.kernels.launch import launch
+
+@wp.kernel
+def add_one(first: wp.int32, values: wp.array(dtype=wp.float32)):
+    index = first + wp.tid()
+    values[index] = values[index] + 1.0
+
+values = torch.zeros(3)
+launch(add_one, 3, [wp.from_torch(values)], device=torch.device("cpu"))
+print(values.sum().item())
 """
 
 
-def start(**environment: str) -> subprocess.Popen:
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A program of its own, in a file for Warp to read its kernel there."""
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+def start(program: Path, **environment: str) -> subprocess.Popen:
     inherited = {name: value for name, value in os.environ.items() if name not in ("WARP_CACHE_PATH", "XDG_CACHE_HOME")}
-    command = [sys.executable, "-c", START]
-    return subprocess.Popen(command, env=inherited | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, program], env=inherited | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
-def test_processes_that_meet_a_damaged_cache_at_once_all_run(tmp_path: Path):
-    first = start(WARP_CACHE_PATH=str(tmp_path))
-    assert first.communicate() == ("19.8\n", "")
-    for path in tmp_path.rglob("wp_*/*.o"):
-        path.write_bytes(path.read_bytes()[:-100])
-    together = [start(WARP_CACHE_PATH=str(tmp_path)) for _ in range(3)]
-    assert [process.communicate() for process in together] == [("19.8\n", "")] * 3
+def test_processes_that_meet_a_damaged_cache_at_once_all_run(program: Path, tmp_path: Path):
+    first = start(program, WARP_CACHE_PATH=str(tmp_path))
+    assert first.communicate() == ("3.0\n", "")
+    (path,) = tmp_path.rglob("wp_*/*.o")
+    damaged = path.read_bytes()[:-100]
+    path.write_bytes(damaged)
+    together = [start(program, WARP_CACHE_PATH=str(tmp_path)) for _ in range(2)]
+    assert [process.communicate() for process in together] == [("3.0\n", "")] * 2
+    assert path.read_bytes() != damaged
 
 
 @pytest.mark.parametrize("variable", ["HOME", "WARP_CACHE_PATH"])
-def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_one(tmp_path: Path, variable: str):
+def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_one(program: Path, tmp_path: Path, variable: str):
     (tmp_path / "file").touch()
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    out, error = start(**{variable: str(tmp_path / "file" / "x"), "TMPDIR": str(temporary)}).communicate()
-    assert out == "19.8\n"
+    out, error = start(program, **{variable: str(tmp_path / "file" / "x"), "TMPDIR": str(temporary)}).communicate()
+    assert out == "3.0\n"
     (line,) = error.splitlines()
     assert line.startswith(f"splattingocc: {tmp_path / 'file' / 'x'}")
     assert ": Not a directory; compiled kernels go to" in line

@@ -21,7 +21,8 @@ from splattingocc.losses.objective import Objective, ObjectiveConfig, about_miss
 CONFIG = Path(__file__).parent / "config_with_its_own_loss.py"
 SMALL = (
     "--data.version", "v1.0-mini", "--data.num-workers", "0", "--data.loader.num-rays", "200", "--data.loader.image-size", "32", "64",
-    "--network.lift.coarsening", "4", "--network.lift.channels", "8",
+    "--network.backbone.kind", "mobilenet_v2", "--network.lift.coarsening", "8", "--network.lift.channels", "8",
+    "--network.volume-encoder.channels", "8", "16", "--network.volume-encoder.blocks", "1", "1", "--calibration.criterion", "cells",
 )  # fmt: skip
 
 

@@ -18,13 +18,16 @@ from splattingocc.experiment import ExperimentConfig, build_index, build_predict
 from splattingocc.geometry.cameras import Views
 from splattingocc.labels.generate import generate_labels
 from splattingocc.models.stereo import CostVolumeConfig
-from splattingocc.pictures import draw_key_frame_without_cache
+from splattingocc.pictures import PictureOptions, draw_key_frame_without_cache
+from splattingocc.pipeline import camera_maps
 from splattingocc.pipeline.prediction import open_network, predict
 from splattingocc.pipeline.training import train
+from splattingocc.visualization.raycast import PictureConfig
 
 DATA = ("--data.version", "v1.0-mini", "--data.loader.image-size", "32", "64", "--data.loader.num-rays", "500", "--data.num-workers", "0")
 STEREO = ("--network.image-reader.stereo.kind", "cost_volume", "--network.image-reader.stereo.channels", "8")
 NETWORK = (*STEREO, "--network.temporal.frames", "1", "--network.image-reader.camera-aware", "--network.lift.coarsening", "4")
+SMALL = ("--network.backbone.kind", "mobilenet_v2", "--grid.cell-size", "0.8", "--calibration.criterion", "cells")
 TRAINING = (
     "--optimization.image-steps",
     "2",
@@ -43,7 +46,7 @@ def config(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -
     labels = tmp_path_factory.mktemp("labels")
     generate_labels(read_index(synthetic_dataroot, "v1.0-mini"), synthetic_dataroot, labels, show_progress=False)
     places = ["--data.dataroot", str(synthetic_dataroot), "--data.labels", str(labels)]
-    return parse(["train", "splattingocc-synth", *places, *DATA, *ONE_EARLIER, *NETWORK, *TRAINING]).experiment
+    return parse(["train", "splattingocc-synth", *places, *DATA, *ONE_EARLIER, *NETWORK, *SMALL, *TRAINING]).experiment
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,9 @@ def repeated(views: Views) -> Views:
     return views.map(lambda values: values[:, :1].expand_as(values))
 
 
-def test_a_trained_network_predicts_and_draws_with_the_frames_that_it_needs(config: ExperimentConfig, trained: Path, tmp_path: Path):
+def test_a_trained_network_predicts_and_draws_with_the_frames_that_it_needs(
+    config: ExperimentConfig, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     index, checkpoint = build_index(config.data, tmp_path), trained / "network.safetensors"
     cache = predict(config, checkpoint, tmp_path / "output", split="val", index=index)
     second = index.of_split("val")[1]
@@ -104,7 +109,9 @@ def test_a_trained_network_predicts_and_draws_with_the_frames_that_it_needs(conf
     with torch.inference_mode():
         seen, standing = (network(views).field.opacities for views in (sample.views, repeated(sample.views)))
     assert not torch.equal(seen, standing)
-    assert len(draw_key_frame_without_cache(config, checkpoint, index, second, tmp_path / "pictures")) == 4
+    monkeypatch.setattr(camera_maps, "MAP_WIDTH", 32)
+    options = PictureOptions(picture=PictureConfig(image_size=(60, 100), pixels_per_cell=1, supersampling=1))
+    assert len(draw_key_frame_without_cache(config, checkpoint, index, second, tmp_path / "pictures", options=options)) == 4
 
 
 @pytest.mark.parametrize("number", [0, 2])

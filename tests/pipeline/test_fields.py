@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,16 @@ from splattingocc.engine.checkpoint import NETWORK_FILE, newest_checkpoint
 from splattingocc.evaluation.predictions import open_predictions
 from splattingocc.experiment import ExperimentConfig, build_index
 from splattingocc.labels.generate import generate_labels
-from splattingocc.pictures import draw_cached_grids, draw_key_frame
+from splattingocc.pictures import PictureOptions, draw_cached_grids, draw_key_frame
+from splattingocc.pipeline import camera_maps
 from splattingocc.pipeline.prediction import frames_of, open_network, predict
 from splattingocc.pipeline.scoring import check_truth, score, score_rendering
 from splattingocc.pipeline.training import train
+from splattingocc.visualization.raycast import PictureConfig
 
 FIXED = {"kind": "gaussians", "learn_offsets": False, "learn_scales": False, "learn_rotations": False, "initial_scale": 0.1}
 HEADS = {"fixed Gaussians": FIXED, "density": {"kind": "density", "sample_step": 0.8}, "one of one's own": {"kind": "opaque"}}
+SMALL = PictureOptions(picture=PictureConfig(image_size=(60, 100), pixels_per_cell=1, supersampling=1))
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +36,13 @@ def dataroot(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
+@pytest.fixture(scope="module", autouse=True)
+def toy_parts() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        yield
+
+
 def experiment(dataroot: Path, head: dict[str, object], **options: object) -> ExperimentConfig:
     return ToyExperimentConfig.model_validate(
         {
@@ -39,7 +50,13 @@ def experiment(dataroot: Path, head: dict[str, object], **options: object) -> Ex
             "data": {
                 "dataroot": dataroot, "version": "v1.0-mini", "loader": {"image_size": (32, 64), "num_rays": 300}, "num_workers": 0,
             },
-            "network": {"lift": {"channels": 8, "coarsening": 4}, "volume_encoder": {"channels": (8, 16), "blocks": (1, 1)}, "head": head},
+            "network": {
+                "backbone": {"kind": "narrow_resnet"},
+                "lift": {"channels": 8, "coarsening": 4},
+                "volume_encoder": {"channels": (8, 16), "blocks": (1, 1)},
+                "head": head,
+            },
+            "calibration": {"criterion": "cells"},
             "optimization": {"learning_rate": 1e-3, "warmup_steps": 1},
             "trainer": {"max_epochs": 1, "accelerator": "cpu"},
             **options,
@@ -49,7 +66,8 @@ def experiment(dataroot: Path, head: dict[str, object], **options: object) -> Ex
 
 @pytest.mark.parametrize("name", HEADS)
 def test_every_kind_of_field_goes_the_whole_way(name: str, dataroot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    register(monkeypatch)
+    # A row of rays of usual width is most of what a plain renderer costs
+    monkeypatch.setattr(camera_maps, "MAP_WIDTH", 32)
     config = experiment(dataroot, HEADS[name])
     metrics = train(config, tmp_path / "run", show_progress=False)
     assert 0 < metrics["threshold"] < 1
@@ -61,7 +79,7 @@ def test_every_kind_of_field_goes_the_whole_way(name: str, dataroot: Path, tmp_p
     scores = score_rendering(config, network, split="val", part="all", index=index)
     assert scores["num_rays"] > 100
     assert 0 < scores["mass_in_front"] + scores["mass_at_hit"] <= 1
-    for path in draw_key_frame(config, network, cache, index, index.of_split("val")[0], tmp_path / "pictures"):
+    for path in draw_key_frame(config, network, cache, index, index.of_split("val")[0], tmp_path / "pictures", options=SMALL):
         Image.open(path).load()
 
 
@@ -77,7 +95,7 @@ def test_an_own_grid_decides_what_is_predicted_and_is_not_scored_as_occ3ds(datar
     with pytest.raises(ValueError, match="predicted on another grid than Occ3D's truth has"):
         open_predictions(tmp_path / "output", cache.frames)
     assert score_rendering(config, network, split="val", part="all", index=index)["num_rays"] > 100
-    pictures = draw_cached_grids(tmp_path / "output" / cache.frames[0].scene)
+    pictures = draw_cached_grids(tmp_path / "output" / cache.frames[0].scene, options=SMALL)
     Image.open(pictures[0]).load()
     elsewhere = experiment(dataroot, {}, grid=grid | {"lower": (-24.0, -24.0, -2.0), "upper": (24.0, 24.0, 2.0)})
     with pytest.raises(ValueError, match=r"trained on another grid: grid\.lower is \(-16\.0, -24\.0, -2\.0\) there and \(-24\.0, "):

@@ -15,7 +15,11 @@ from splattingocc.data.nuscenes import read_index
 from splattingocc.labels.generate import generate_labels
 
 CONFIG = Path(__file__).parents[2] / "configs" / "splattingocc" / "splattingocc-synth.py"
-SMALL = ("--data.num-workers", "0", "--network.lift.coarsening", "4", "--network.lift.channels", "8", "--data.loader.num-rays", "200")
+SMALL = (
+    "--data.num-workers", "0", "--data.loader.num-rays", "200", "--network.backbone.kind", "mobilenet_v2",
+    "--network.lift.coarsening", "8", "--network.lift.channels", "8",
+    "--network.volume-encoder.channels", "8", "16", "--network.volume-encoder.blocks", "1", "1",
+)  # fmt: skip
 SEEN = ("--data.loader.image-size", "32", "64")
 
 
@@ -32,7 +36,16 @@ def dataroot(synthetic_dataroot: Path, tmp_path_factory: pytest.TempPathFactory)
 def run(dataroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training of one epoch."""
     work_dir = tmp_path_factory.mktemp("testing-run") / "runs" / "small"
-    options = ("--trainer.max-epochs", "1", "--optimization.image-steps", "2", "--optimization.warmup-steps", "1")
+    options = (
+        "--trainer.max-epochs",
+        "1",
+        "--optimization.image-steps",
+        "2",
+        "--optimization.warmup-steps",
+        "1",
+        "--calibration.criterion",
+        "cells",
+    )
     folders = ("--data.labels", str(dataroot / "my_labels"), "--work-dir", str(work_dir))
     main(["train", str(CONFIG), *of(dataroot), *SMALL, *SEEN, *options, *folders])
     return work_dir
