@@ -36,7 +36,9 @@ from splattingocc.geometry.voxel_grid import GridConfig
 from splattingocc.labels.generate import generate_labels
 from splattingocc.labels.lidar import LidarLabelConfig, LidarLabels
 from splattingocc.losses.objective import Losses
+from splattingocc.models.backbones.mobilenet import MobileNetV2Config
 from splattingocc.models.lift.sampling import SamplingLiftConfig
+from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.pipeline.calibration import calibrate
 from splattingocc.pipeline.prediction import open_network, predict
@@ -800,7 +802,7 @@ def test_a_misspelled_option_names_the_right_one(dataroot: Path, tmp_path: Path,
 
 
 def test_a_checkpoint_of_another_config_is_refused_by_the_option(dataroot: Path, tmp_path: Path):
-    config = ExperimentConfig(name="coarser", grid=GridConfig(cell_size=0.8))
+    config = ExperimentConfig(name="coarser", grid=GridConfig(cell_size=0.8), network=NetworkConfig(backbone=MobileNetV2Config()))
     save_network(build_network(config), config.network, tmp_path / "network.safetensors", {"threshold": "0.5"})
     message = run_and_fail("test", CONFIG, tmp_path / "network.safetensors", "--data.dataroot", dataroot, "--grid.cell-size", 0.8)
     assert "network.safetensors: checkpoint of another network: network.neck.stride is 8 there and 4" in message
