@@ -150,7 +150,8 @@ def _compiled(module: OccupancyModule) -> Stepper:
     """Compile what is made of convolutions alone; the other parts call kernels of their own."""
     network = module.network
     for part in (network.backbone, network.neck, network.volume_encoder):
-        part.compile()
+        # Not the module, whose hooks read the clock
+        part.forward = torch.compile(part.forward)
     return Stepper(module, _adamw(module))
 
 
