@@ -151,7 +151,7 @@ def _compiled(module: OccupancyModule) -> Stepper:
     network = module.network
     for part in (network.backbone, network.neck, network.volume_encoder):
         # Not the module, whose hooks read the clock
-        part.forward = torch.compile(part.forward)
+        part.forward = torch.compile(part.forward)  # type: ignore[method-assign]
     return Stepper(module, _adamw(module))
 
 
