@@ -24,16 +24,17 @@ LONGEST = (
     "test_training.py",
     "test_recipes.py",
     "test_distributed.py",
-    "test_fields.py",
     "test_comparison.py",
+    "test_fields.py",
     "test_wheel.py",
-    "test_family_commands.py",
     "test_testing.py",
     "test_onnx_export.py",
+    "test_family_commands.py",
+    "test_cache.py",
+    "test_batches.py",
     "test_examples.py",
-    "test_earlier_frames.py",
 )
-"""Files of tests by how long they take, those of half a minute and more."""
+"""Files of tests by how long they take, those of twenty seconds and more."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
