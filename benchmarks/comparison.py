@@ -1,7 +1,7 @@
 """Compare ways to supervise and to render, all else equal: one cell for each variant and seed, one table.
 
-    splattingocc synth --out D --scenes 30 --val-scenes 6 --frames 2 --image-size 180 320 && splattingocc prepare --dataroot D
-    python benchmarks/comparison.py splattingocc-synth --dataroot D --work-dir W --joint-steps 80 --table docs/results.md
+    splattingocc synth --out D --scenes 30 --val-scenes 6 --frames 2 --image-size 180 320 --seed 1 && splattingocc prepare --dataroot D
+    python benchmarks/comparison.py splattingocc-synth --dataroot D --weights mobilenet_v2-b0353104.pth --work-dir W --table docs/results.md
 
 All variants of a seed share encoder, data, order of samples, image phase, ray budget and number of joint steps, and each chooses its
 threshold from 2D labels. A finished cell is a line in `W/results.jsonl` and is never made again; a run that was killed goes on where it
@@ -31,6 +31,7 @@ from comparison_variants import VARIANTS, changed
 
 from splattingocc.experiment import ExperimentConfig, load_config
 from splattingocc.files import first_line, sole_writer
+from splattingocc.models.backbones.weights import WeightsConfig
 
 RESULTS_FILE = "results.jsonl"
 LOG_FILE = "log.txt"
@@ -47,6 +48,8 @@ class Arguments:
     """Folder of all cells and of `results.jsonl`."""
     dataroot: Path | None = None
     """Data set with labels and truth; that of the configuration by default."""
+    weights: Path | None = None
+    """Weights that the encoder of all cells begins with; those of the configuration by default."""
     variants: tuple[str, ...] = tuple(VARIANTS)
     """Which rows to fill; all by default."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -69,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in (*options.variants, *([options.cell[0]] if options.cell else ())):
         if name not in VARIANTS:
             raise ValueError(f"--variants: {name} is none; there are {', '.join(VARIANTS)}")
-    common = common_experiment(load_config(options.config), options.dataroot, options.joint_steps, options.work_dir)
+    config = begun_with(load_config(options.config), options.weights)
+    common = common_experiment(config, options.dataroot, options.joint_steps, options.work_dir)
     if options.cell is not None:
         end_with_parent()
         finish(cell_of(common, *options.cell), options.work_dir)
@@ -81,6 +85,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.table is not None:
         write_table(common, options)
     return ENDED if failed else 0
+
+
+def begun_with(config: ExperimentConfig, weights: Path | None) -> ExperimentConfig:
+    """Return the experiment whose encoder begins with a file's weights; None leaves it as it is."""
+    if weights is None:
+        return config
+    backbone = config.network.backbone
+    if not isinstance(backbone, WeightsConfig):
+        raise ValueError(f"--weights: network.backbone.kind is {backbone.kind}, which begins with no file's weights")
+    if not weights.is_file():
+        raise ValueError(f"--weights: {weights}: no such file")
+    return changed(config, {"network.backbone.weights": weights.resolve()})
 
 
 def cell_of(common: ExperimentConfig, variant: str, seed: int) -> Cell:
@@ -180,6 +196,7 @@ def write_table(common: ExperimentConfig, options: Arguments) -> None:
         if digest in by_digest:
             results.setdefault(name, {})[seed] = by_digest[digest]
     given = ["python", "benchmarks/comparison.py", options.config.name, "--joint-steps", str(options.joint_steps)]
+    given += [] if options.weights is None else ["--weights", options.weights.name]
     rewrite(options.table, report(results, options.seeds, shlex.join([*given, "--seeds", *map(str, options.seeds)])), options.section)
     print(f"{options.table}: {len(by_digest)} cells, {len(lines) - len(by_digest)} of other code or older", flush=True)
 

@@ -336,6 +336,19 @@ def test_what_cannot_be_shared_is_refused(common, options):
         comparison.main([str(options.config), "--work-dir", str(options.work_dir), "--variants", "lerned"])
 
 
+def test_all_cells_begin_with_weights_that_are_given(common, tmp_path):
+    demo, file = load_config(Path("splattingocc-synth")), tmp_path / "weights.pth"
+    assert comparison.begun_with(demo, None) is demo
+    with pytest.raises(ValueError, match=r"--weights: .*weights\.pth: no such file"):
+        comparison.begun_with(demo, file)
+    file.touch()
+    begun = comparison.begun_with(demo, file)
+    assert begun.network.backbone.weights == file
+    assert Cell(VARIANTS["fixed"], begun).digest != Cell(VARIANTS["fixed"], demo).digest
+    with pytest.raises(ValueError, match=r"--weights: network\.backbone\.kind is narrow_resnet"):
+        comparison.begun_with(common, file)
+
+
 def test_a_variant_by_another_name_has_no_read_outs_of_its_own(made, options):
     line = result_of(options, "fixed") | {"variant": "learned"}
     text = report({name: {0: line} for name in ("learned", "rays-10000")}, (0,), "command")
