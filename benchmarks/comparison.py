@@ -48,14 +48,14 @@ class Arguments:
     """Folder of all cells and of `results.jsonl`."""
     dataroot: Path | None = None
     """Data set with labels and truth; that of the configuration by default."""
-    weights: Path | None = None
-    """Weights that the encoder of all cells begins with; those of the configuration by default."""
     variants: tuple[str, ...] = tuple(VARIANTS)
     """Which rows to fill; all by default."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the rows; cells are made seed by seed."""
     joint_steps: int = 80
     """Steps after the image phase, rounded up to whole epochs."""
+    weights: Path | None = None
+    """Weights that the encoder of all cells begins with; those of the configuration by default."""
     table: Path | None = None
     """Page to write the tables into, between the lines `<!-- comparison: begin -->` and `<!-- comparison: end -->`."""
     section: str = "comparison"

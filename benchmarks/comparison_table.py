@@ -128,16 +128,11 @@ def report(results: Results, seeds: Sequence[int], command: str) -> str:
     ]
     for group in dict.fromkeys(variant.group for variant in VARIANTS.values()):
         names = [name for name, variant in VARIANTS.items() if variant.group == group and name in results]
-        if names:
+        if any(_made_as_itself(results, name) for name in names):
             # What is left out is left out of it
             names = names if group == TWINS or "learned" not in results else ["learned", *names]
             parts.append(f"**{group}**\n\n{table_of(results, names, COLUMNS, seeds)}")
-    # Without those that are another variant by another name
-    with_both = [
-        name
-        for name in VARIANTS
-        if any("opacity" in line["read_outs"] and line["variant"] == name for line in results.get(name, {}).values())
-    ]
+    with_both = [name for name in VARIANTS if _made_as_itself(results, name, read_out="opacity")]
     if with_both:
         parts.append(
             "**Ways to read Gaussians out.** *Own* is what `splattingocc test` does: their response at a cell's centre, widened by the "
@@ -145,6 +140,11 @@ def report(results: Results, seeds: Sequence[int], command: str) -> str:
             f"that one's class.\n\n{table_of(results, with_both, READ_OUT_COLUMNS, seeds)}"
         )
     return "\n\n".join(parts)
+
+
+def _made_as_itself(results: Results, name: str, read_out: str = "own") -> bool:
+    """Say whether any cell of a variant was made with this way to read out, and is not that of another variant by another name."""
+    return any(line["variant"] == name and read_out in line["read_outs"] for line in results.get(name, {}).values())
 
 
 def _in_words(value: Any) -> str:

@@ -351,6 +351,15 @@ def test_all_cells_begin_with_weights_that_are_given(common, tmp_path):
 
 def test_a_variant_by_another_name_has_no_read_outs_of_its_own(made, options):
     line = result_of(options, "fixed") | {"variant": "learned"}
-    text = report({name: {0: line} for name in ("learned", "rays-10000")}, (0,), "command")
+    lines = {"learned": line, "rays-10000": line, "scales-fixed": line | {"variant": "scales-fixed"}}
+    text = report({name: {0: line} for name, line in lines.items()}, (0,), "command")
     assert text.count("| learned Gaussians | 0 |") == 3, "as a twin, above the ablations, and among the read-outs"
+    assert text.count("| scales fixed | 0 |") == 2
     assert text.count("| 10,000 rays | 0 |") == 1
+
+
+def test_variants_by_other_names_alone_make_no_table(made, options):
+    line = result_of(options, "fixed") | {"variant": "learned"}
+    text = report({name: {0: line} for name in ("learned", "rays-10000")}, (0,), "command")
+    assert text.count("| learned Gaussians | 0 |") == 2, "as a twin and among the read-outs"
+    assert "10,000 rays" not in text

@@ -29,6 +29,7 @@ from splattingocc.engine.loggers import MetricsTable
 from splattingocc.engine.module import OccupancyModule
 from splattingocc.engine.options import OptimizationConfig
 from splattingocc.engine.signals import HEEDED, InterruptedTraining
+from splattingocc.evaluation.calibrate import CalibrationConfig
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.scoring import score_split
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig, build_index, build_network
@@ -80,6 +81,8 @@ def small_experiment(dataroot: Path) -> ExperimentConfig:
             lift=SamplingLiftConfig(channels=8, coarsening=4),
             volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1)),
         ),
+        # Of rays there are 49 thresholds to cast at, which would be a seventh of all these trainings
+        calibration=CalibrationConfig(criterion="cells"),
         optimization=OptimizationConfig(learning_rate=1e-3, warmup_steps=2, ema_decay=0.7),
         trainer=TrainerConfig(max_epochs=2, accelerator="cpu"),
     )
