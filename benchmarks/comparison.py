@@ -1,7 +1,7 @@
 """Compare ways to supervise and to render, all else equal: one cell for each variant and seed, one table.
 
     splattingocc synth --out D --scenes 30 --val-scenes 6 --frames 2 --image-size 180 320 --seed 1 && splattingocc prepare --dataroot D
-    python benchmarks/comparison.py splattingocc-synth --dataroot D --weights mobilenet_v2-b0353104.pth --work-dir W --table docs/results.md
+    python benchmarks/comparison.py splattingocc-synth --dataroot D --weights FILE.pth --work-dir W --table docs/results.md --section twins
 
 All variants of a seed share encoder, data, order of samples, image phase, ray budget and number of joint steps, and each chooses its
 threshold from 2D labels. A finished cell is a line in `W/results.jsonl` and is never made again; a run that was killed goes on where it
