@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from splattingocc.config import Config, Epochs, Seed, Steps, Workers, describe_validation
 from splattingocc.config_files import find_config
 from splattingocc.data.key_frames import Index
+from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
 from splattingocc.data.loaders import LoaderConfig, PredictionSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.vehicle_masks import VehicleMasks
@@ -243,7 +244,24 @@ def build_network(config: ExperimentConfig, *, initial_weights: bool = True) -> 
     return OccupancyNetwork(network, config.grid.voxels)
 
 
+def build_prediction_set(data: DataConfig, index: Index, positions: Sequence[int]) -> PredictionSet:
+    """Return key frames as seen at test time. One that `prepare` skipped, because files are missing, is no earlier frame of another."""
+    skipped = skipped_key_frames(data) if data.loader.previous_frames else {}
+    if skipped:
+        tokens = [index.tokens[position] for position in positions]
+        left = [position for position, token in enumerate(index.tokens) if token not in skipped or token in tokens]
+        index = index.only(left)
+        positions = [index.position_of(token) for token in tokens]
+    return PredictionSet(index, data.dataroot, data.loader, positions, masks=open_masks(data, index))
+
+
+def skipped_key_frames(data: DataConfig) -> dict[str, str]:
+    """Return the key frames of which `prepare` found files missing, by token, and which; none where there are no labels."""
+    folder = data.label_folder
+    return LabelStore.open(folder).manifest.skipped if (folder / MANIFEST_NAME).exists() else {}
+
+
 def build_prediction_loader(config: ExperimentConfig, index: Index, positions: Sequence[int]) -> DataLoader:
     data = config.data
-    dataset = PredictionSet(index, data.dataroot, data.loader, positions, masks=open_masks(data, index))
+    dataset = build_prediction_set(data, index, positions)
     return prediction_loader(dataset, num_workers=data.num_workers, worker_timeout=data.worker_timeout)

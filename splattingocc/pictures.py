@@ -18,11 +18,11 @@ from splattingocc.data.occ3d import OccupancyTruth, read_truth, truth_path
 from splattingocc.engine.inference import predict_fields
 from splattingocc.evaluation.miou import confusion, scores
 from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, grid_of_cache, provenance_of_cache, read_grid
-from splattingocc.experiment import ExperimentConfig
+from splattingocc.experiment import ExperimentConfig, build_prediction_set
 from splattingocc.files import sha256_of
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.models.network import OccupancyNetwork
-from splattingocc.pipeline.camera_maps import camera_images, camera_maps, front_of, prediction_set
+from splattingocc.pipeline.camera_maps import camera_images, camera_maps, front_of
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.splatting.field import Field
 from splattingocc.struct import stack
@@ -178,10 +178,16 @@ def draw_cached_grids(
 
 def predictions_in(folder: Path) -> list[Path]:
     """Return the files of a scene's predictions, in order; none at all are a `ValueError`."""
-    files = sorted(folder.glob("*.npz"))
+    files = sorted(folder.glob("*.npz"), key=_place)
     if not files:
         raise ValueError(f"{folder}: no predictions (*.npz) in this folder; give one scene of a cache, e.g. work_dirs/x/output/scene-0103")
     return files
+
+
+def _place(path: Path) -> tuple[int, str]:
+    """Return the order of a file of predictions, `<frame>_<token>`, in its scene; of three digits and of more."""
+    number, _, token = path.stem.partition("_")
+    return (int(number) if token and number.isdecimal() else -1), path.name
 
 
 def _frame_of(path: Path) -> str:
@@ -245,7 +251,7 @@ def _with_threshold(config: ExperimentConfig, checkpoint: Path) -> tuple[Occupan
 
 def _fields(config: ExperimentConfig, network: OccupancyNetwork, index: Index, positions: Sequence[int]) -> Iterator[Field]:
     """Yield what the network sees in key frames, one after the other."""
-    samples = prediction_set(config, index, list(positions))
+    samples = build_prediction_set(config.data, index, list(positions))
     for _, field in predict_fields(network, (stack([samples[i]]) for i in range(len(positions)))):
         yield field
 

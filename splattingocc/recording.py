@@ -16,10 +16,9 @@ from torch import Tensor
 from splattingocc.data.key_frames import Index, KeyFrame, camera_of, ego_from_other_ego, inverse
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
 from splattingocc.data.labelled_rays import labelled_rays
-from splattingocc.data.loaders import PredictionSet
 from splattingocc.data.occ3d import read_truth, truth_path
 from splattingocc.engine.inference import predict_fields
-from splattingocc.experiment import ExperimentConfig, open_masks
+from splattingocc.experiment import ExperimentConfig, build_prediction_set
 from splattingocc.files import read_bytes, write_atomically
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.labels.lidar import read_points, to_world
@@ -62,7 +61,7 @@ def record(config: ExperimentConfig, checkpoint: Path, index: Index, positions: 
     network, threshold = open_network(config, checkpoint)
     if threshold is None:
         raise ValueError(f"{checkpoint}: has no occupancy threshold; only the network file of a finished training has one")
-    samples = PredictionSet(index, config.data.dataroot, config.data.loader, positions, masks=open_masks(config.data, index))
+    samples = build_prediction_set(config.data, index, positions)
     folder = config.data.label_folder
     store = LabelStore.open(folder) if (folder / MANIFEST_NAME).exists() else None
 

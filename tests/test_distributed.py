@@ -167,6 +167,17 @@ def test_two_processes_train_one_network_and_write_one_ledger(trained_by_two: Pa
     assert run.what["changed"]["trainer.max_epochs"] == 2
 
 
+def test_what_does_not_learn_yet_has_taken_no_step_in_several_processes_either(trained_by_two: Path):
+    """Of four steps two are of the image branch alone; one process would have no state of the volume after them."""
+    newest = newest_checkpoint(trained_by_two)
+    assert newest is not None
+    (optimizer,) = torch.load(newest, weights_only=True)["optimizer_states"]
+    images, volume = (optimizer["param_groups"][group]["params"] for group in (0, 2))
+    steps = {number: state["step"].item() for number, state in optimizer["state"].items()}
+    assert {steps[number] for number in images} == {4}
+    assert {steps[number] for number in volume} == {2}
+
+
 def test_two_agents_as_on_two_nodes_train_the_same(trained_by_two: Path, synthetic_dataroot: Path, labels: Path, tmp_path: Path):
     nodes = [
         start_training(synthetic_dataroot, labels, tmp_path / "run", *SHORT, processes=1, PORT="29612", NNODES="2", NODE_RANK=str(rank))

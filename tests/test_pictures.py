@@ -36,6 +36,7 @@ from splattingocc.pictures import (
     draw_key_frame_without_cache,
     draw_overview,
     film_scene,
+    predictions_in,
 )
 from splattingocc.pipeline.camera_maps import camera_maps
 from splattingocc.splatting.gaussians import Gaussians
@@ -240,3 +241,10 @@ def test_the_scene_tool_takes_truth_and_cameras_from_the_run_and_refuses_in_one_
         VisualizeScene(cached_scene, size=(3, 600)).run()
     with pytest.raises(ValueError, match="--hide tree: no such class"):
         VisualizeScene(cached_scene, hide=("tree",)).run()
+
+
+def test_predictions_are_drawn_in_the_order_of_their_key_frames(tmp_path: Path) -> None:
+    names = ["000_d", "100_c", "999_b", "1000_a"]
+    for name in (*names, "of_another_program"):
+        (tmp_path / f"{name}.npz").touch()
+    assert [path.stem for path in predictions_in(tmp_path)] == ["of_another_program", *names]

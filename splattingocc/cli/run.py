@@ -220,7 +220,8 @@ class Test:
         has_truth = not kinds & {"segm", "ray"} or check_truth(self.experiment, frames)
         if not has_truth and (self.eval or self.checkpoint is None):
             raise ValueError(f"{self._no_truth()} to score against; without --eval, a checkpoint only predicts")
-        console.print(f"{self.split}: {len(frames)} of {len(index.of_split(self.split))} key frames", highlight=False, markup=False)
+        whole = len(index.of_split(self.split)) + sum(scene in index.splits[self.split] for scene, _ in index.incomplete.values())
+        console.print(f"{self.split}: {len(frames)} of {whole} key frames", highlight=False, markup=False)
         metrics: dict[str, Any] = {}
         if kinds & {"segm", "ray"}:
             predictions = self._predictions(index, work_dir, frames)

@@ -56,10 +56,15 @@ def labelled_rays(
 def auxiliary_rays(
     auxiliary: KeyFrame, key_frame: KeyFrame, store: LabelStore, *, weight: float, part: Part, held_out_fraction: float
 ) -> LabelledRays:
-    """Return the rays of another key frame of the scene in the ego frame of `key_frame`, without those of classes that move."""
+    """Return the rays of another key frame of the scene in the ego frame of `key_frame`, without those of classes that move.
+
+    Those of unknown class, which may move, are left out as well.
+    """
     rays, labels = labelled_rays(auxiliary, store, part=part, held_out_fraction=held_out_fraction, in_ego_of=key_frame)
-    rays, labels = select(rays, labels, ~torch.isin(labels.semantics, torch.tensor(MOVING_CLASSES)))
-    return rays, dataclasses.replace(labels, weights=torch.full_like(labels.weights, weight))
+    rays, labels = select(rays, labels, ~torch.isin(labels.semantics, torch.tensor([*MOVING_CLASSES, IGNORE])))
+    return rays, dataclasses.replace(
+        labels, weights=torch.full_like(labels.weights, weight), is_own=torch.zeros_like(labels.weights, dtype=torch.bool)
+    )
 
 
 def select(rays: Rays, labels: RayLabels, index: Tensor) -> LabelledRays:
@@ -82,6 +87,7 @@ def join(parts: Sequence[LabelledRays]) -> LabelledRays:
             torch.cat([part.semantics for part in labels]),
             torch.cat([part.distances for part in labels]),
             torch.cat([part.weights for part in labels]),
+            torch.cat([part.is_own for part in labels]),
         ),
     )
 

@@ -50,6 +50,11 @@ class TrainingBatches(LightningDataModule):
         place = _place(checkpoint[cls.__qualname__])
         return place["epochs"] + place["batches"] / place["batches_per_epoch"]
 
+    def begun(self, steps_per_epoch: int) -> tuple[int, int]:
+        """Return how many steps were done before this process, and how many those epochs had been with so many steps in each."""
+        done = self._begun
+        return done["total"], done["epochs"] * steps_per_epoch + done["batches"]
+
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
         total = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from splattingocc.engine.console import LOGGER
 from splattingocc.engine.meter import Reading, StepMeter
+from splattingocc.engine.schedule import training_steps
 
 LINE_STEPS = 50
 """Steps after which a plain line is due where no bar can be drawn."""
@@ -40,7 +41,7 @@ class StepProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._enabled and trainer.is_global_zero:
-            self.begin(trainer.global_step, int(trainer.estimated_stepping_batches))
+            self.begin(trainer.global_step, training_steps(trainer).count)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         reading = self._meter.read()

@@ -49,6 +49,23 @@ class WithinEpochs(ModelCheckpoint):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keep the checkpoint that did best, also of a run whose folder was copied or renamed since: Lightning forgets how good it was."""
+
+    @property
+    def state_key(self) -> str:
+        """What its state is called in a checkpoint: as when Lightning's own class kept it."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        here, best = Path(str(self.dirpath)), Path(state_dict["best_model_path"])
+        if state_dict["best_model_path"] and best.parent != here and (here / best.name).is_file():
+            moved = str(here / best.name)
+            of_best = {"best_model_path": moved, "kth_best_model_path": moved, "last_model_path": ""}
+            state_dict = {**state_dict, **of_best, "dirpath": self.dirpath, "best_k_models": {moved: state_dict["best_model_score"]}}
+        super().load_state_dict(state_dict)
+
+
 class RememberExperiment(Callback):
     """Keep in every checkpoint the configurations of its network and of the experiment, as plain values."""
 

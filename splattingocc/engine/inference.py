@@ -45,8 +45,10 @@ def predict_fields(network: nn.Module, samples: Iterable[PredictionSample]) -> I
 
 @torch.inference_mode()
 def render_labelled(field: Field, rays: Rays, labels: RayLabels, config: RenderConfig) -> Rendering:
-    """Render a field along labelled rays."""
-    return field.render(rays, near=config.near, far=config.far, label_distances=labels.distances, margin=config.margin)
+    """Render a field along labelled rays, however far away the labels are."""
+    farthest = labels.distances.nan_to_num().max().item() if labels.distances.numel() else 0.0
+    far = max(config.far, farthest + config.margin)
+    return field.render(rays, near=config.near, far=far, label_distances=labels.distances, margin=config.margin)
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from splattingocc.data.samples import TrainingSample
 from splattingocc.engine.module import OccupancyModule
+from splattingocc.engine.schedule import training_steps
 
 WINDOW_STEPS = 50
 """Steps over which losses and speed are averaged."""
@@ -111,7 +112,7 @@ class StepMeter(Callback):
         if not self._is_resumed:
             self.first_step = trainer.global_step
         self.step = trainer.global_step
-        self.total_steps = int(trainer.estimated_stepping_batches)
+        self.total_steps = training_steps(trainer).count
         self.image_steps = pl_module.optimization.image_steps if isinstance(pl_module, OccupancyModule) else 0
 
     def on_train_batch_end(

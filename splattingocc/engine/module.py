@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -14,10 +15,14 @@ from torch.optim import Optimizer
 
 from splattingocc.data.samples import TrainingSample
 from splattingocc.engine.options import OptimizationConfig, RenderConfig
+from splattingocc.engine.schedule import learning_rate_factor, training_steps
 from splattingocc.losses.inputs import ImageInputs, LossInputs
 from splattingocc.losses.objective import Losses, Objective
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.splatting.asked import Asked
+
+LEARNING_WEIGHTS = "current_model_state"
+"""Under which Lightning keeps, in a checkpoint whose weights are averaged, those that they are the average of."""
 
 
 class NonFiniteLoss(ValueError):
@@ -98,6 +103,8 @@ class OccupancyModule(LightningModule):
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip, and end with `NonFiniteLoss` before a step would spoil the weights: in all processes at once, which share gradients."""
+        if self.global_step < self.optimization.image_steps:
+            self._forget_volume()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
         losses = _mean(self._in_hand)
@@ -112,6 +119,16 @@ class OccupancyModule(LightningModule):
         # As tensors of the host: Lightning would put numbers on the GPU, and loggers would wait for them
         num_samples = sum(len(batch.tokens) for batch in self._in_hand)
         self.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in self.logged.items()}, batch_size=num_samples)
+
+    def _forget_volume(self) -> None:
+        """Leave the volume's parameters without gradients, as one process does while the image branch learns alone.
+
+        Processes that share gradients have zeros there, and the optimizer would count them into what it knows of the gradients' size.
+        """
+        of_images = {id(parameter) for parameter in self.network.image_branch.parameters()}
+        for parameter in self.network.parameters():
+            if id(parameter) not in of_images:
+                parameter.grad = None
 
     def _non_finite(self) -> NonFiniteLoss:
         """Name the batches of the step in hand whose losses are not finite; all of them, where only gradients are not."""
@@ -155,6 +172,7 @@ class OccupancyModule(LightningModule):
             reading=output.reading,
             field=output.field,
             rendering=rendering,
+            far=config.far + config.margin,
             rays=sample.rays,
             labels=sample.labels,
             cameras=sample.views.cameras[:, 0],
@@ -162,8 +180,8 @@ class OccupancyModule(LightningModule):
 
     def configure_optimizers(self) -> dict:
         config = self.optimization
-        num_steps = int(self.trainer.estimated_stepping_batches)
-        epochs_in_steps = [epoch * num_steps / max(1, self.trainer.max_epochs or 1) for epoch in config.step_epochs]
+        steps = training_steps(self.trainer)
+        epochs_in_steps = [epoch * steps.num_even / max(1, self.trainer.max_epochs or 1) for epoch in config.step_epochs]
         drops = epochs_in_steps if config.schedule == "step" else None
         image_branch = {id(parameter) for parameter in self.network.image_branch.parameters()}
         groups, schedules = [], []
@@ -178,33 +196,26 @@ class OccupancyModule(LightningModule):
                         learning_rate_factor,
                         first_step=first_step,
                         warmup_steps=config.warmup_steps,
-                        num_steps=num_steps,
+                        steps=steps,
                         drops=drops,
                         drop_factor=config.step_factor,
                     )
                 )
+        self._weight_decays = [group["weight_decay"] for group in groups]
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the weights that learned, where those of the checkpoint are averaged and this training averages none."""
+        if not self.optimization.ema_decay and LEARNING_WEIGHTS in checkpoint:
+            checkpoint["state_dict"] = checkpoint[LEARNING_WEIGHTS]
 
-def learning_rate_factor(
-    step: int,
-    *,
-    first_step: int,
-    warmup_steps: int,
-    num_steps: int,
-    drops: Sequence[float] | None = None,
-    drop_factor: float = 1.0,
-) -> float:
-    """Return the share of the peak learning rate at a step: nothing before the first, linear warm-up, then half a cosine down to zero.
-
-    With `drops` it is multiplied by `drop_factor` at each of these steps instead.
-    """
-    since = step - first_step
-    if since < warmup_steps:
-        return max(0, since + 1) / max(1, warmup_steps)
-    if drops is not None:
-        return drop_factor ** sum(step >= drop for drop in drops)
-    progress = (since - warmup_steps) / max(1, num_steps - first_step - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    def on_train_start(self) -> None:
+        """Learn at the rate and with the decay of the configuration; a checkpoint that is gone on from brings those it was made with."""
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        schedule.base_lrs = [self.optimization.learning_rate for _ in self._weight_decays]
+        schedule._last_lr = [rate * factor(schedule.last_epoch) for rate, factor in zip(schedule.base_lrs, schedule.lr_lambdas)]
+        for group, decay, base, rate in zip(schedule.optimizer.param_groups, self._weight_decays, schedule.base_lrs, schedule._last_lr):
+            group |= {"initial_lr": base, "lr": rate, "weight_decay": decay}

@@ -17,7 +17,7 @@ class RenderConfig(Config):
     near: Distance = 0.5
     """Metres from the ray's origin before which nothing is rendered."""
     far: Metres = 70.0
-    """Metres from the ray's origin behind which nothing is rendered."""
+    """Metres from the ray's origin behind which nothing is rendered; of labels there, `query` alone learns. Of Occ3D's grid nothing is."""
     margin: Metres = 0.4
     """Half thickness of what counts as being at the labelled surface, metres."""
 

@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from splattingocc.engine.module import OccupancyModule
+from splattingocc.engine.schedule import training_steps
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.visualization.sheet import Sheet
 
@@ -34,7 +35,7 @@ class DrawPictures(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, OccupancyModule)
         step = trainer.global_step
-        is_due = step % self._every == 0 or step == int(trainer.estimated_stepping_batches)
+        is_due = step % self._every == 0 or step == training_steps(trainer).count
         # The volume has not begun to learn before
         if not trainer.is_global_zero or not is_due or step <= pl_module.optimization.image_steps:
             return

@@ -289,7 +289,7 @@ class PredictionWriter:
     def begin(self, *, fresh: bool = False) -> None:
         """Open the cache for writing; until `finish` it counts as incomplete, whatever it was before. `fresh` removes what was in it."""
         if fresh:
-            for path in self.directory.glob("*/[0-9][0-9][0-9]_*.npz"):
+            for path in self.directory.glob("*/[0-9][0-9][0-9]*_*.npz"):
                 path.unlink()
             (self.directory / PROVENANCE_NAME).unlink(missing_ok=True)
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from jaxtyping import Float32, Shaped, UInt8
+from jaxtyping import Bool, Float32, Shaped, UInt8
 from pydantic import Field, model_validator
 
 from splattingocc.config import Config, Probability
@@ -169,7 +169,7 @@ def label_densely(key_frame: KeyFrame, dataroot: Path, config: DenseLabelConfig)
 
     With depth maps, every `stride`-th pixel has the class and the distance of its maps. Without, the LiDAR points that a camera sees have
     their own distance and the class of their pixel, and every `stride`-th pixel of the sky is added. A sky pixel has no distance; any
-    other needs one, or a class, to be kept.
+    other needs one, or a class, to be kept. A pixel below the least confidence says nothing; a LiDAR point in it keeps its distance.
     """
     assert config.semantics is not None
     table = read_class_table(config.class_map)
@@ -182,7 +182,8 @@ def label_densely(key_frame: KeyFrame, dataroot: Path, config: DenseLabelConfig)
         hits = find_shown_pixels(to_world(points, key_frame.lidar), key_frame, options)
     parts: list[RayTable] = []
     for view, camera in enumerate(key_frame.cameras):
-        semantics = _classes(camera, table, config)
+        is_sure = _sure_pixels(camera, config)
+        semantics = np.where(is_sure, _classes(camera, table, config), IGNORE).astype(np.uint8)
         pixels, rows, columns = _every(config.stride, semantics.shape)
         if hits is not None:
             own = hits.camera_indices == view
@@ -193,8 +194,9 @@ def label_densely(key_frame: KeyFrame, dataroot: Path, config: DenseLabelConfig)
             distances = np.full(len(pixels), np.nan, dtype=np.float32)
         else:
             distances = _distances(camera, pixels, rows, columns, config)
-            near = ~(distances > min(config.max_distance, MAX_DISTANCE))
-            pixels, rows, columns, distances = pixels[near], rows[near], columns[near], distances[near]
+            # Where maps are not sure of the class, they are no surer of the distance; a LiDAR's is measured
+            kept = ~(distances > min(config.max_distance, MAX_DISTANCE)) & is_sure[rows, columns]
+            pixels, rows, columns, distances = pixels[kept], rows[kept], columns[kept], distances[kept]
         parts.append(_table(view, semantics[rows, columns], pixels, distances))
     return _join(parts)
 
@@ -205,11 +207,14 @@ def _classes(camera: SensorFrame, table: UInt8[np.ndarray, " source"], config: D
     numbers = read_map(path, camera, may_have_palette=True)
     if numbers.dtype.kind == "f" or numbers.min() < 0 or numbers.max() > 255:
         raise BadFile(path, f"{numbers.dtype} from {numbers.min()} to {numbers.max()}, expected whole numbers from 0 to 255")
-    semantics = table[numbers.astype(np.uint8)]
-    if config.confidence is not None:
-        is_sure = _read_confidence(find_map(config.confidence, camera), camera) >= config.min_confidence
-        semantics = np.where(is_sure, semantics, IGNORE).astype(np.uint8)
-    return semantics
+    return table[numbers.astype(np.uint8)]
+
+
+def _sure_pixels(camera: SensorFrame, config: DenseLabelConfig) -> Bool[np.ndarray, "h w"]:
+    assert camera.image_size is not None
+    if config.confidence is None:
+        return np.ones(camera.image_size, dtype=np.bool_)
+    return _read_confidence(find_map(config.confidence, camera), camera) >= config.min_confidence
 
 
 def _read_confidence(path: Path, camera: SensorFrame) -> Shaped[np.ndarray, "h w"]:

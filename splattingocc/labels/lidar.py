@@ -156,7 +156,8 @@ def read_point_classes(path: Path, num_points: int, *, sweep: Path | None = None
     is_own = path.suffix == ".npy"
     categories = read_array(path) if is_own else np.frombuffer(read_bytes(path, limit=LARGEST_SWEEP), dtype=np.uint8)
     if categories.shape != (num_points,) or categories.dtype != np.uint8:
-        found = f"{len(categories)} categories" if categories.dtype == np.uint8 else f"{categories.dtype} {categories.shape}"
+        is_list = categories.dtype == np.uint8 and categories.ndim == 1
+        found = f"{len(categories)} categories" if is_list else f"{categories.dtype} {categories.shape}"
         of = "" if sweep is None else f" ({sweep})"
         raise BadFile(path, f"{found} for a sweep of {num_points} points{of}, expected one byte per point")
     if is_own:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from splattingocc.losses.inputs import ImageInputs
 from splattingocc.losses.loss import LabelKind, Loss, LossConfig, LossWeight, Shared
-from splattingocc.losses.pixels import mean_of_samples, pixel_nll
+from splattingocc.losses.pixels import mean_pixel_nll
 from splattingocc.models.depth import DepthBins
 
 
@@ -34,5 +34,4 @@ class DepthBinsLoss(Loss):
 
     def forward(self, inputs: ImageInputs) -> Float[Tensor, " batch"]:
         pixels = inputs.pixels
-        nll = pixel_nll(inputs.reading.depth_logits.flatten(0, 1), pixels, self.depth_bins.index(pixels.depths))
-        return mean_of_samples(nll, pixels)
+        return mean_pixel_nll(inputs.reading.depth_logits.flatten(0, 1), pixels, self.depth_bins.index(pixels.depths))

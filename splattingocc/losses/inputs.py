@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,14 +43,19 @@ class LossInputs(ImageInputs):
     """What the network predicts."""
     rendering: Rendering
     """Made with the label distances, so that `in_front` and `at_hit` are there."""
+    far: float = math.inf
+    """Metres along the rays behind which nothing is at a label: where rendering ends, and half the thickness of a surface."""
 
     @cached_property
     def empty(self) -> Bool[Tensor, "*batch ray"]:
-        """Rays that meet nothing in the grid: those of the sky, and those that are stopped outside of it only."""
+        """Rays that meet nothing on their way through the grid: those of the sky, and those that are stopped outside of it only.
+
+        So are those that are stopped where nothing is rendered any more.
+        """
         distances = self.labels.distances
         known = distances.isfinite()
         _, inside = self.field.grid.cells_of(self.rays.at(distances.where(known, torch.zeros_like(distances))))
-        return (self.labels.semantics == SKY) | (known & ~inside)
+        return (self.labels.semantics == SKY) | (known & (~inside | (distances > self.far)))
 
     @cached_property
     def stopped(self) -> Float[Tensor, "*batch ray"]:

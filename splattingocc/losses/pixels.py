@@ -37,9 +37,10 @@ class PixelLabels(Struct):
 
 
 def label_pixels(rays: Rays, labels: RayLabels, cameras: Cameras) -> PixelLabels:
-    """Return the labelled points of a batch in the images (batch, view) of the cameras that their rays start from."""
+    """Return the key frames' own labelled points of a batch in the images (batch, view) of the cameras that their rays start from."""
     height, width = cameras.image_size
-    known = labels.distances.isfinite() & (labels.weights > 0)
+    # What others saw of a vehicle that stands may be hidden from it now
+    known = labels.is_own & labels.distances.isfinite() & (labels.weights > 0)
     points = rays.at(labels.distances.where(known, torch.ones_like(labels.distances)))
     num_samples, num_views = cameras.K.shape[:2]
     own = known[:, None] & ((rays.origins[:, None] - cameras.optical_centers[:, :, None]).norm(dim=-1) < SAME_CENTER)
@@ -58,6 +59,15 @@ def label_pixels(rays: Rays, labels: RayLabels, cameras: Cameras) -> PixelLabels
     return PixelLabels(samples * num_views + views[seen], positions, depths[seen], labels.semantics, labels.weights, counts)
 
 
+def mean_pixel_nll(
+    logits: Float[Tensor, "image channel height width"], pixels: PixelLabels, targets: Int64[Tensor, " point"]
+) -> Float[Tensor, " batch"]:
+    """Return the mean over the points of each sample, by label weight; those whose target is no channel count as if they were not there."""
+    weights = pixels.weights * (targets < logits.shape[-3])
+    of_samples = zip(pixel_nll(logits, pixels, targets).split(pixels.counts), weights.split(pixels.counts))
+    return torch.stack([weighted_mean(*of_sample) for of_sample in of_samples])
+
+
 def pixel_nll(
     logits: Float[Tensor, "image channel height width"], pixels: PixelLabels, targets: Int64[Tensor, " point"]
 ) -> Float[Tensor, " point"]:
@@ -69,9 +79,3 @@ def pixel_nll(
     of_points = gather_rows(logits.movedim(1, -1).flatten(0, 2), (pixels.images * height + rows) * width + columns)
     nll = functional.cross_entropy(of_points, targets.where(known, 0), reduction="none")
     return nll * known
-
-
-def mean_of_samples(values: Float[Tensor, " point"], pixels: PixelLabels) -> Float[Tensor, " batch"]:
-    """Return the mean over the points of each sample, by label weight."""
-    of_samples = zip(values.split(pixels.counts), pixels.weights.split(pixels.counts))
-    return torch.stack([weighted_mean(*of_sample) for of_sample in of_samples])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.progress import track
 
 from splattingocc.data.key_frames import Index
@@ -21,7 +23,13 @@ def calibration_frames(config: ExperimentConfig, index: Index) -> tuple[list[int
     """Return the key frames with labels that choose the threshold, by position, and which of their rays do."""
     kept_back = index.of_scenes(calibration_scenes(index, config.data.loader))
     positions, part = (kept_back, "all") if kept_back else (index.of_split("train"), "held_out")
-    return list(positions[:: max(1, len(positions) // CALIBRATION_FRAMES)][:CALIBRATION_FRAMES]), part
+    return spread(positions, CALIBRATION_FRAMES), part
+
+
+def spread(positions: Sequence[int], most: int) -> list[int]:
+    """Return so many of the positions, evenly spread over them; all, where there are no more."""
+    count = min(len(positions), most)
+    return [positions[i * len(positions) // count] for i in range(count)]
 
 
 def check_labels_reach_grid(config: ExperimentConfig, index: Index, store: LabelStore) -> None:

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from splattingocc.data.key_frames import Index, KeyFrame
+from splattingocc.data.key_frames import KeyFrame
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
 from splattingocc.data.labelled_rays import LabelledRays, labelled_rays
-from splattingocc.data.loaders import LoaderConfig, PredictionSet, blacken, read_views, still_windows
+from splattingocc.data.loaders import LoaderConfig, blacken, read_views, still_windows
 from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.engine.inference import render_surfaces
 from splattingocc.engine.options import RenderConfig
-from splattingocc.experiment import ExperimentConfig, open_masks
+from splattingocc.experiment import ExperimentConfig
 from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.splatting.field import Field
@@ -26,11 +26,6 @@ IMAGE_WIDTH = 640
 """Pixels of the camera images in the pictures; the network may see smaller ones."""
 MAP_WIDTH = 224
 """Pixels, and rays, of a rendered map's row."""
-
-
-def prediction_set(config: ExperimentConfig, index: Index, positions: list[int]) -> PredictionSet:
-    """Return what a network sees of key frames, by their positions in the index."""
-    return PredictionSet(index, config.data.dataroot, config.data.loader, positions, masks=open_masks(config.data, index))
 
 
 def camera_images(config: ExperimentConfig, key_frame: KeyFrame, width: int = IMAGE_WIDTH) -> tuple[UInt8[Tensor, "view h w 3"], Cameras]:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from splattingocc.data.key_frames import Index
-from splattingocc.data.label_store import MANIFEST_NAME, LabelStore, scene_fingerprint
+from splattingocc.data.label_store import scene_fingerprint
 from splattingocc.engine.checkpoint import (
     EXPERIMENT_KEY,
     load_network,
@@ -34,6 +34,7 @@ from splattingocc.experiment import (
     build_network,
     build_prediction_loader,
     open_masks,
+    skipped_key_frames,
 )
 from splattingocc.files import decoding, sha256_of, sole_writer
 from splattingocc.models.network import OccupancyNetwork
@@ -126,9 +127,7 @@ def positions_to_test(config: ExperimentConfig, index: Index, split: str) -> lis
     if not positions:
         sizes = ", ".join(f"{name} {len(index.of_split(name))}" for name in sorted(index.splits))
         raise ValueError(f"split {split} of {index.version} has no key frames; there are {sizes} (splits.json beside the tables decides)")
-    if not (config.data.label_folder / MANIFEST_NAME).exists():
-        return positions
-    skipped = LabelStore.open(config.data.label_folder).manifest.skipped
+    skipped = skipped_key_frames(config.data)
     left = [position for position in positions if index.tokens[position] not in skipped]
     if not left:
         raise ValueError(f"split {split} of {index.version}: files of all its {len(positions)} key frames are missing, as `prepare` found")

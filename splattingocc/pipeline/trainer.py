@@ -17,7 +17,7 @@ from splattingocc.data.loaders import TrainingSet, calibration_scenes
 from splattingocc.engine.averaging import AveragedWeights
 from splattingocc.engine.batches import TrainingBatches
 from splattingocc.engine.callbacks import StepProgress
-from splattingocc.engine.checkpoint_writing import AtomicCheckpointIO, GoOnCleanly, RememberExperiment, WithinEpochs
+from splattingocc.engine.checkpoint_writing import AtomicCheckpointIO, BestCheckpoint, GoOnCleanly, RememberExperiment, WithinEpochs
 from splattingocc.engine.interruption import EndEarly
 from splattingocc.engine.loggers import MetricsTable, RememberRow, build_tracker
 from splattingocc.engine.meter import StepMeter
@@ -77,7 +77,7 @@ def build_checkpoints(config: TrainerConfig, work_dir: Path) -> list[ModelCheckp
         within = WithinEpochs(**options, every_n_train_steps=config.checkpoint_steps, checkpoint_epochs=config.checkpoint_epochs)
         checkpoints.append(within)
     if config.validate_epochs:
-        best = ModelCheckpoint(work_dir / "checkpoints", filename="best", enable_version_counter=False, monitor=config.best_by)
+        best = BestCheckpoint(work_dir / "checkpoints", filename="best", enable_version_counter=False, monitor=config.best_by)
         checkpoints.append(best)
     return checkpoints
 

@@ -298,7 +298,8 @@ def quiet_lightning() -> None:
         "The number of training batches",
         "The '.*_dataloader' does not have",
         "Checkpoint directory",
-        "The dirpath has changed",  # the folder was copied or renamed; nothing that a training needs depends on it
+        "The dirpath has changed",  # the folder was copied or renamed, which `BestCheckpoint` sees to
+        "callbacks used to create the checkpoint",  # of averaged weights, which a training that averages none does not need
         "The `srun` command is available",
         "Grad strides do not match bucket view strides",
         "You're resuming from a checkpoint that ended before the epoch ended",  # `TrainingBatches` goes on from there

@@ -8,9 +8,9 @@ from splattingocc.data.key_frames import Index
 from splattingocc.data.labelled_rays import LabelledRays
 from splattingocc.engine.inference import predict_fields
 from splattingocc.evaluation.calibrate import ThresholdCalibration
-from splattingocc.experiment import ExperimentConfig
+from splattingocc.experiment import ExperimentConfig, build_prediction_set
 from splattingocc.models.network import OccupancyNetwork
-from splattingocc.pipeline.camera_maps import camera_maps, front_of, prediction_set
+from splattingocc.pipeline.camera_maps import camera_maps, front_of
 from splattingocc.struct import stack
 from splattingocc.visualization.grids import draw_grid, paint_grids
 from splattingocc.visualization.panels import sheet_of_training
@@ -30,7 +30,7 @@ class WatchedFrame:
     def draw(self, network: OccupancyNetwork, step: int) -> Sheet:
         """Draw the camera to the front, its labels and renderings, and the occupancy at the threshold that fits the frame's labels best."""
         config, key_frame = self.config, self.index[self.position]
-        ((_, field),) = predict_fields(network, [stack([prediction_set(config, self.index, [self.position])[0]])])
+        ((_, field),) = predict_fields(network, [stack([build_prediction_set(config.data, self.index, [self.position])[0]])])
         calibration = ThresholdCalibration(config.calibration, config.grid.voxels)
         probabilities = field.read_out(config.grid.voxels, threshold=0.5).probabilities.cpu()
         calibration.update(probabilities, *self.rays)

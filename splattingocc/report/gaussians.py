@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from splattingocc.data.loaders import PredictionSet
 from splattingocc.engine.checkpoint import NETWORK_FILE
 from splattingocc.engine.inference import predict_fields
-from splattingocc.experiment import build_index, open_masks
+from splattingocc.experiment import build_index, build_prediction_set
 from splattingocc.files import sha256_of
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.pipeline.networks import with_folders_here
@@ -60,7 +59,7 @@ def predict_gaussians(found: Found, most: int) -> dict[str, PackedGaussians]:
         positions = {index.tokens[position]: position for position in index.of_split(found.split)}
         asked = [positions[frame.token] for frame in found.frames if frame.token in positions]
         network, _ = open_network(config, found.network)
-        samples = PredictionSet(index, config.data.dataroot, config.data.loader, asked, masks=open_masks(config.data, index))
+        samples = build_prediction_set(config.data, index, asked)
         packed: dict[str, PackedGaussians] = {}
         for i in track(range(len(asked)), "predicting Gaussians", transient=True):
             field = next(predict_fields(network, [stack([samples[i]])]))[1]

@@ -11,6 +11,8 @@ from splattingocc.data.labelled_rays import auxiliary_rays, draw_rays, held_out_
 from splattingocc.data.nuscenes import read_index
 from splattingocc.geometry.rays import RayLabels, Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
+from splattingocc.labels.generate import generate_labels
+from splattingocc.labels.lidar import LidarLabelConfig, LidarLabels
 from splattingocc.taxonomy import IGNORE, MOVING_CLASSES
 
 ROAD, WALL, CAR = 11, 15, 4
@@ -68,6 +70,15 @@ def test_auxiliary_rays_of_moving_classes_stay_out_and_weigh_less(index: Index, 
     assert not torch.isin(labels.semantics, torch.tensor(MOVING_CLASSES)).any()
     assert len(labels.semantics) == (own.semantics != CAR).sum()
     assert torch.equal(labels.weights, torch.full_like(labels.weights, 0.3))
+    assert own.is_own.all()
+    assert not labels.is_own.any()
+
+
+def test_of_other_key_frames_labels_of_unknown_class_may_have_moved_and_stay_out(tiny_dataroot: Path, index: Index, tmp_path: Path):
+    config = LidarLabelConfig(with_classes=False)
+    generate_labels(index, tiny_dataroot, tmp_path, source=LidarLabels(config), show_progress=False)
+    _, labels = auxiliary_rays(index[0], index[1], LabelStore.open(tmp_path), weight=0.3, part="all", held_out_fraction=0.0)
+    assert not len(labels.semantics)
 
 
 def test_parts_are_disjoint_complete_and_of_the_asked_size(index: Index, store: LabelStore):

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from splattingocc.data.samples import TrainingSample
-from splattingocc.engine.module import OccupancyModule, _mean, learning_rate_factor
+from splattingocc.engine.module import OccupancyModule, _mean
 from splattingocc.engine.options import OptimizationConfig, RenderConfig
+from splattingocc.engine.schedule import TrainingSteps, learning_rate_factor
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.rays import RayLabels
 from splattingocc.geometry.voxel_grid import VoxelGrid
@@ -143,7 +144,7 @@ def test_a_loss_that_looks_at_the_whole_field_has_the_whole_field(monkeypatch: p
 
 
 def test_the_learning_rate_rises_linearly_then_falls_along_a_cosine_to_zero():
-    factors = [learning_rate_factor(step, first_step=0, warmup_steps=10, num_steps=110) for step in range(111)]
+    factors = [learning_rate_factor(step, first_step=0, warmup_steps=10, steps=TrainingSteps(110)) for step in range(111)]
     assert factors[0] == 0.1
     assert factors[9] == factors[10] == 1.0
     assert math.isclose(factors[60], 0.5)
@@ -152,7 +153,7 @@ def test_the_learning_rate_rises_linearly_then_falls_along_a_cosine_to_zero():
 
 
 def test_what_learns_later_warms_up_later_and_cools_down_together():
-    factors = [learning_rate_factor(step, first_step=60, warmup_steps=10, num_steps=110) for step in range(111)]
+    factors = [learning_rate_factor(step, first_step=60, warmup_steps=10, steps=TrainingSteps(110)) for step in range(111)]
     assert factors[:60] == [0.0] * 60
     assert factors[60] == 0.1
     assert factors[69] == factors[70] == 1.0
@@ -161,6 +162,26 @@ def test_what_learns_later_warms_up_later_and_cools_down_together():
 
 
 def test_the_step_schedule_warms_up_too_and_falls_at_its_epochs():
-    factors = [learning_rate_factor(s, first_step=0, warmup_steps=4, num_steps=12, drops=[6.0, 9.0], drop_factor=0.1) for s in range(12)]
+    factors = [
+        learning_rate_factor(s, first_step=0, warmup_steps=4, steps=TrainingSteps(12), drops=[6.0, 9.0], drop_factor=0.1) for s in range(12)
+    ]
     expected = [0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
     assert all(math.isclose(factor, value) for factor, value in zip(factors, expected, strict=True))
+    # What begins to learn after them begins at what the others have come down to
+    options = {"first_step": 8, "warmup_steps": 2, "steps": TrainingSteps(12), "drops": [6.0], "drop_factor": 0.1}
+    late = [learning_rate_factor(step, **options) for step in (7, 8, 9, 10)]
+    assert all(math.isclose(factor, value) for factor, value in zip(late, [0, 0.05, 0.1, 0.1], strict=True))
+
+
+def test_epochs_of_another_length_share_what_is_left_of_the_schedule():
+    """Two of four epochs had 8 steps each; the others have 2, or 16."""
+    for per_epoch in (2, 16):
+        steps = TrainingSteps(4 * per_epoch, begun=16, begun_even=2 * per_epoch)
+        assert steps.count == 16 + 2 * per_epoch
+        factors = [learning_rate_factor(step, first_step=0, warmup_steps=0, steps=steps) for step in range(steps.count + 1)]
+        assert math.isclose(factors[8], 0.5 * (1 + math.cos(math.pi / 4)))
+        assert math.isclose(factors[16], 0.5)
+        assert math.isclose(factors[16 + per_epoch], 0.5 * (1 + math.cos(0.75 * math.pi)))
+        assert factors[-1] < 1e-9
+    unchanged = TrainingSteps(32, begun=16, begun_even=16)
+    assert [unchanged.even(step) for step in (0, 7, 16, 31)] == [0, 7, 16, 31]

@@ -233,3 +233,12 @@ def test_a_frame_that_does_not_say_where_it_came_from_is_refused(cache_dir):
 def test_the_writer_refuses_a_class_out_of_range(tmp_path):
     with pytest.raises(ValueError, match="class 200"):
         _begun(tmp_path).write(FRAMES[0], torch.full(SHAPE, 200, dtype=torch.uint8))
+
+
+def test_a_cache_begun_anew_holds_nothing_of_the_one_before_however_long_its_scenes_are(tmp_path):
+    writer, frames = _begun(tmp_path), [CachedFrame("scene-0001", number, f"t{number}") for number in (0, 999, 1000, 12_345)]
+    for frame in frames:
+        writer.write(frame, _semantics(0))
+    assert all(writer.has(frame) for frame in frames)
+    writer.begin(fresh=True)
+    assert not any(writer.has(frame) for frame in frames)

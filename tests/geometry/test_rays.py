@@ -41,6 +41,7 @@ def test_the_way_to_a_label_is_free_up_to_a_margin_and_to_ground_up_to_a_height_
         "level with the ground": (level, 14, 20.0, 0.0),
         "road uphill": (up, 12, 20.0, 0.0),
         "class unknown": (down_a_tenth, 255, 20.0, 19.4),
+        "class unknown, where the ground may be": (down_a_tenth, 255, 8.0, 4.0),
         "before the margin": (level, 15, 0.3, 0.0),
         "no distance": (level, 254, math.nan, math.nan),
     }

@@ -97,14 +97,20 @@ def test_unsure_pixels_are_ignored(key_frame: KeyFrame, tiny_dataroot: Path, tmp
         key_frame,
         lambda view, h, w: np.where(np.arange(w) < w // 2, 200, 100).astype(np.uint8) * np.ones((h, 1), np.uint8),
     )
-    depth = write_maps(tmp_path / "depth", key_frame, lambda view, h, w: np.zeros((h, w), np.float32))
-    config = DenseLabelConfig(semantics=semantics, depth=depth, confidence=left_is_sure, min_confidence=0.6)
-    table = label_densely(key_frame, tiny_dataroot, config)
-    for view, camera in enumerate(key_frame.cameras):
-        assert camera.image_size is not None
-        own = table.camera_indices == view
-        assert own.any()
-        assert table.pixels[own, 0].max() < camera.image_size[1] // 2
+    for metres in (0.0, 10.0):
+        depth = write_maps(tmp_path / f"depth_{metres}", key_frame, lambda view, h, w, metres=metres: np.full((h, w), metres, np.float32))
+        config = DenseLabelConfig(semantics=semantics, depth=depth, confidence=left_is_sure, min_confidence=0.6)
+        table = label_densely(key_frame, tiny_dataroot, config)
+        for view, camera in enumerate(key_frame.cameras):
+            assert camera.image_size is not None
+            own = table.camera_indices == view
+            assert own.any()
+            assert table.pixels[own, 0].max() < camera.image_size[1] // 2
+    # What the LiDAR measured there is as sure as elsewhere, but for its class
+    points = label_densely(key_frame, tiny_dataroot, DenseLabelConfig(semantics=semantics, confidence=left_is_sure, min_confidence=0.6))
+    all_sure = label_densely(key_frame, tiny_dataroot, DenseLabelConfig(semantics=semantics))
+    assert np.isfinite(points.distances).sum() >= np.isfinite(all_sure.distances).sum()
+    assert (points.semantics == IGNORE).sum() > (all_sure.semantics == IGNORE).sum()
 
 
 def test_a_store_made_from_maps_gives_them_back(tiny_dataroot: Path, tmp_path: Path):

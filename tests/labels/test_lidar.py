@@ -140,6 +140,9 @@ def test_a_damaged_lidarseg_file_is_named(tmp_path: Path):
         read_point_classes(path, 10)
     with pytest.raises(ValueError, match=r"9 categories for a sweep of 10 points \(.*sweep\.bin\), expected one byte per point"):
         read_point_classes(path, 10, sweep=tmp_path / "sweep.bin")
+    np.save(tmp_path / "scalar.npy", np.uint8(3))
+    with pytest.raises(ValueError, match=r"scalar\.npy: uint8 \(\) for a sweep of 10 points, expected one byte per point"):
+        read_point_classes(tmp_path / "scalar.npy", 10)
     path.write_bytes(bytes([24] * 9 + [32]))
     with pytest.raises(ValueError, match=r"lidarseg\.bin: category 32 of point 9 is out of range 0\.\.31"):
         read_point_classes(path, 10)

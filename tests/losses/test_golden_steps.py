@@ -8,21 +8,21 @@ from splattingocc.losses.objective import Losses, Objective, ObjectiveConfig
 from splattingocc.struct import Struct
 
 RTOL = 1e-6
-IMAGE_LOSSES = {"depth_bins": 1.6709602622072404, "pixel_classes": 1.3422601992083005}
+IMAGE_LOSSES = {"depth_bins": 1.6709602622072404, "pixel_classes": 1.7438605519692842}
 VOLUME_LOSSES = {
     "semantic": 3.727953740401592,
     "distance": 0.2919127360020807,
     "line_of_sight": 0.9109660222174645,
     "empty": 0.4872293292349456,
-    "query": 1.7789009411855474,
+    "query": 1.7787413400768517,
     "opacity_prior": 0.022698349866693907,
 }
-IMAGE_GRADIENTS = {"ImageReading.depth_logits": 0.0053799940394342795, "ImageReading.class_logits": -0.00481422964006073}
+IMAGE_GRADIENTS = {"ImageReading.depth_logits": 0.0053799940394342795, "ImageReading.class_logits": -0.005451583193935085}
 VOLUME_GRADIENTS = {
-    "Gaussians.means": -0.18303394959417787,
-    "Gaussians.quats": -0.21000067230754643,
-    "Gaussians.scales": -0.9958288735780507,
-    "Gaussians.opacities": -0.21406928875302603,
+    "Gaussians.means": -0.18338935070080792,
+    "Gaussians.quats": -0.20889163026181712,
+    "Gaussians.scales": -0.9970883900541063,
+    "Gaussians.opacities": -0.21516186695114675,
     "Gaussians.features": -6.561370695471317,
     "Rendering.features": -178.7916037116457,
     "Rendering.distances": -0.05379831776507063,

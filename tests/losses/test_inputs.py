@@ -29,3 +29,11 @@ def test_rays_of_the_sky_and_those_stopped_beyond_the_grid_are_empty_and_all_oth
     assert torch.equal(inputs.empty, empty)
     assert torch.equal(inputs.stopped, inputs.labels.weights * ~empty)
     assert torch.equal(inputs.stopped_at_distance > 0, inputs.labels.distances.isfinite() & ~empty)
+
+
+def test_labels_behind_what_is_rendered_are_of_rays_that_meet_nothing_on_the_way():
+    inputs = dataclasses.replace(loss_inputs(), far=8.0)
+    behind = inputs.labels.distances > 8.0
+    assert (behind & ~meets_nothing(inputs)).any()
+    assert torch.equal(inputs.empty, meets_nothing(inputs) | behind)
+    assert (inputs.stopped[behind] == 0).all()

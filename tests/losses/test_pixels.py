@@ -1,8 +1,10 @@
+import dataclasses
 import math
 
 import torch
+from labelled_scene import NUM_RAYS, NUM_SAMPLES, loss_inputs
 
-from splattingocc.losses.pixels import PixelLabels, pixel_nll
+from splattingocc.losses.pixels import PixelLabels, label_pixels, mean_pixel_nll, pixel_nll
 from splattingocc.taxonomy import IGNORE
 
 
@@ -16,3 +18,21 @@ def test_targets_are_read_at_the_pixel_that_holds_the_point():
     assert nll[0] < 1e-6
     assert math.isclose(nll[1].item(), math.log(4), rel_tol=1e-5)
     assert nll[2] == 0
+
+
+def test_points_whose_target_is_no_channel_do_not_count_in_the_mean():
+    ones = torch.ones(4)
+    semantics = torch.tensor([0, IGNORE, IGNORE, IGNORE])
+    pixels = PixelLabels(torch.zeros(4, dtype=torch.int64), torch.full((4, 2), 0.5), ones, semantics, ones, (2, 2))
+    means = mean_pixel_nll(torch.zeros(1, 5, 3, 3), pixels, pixels.semantics)
+    torch.testing.assert_close(means, torch.tensor([math.log(5), 0.0]))
+
+
+def test_what_other_key_frames_saw_of_a_vehicle_that_stands_is_in_no_image():
+    inputs = loss_inputs()
+    labels = dataclasses.replace(inputs.labels, is_own=torch.arange(NUM_RAYS).expand(NUM_SAMPLES, -1) % 3 == 0)
+    seen, own = (label_pixels(inputs.rays, each, inputs.cameras) for each in (inputs.labels, labels))
+    own_only = label_pixels(inputs.rays[:, ::3], inputs.labels[:, ::3], inputs.cameras)
+    assert 0 < len(own.depths) < len(seen.depths)
+    assert torch.equal(own.depths, own_only.depths)
+    assert torch.equal(own.positions, own_only.positions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,21 @@ def test_a_trained_network_predicts_and_draws_with_the_frames_that_it_needs(
     monkeypatch.setattr(camera_maps, "MAP_WIDTH", 32)
     options = PictureOptions(picture=PictureConfig(image_size=(60, 100), pixels_per_cell=1, supersampling=1))
     assert len(draw_key_frame_without_cache(config, checkpoint, index, second, tmp_path / "pictures", options=options)) == 4
+
+
+def test_a_key_frame_that_was_skipped_is_no_earlier_frame_of_another(config: ExperimentConfig, tmp_path: Path):
+    data = tmp_path / "data"
+    shutil.copytree(config.data.dataroot, data)
+    index = read_index(data, "v1.0-mini")
+    first, second = index.of_split("val")
+    (data / index[first].cameras[0].filename).unlink()
+    generate_labels(index, data, tmp_path / "labels", skip_missing=True, show_progress=False)
+    places = config.data.model_copy(update={"dataroot": data, "labels": tmp_path / "labels"})
+    (sample,) = build_prediction_loader(config.model_copy(update={"data": places}), index, [second])
+    # As in training: the frame itself takes the place of one that is not there
+    assert torch.equal(sample.views.images, repeated(sample.views).images)
+    with pytest.raises(ValueError, match=index[first].cameras[0].filename):
+        list(build_prediction_loader(config.model_copy(update={"data": places}), index, [first]))
 
 
 @pytest.mark.parametrize("number", [0, 2])

@@ -186,6 +186,15 @@ def test_key_frames_without_their_files_are_left_out_and_counted(
     assert missing.cameras[2].filename in printed
     command(data, network, "--fresh")
     assert "val: 1 of 2 key frames" in capsys.readouterr().out
+    # Nor are those left out of the count whose sensors the tables do not have
+    other = index[index.of_split("val")[0]].cameras[1].token
+    table = data / "v1.0-mini" / "sample_data.json"
+    table.write_text(json.dumps([row for row in json.loads(table.read_text()) if row["token"] != other]))
+    (data / missing.cameras[2].filename).write_bytes((data / index[index.of_split("val")[0]].cameras[2].filename).read_bytes())
+    main(["prepare", "--dataroot", str(data), "--version", "v1.0-mini", "--workers", "0", "--skip-missing"])
+    capsys.readouterr()
+    command(data, network, "--fresh")
+    assert "val: 1 of 2 key frames" in capsys.readouterr().out
 
 
 def test_a_scene_whose_name_leads_out_of_the_folders_is_refused_everywhere(dataroot: Path, own_run: Path, tmp_path: Path):

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from toy_parts import NarrowResNetConfig, ToyExperimentConfig, ToyNetworkConfig, register
 
 from splattingocc.cli import main
@@ -25,6 +26,7 @@ from splattingocc.data.loaders import LoaderConfig, TrainingSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.samples import TrainingSample
 from splattingocc.engine.checkpoint import newest_checkpoint, read_metadata, read_network, save_network
+from splattingocc.engine.checkpoint_writing import BestCheckpoint
 from splattingocc.engine.loggers import MetricsTable
 from splattingocc.engine.module import OccupancyModule
 from splattingocc.engine.options import OptimizationConfig
@@ -41,7 +43,7 @@ from splattingocc.models.backbones.mobilenet import MobileNetV2Config
 from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
-from splattingocc.pipeline.calibration import calibrate
+from splattingocc.pipeline.calibration import calibrate, spread
 from splattingocc.pipeline.prediction import open_network, predict
 from splattingocc.pipeline.scoring import prior_predictions, score_rendering
 from splattingocc.pipeline.training import replay, set_aside, train
@@ -445,6 +447,44 @@ def test_more_epochs_go_on_and_fewer_than_done_are_an_error(trained: Path, datar
     assert contents(work_dir) == before
 
 
+def learning_rates(work_dir: Path) -> list[float]:
+    with (work_dir / "logs" / "metrics.csv").open() as file:
+        return [float(row["learning_rate/images"]) for row in csv.DictReader(file)]
+
+
+def with_optimization(config: ExperimentConfig, **changes: object) -> ExperimentConfig:
+    return config.model_copy(update={"optimization": config.optimization.model_copy(update=changes)})
+
+
+def test_a_training_goes_on_at_the_rate_that_is_configured_now_and_cools_down_whatever_its_epochs_have_become(
+    trained: Path, dataroot: Path, tmp_path: Path
+):
+    """One of two epochs of four steps is done; the other has two steps, of two samples each."""
+    config, first = small_experiment(dataroot), trained / "checkpoints" / "step_00000004.ckpt"
+    before = learning_rates(trained)[:4]
+    other = with_optimization(config, learning_rate=5e-4, weight_decay=0.5, ema_decay=0.0)
+    other = other.model_copy(update={"data": other.data.model_copy(update={"batch_size": 2})})
+    decays: list[list[float]] = []
+    original = OccupancyModule.training_step
+
+    def watched(module, batches, batch_index):
+        decays.append([group["weight_decay"] for group in module.optimizers().param_groups])
+        if not decays[1:]:
+            learning = torch.load(first, weights_only=True)["current_model_state"]["network.head.geometry.weight"]
+            assert torch.equal(module.network.head.geometry.weight, learning)
+        return original(module, batches, batch_index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OccupancyModule, "training_step", watched)
+        metrics = train(other, tmp_path, resume_from=first, show_progress=False)
+    assert metrics["last_step"] == 6
+    assert decays == [[0.5, 0.0, 0.5, 0.0]] * 2
+    # Two steps of warm-up, then half a cosine: its last third is left, in two steps in place of four
+    assert before == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3 * 0.5 * (1 + math.cos(math.pi / 6))])
+    shares = [0.5 * (1 + math.cos(math.pi * progress)) for progress in (1 / 3, 2 / 3)]
+    assert learning_rates(tmp_path) == pytest.approx([5e-4 * share for share in shares])
+
+
 def test_a_training_begins_with_the_weights_of_another_and_needs_them_no_more_when_it_goes_on(
     trained: Path, dataroot: Path, tmp_path: Path, capsys
 ):
@@ -709,6 +749,24 @@ def test_losses_on_kept_back_scenes_choose_the_best_checkpoint(dataroot: Path, t
     assert best["global_step"] == 2 * (1 + measured.index(min(measured)))
 
 
+def test_a_copy_of_a_run_goes_on_with_its_best_checkpoint(tmp_path: Path):
+    options = {"filename": "best", "monitor": "val/loss"}
+    before = BestCheckpoint(tmp_path / "run", **options)
+    path = str(tmp_path / "run" / "best.ckpt")
+    before.best_model_path = before.kth_best_model_path = path
+    before.best_model_score, before.best_k_models = torch.tensor(3.0), {path: torch.tensor(3.0)}
+    copied, empty = (BestCheckpoint(tmp_path / name, **options) for name in ("copy", "empty"))
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "best.ckpt").touch()
+    assert copied.state_key == ModelCheckpoint(tmp_path, **options).state_key
+    copied.load_state_dict(before.state_dict())
+    assert copied.best_k_models == {str(tmp_path / "copy" / "best.ckpt"): torch.tensor(3.0)}
+    assert copied.best_model_score == 3.0
+    with pytest.warns(UserWarning, match="dirpath has changed"):
+        empty.load_state_dict(before.state_dict())
+    assert empty.best_k_models == {}
+
+
 def test_labels_of_neighbouring_key_frames_tell_of_more_cells_when_the_threshold_is_chosen(trained: Path, dataroot: Path, tmp_path: Path):
     config = small_experiment(dataroot)
     index = build_index(config.data, tmp_path)
@@ -820,3 +878,12 @@ def test_a_damaged_truth_is_named(on_occ3ds_grid: tuple[ExperimentConfig, Path],
     cache = predict(config, trained / "network.safetensors", tmp_path / "out", split="val", index=build_index(config.data, tmp_path))
     with pytest.raises(ValueError, match=r"labels\.npz"):
         score_split(cache, gts)
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 31, 40, 80])
+def test_the_key_frames_that_choose_the_threshold_are_spread_over_all_there_are(count: int):
+    chosen = spread(range(100, 100 + count), 16)
+    assert len(chosen) == len(set(chosen)) == min(16, count)
+    assert chosen[0] == 100
+    gaps = {later - earlier for earlier, later in zip(chosen, [*chosen[1:], 100 + count])}
+    assert max(gaps) - min(gaps) <= 1
