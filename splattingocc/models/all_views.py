@@ -20,6 +20,7 @@ from splattingocc.models.depth import DepthBins
 from splattingocc.models.evidence import Evidence, PixelDistributions
 from splattingocc.models.image_reader import ImageReading
 from splattingocc.models.lift.sampling import SamplingLift
+from splattingocc.splatting.gather import sum_rows
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class SeenCells:
 
     def sum(self, values: Float[Tensor, "pair *channel"], num_cells: int) -> Float[Tensor, "cell *channel"]:
         """Sum up for each cell what its views say."""
-        return values.new_zeros(num_cells, *values.shape[1:]).index_add(0, self.cells, values)
+        return sum_rows(values, self.cells, num_cells)
 
 
 def lift_all_views(lift: SamplingLift, reading: ImageReading, cameras: Cameras) -> Float[Tensor, "1 channel x y z"]:

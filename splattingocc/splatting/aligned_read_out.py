@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from splattingocc.geometry.transforms import rotation_from_quat
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.gaussian_index import MIN_ALPHA
+from splattingocc.splatting.gather import sum_rows
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.read_out import cell_variance
 
@@ -56,12 +57,12 @@ class AlignedReadOut(nn.Module):
         seen = (gaussians.opacities >= MIN_ALPHA).nonzero().squeeze(1)
         targets, sources, alphas = self._responses(gaussians, seen)
         num_framed = math.prod(self._framed)
-        log_free = gaussians.opacities.new_zeros(num_framed).index_add(0, targets, torch.log(1 - alphas))
+        log_free = sum_rows(torch.log(1 - alphas), targets, num_framed)
         probabilities = 1 - torch.exp(log_free)
         # A class is asked for where something is
         occupied = (probabilities[targets] >= self.threshold).nonzero().squeeze(1)
         said = gaussians.features[sources[occupied]] * alphas[occupied, None]
-        scores = said.new_zeros(num_framed, said.shape[1]).index_add(0, targets[occupied], said)
+        scores = sum_rows(said, targets[occupied], num_framed)
         classes = torch.where(probabilities >= self.threshold, scores.argmax(dim=1), scores.shape[1])
         return self._cut(probabilities), self._cut(classes).to(torch.uint8)
 
