@@ -211,6 +211,8 @@ def _show(
         found = scores(confusion(predicted, truth.semantics, truth.mask_camera))
         score = f"this frame, inside mask_camera: mIoU {found.miou_17:.1f} %, IoU {found.geometric_iou:.1f} %"
         heading = Heading(heading.title, (*heading.details, score))
+    if drawn := str(options.selection):
+        heading = Heading(heading.title, (*heading.details, f"drawn {drawn}"))
     grids = paint_grids(
         predicted,
         grid,

@@ -17,6 +17,7 @@ from splattingocc.data.calibration import FARTHEST_POSITION, check_pose
 from splattingocc.data.image_arrays import Array, Arrays, as_numpy, views_of_arrays
 from splattingocc.data.key_frames import Index, ego_from_other_ego
 from splattingocc.data.samples import PredictionSample
+from splattingocc.engine.checkpoint import NETWORK_FILE
 from splattingocc.engine.inference import Surfaces, predict_fields, render_surfaces
 from splattingocc.engine.options import RenderConfig
 from splattingocc.evaluation.predictions import save_occupancy
@@ -25,7 +26,7 @@ from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.network import OccupancyNetwork
-from splattingocc.pipeline.networks import experiment_of
+from splattingocc.pipeline.networks import experiment_of, run_folder
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.splatting.field import Field, Occupancy
 from splattingocc.splatting.gaussians import Gaussians
@@ -53,7 +54,8 @@ class PredictedOccupancy(Occupancy):
     grid: VoxelGrid
     """Where the cells are, in the ego frame."""
     field: Field
-    """What the grid was read out of; it can be read out again, by any other grid and threshold."""
+    """What the grid was read out of; it can be read out again, by another threshold, and by another grid whose cells are not too small for
+    its Gaussians."""
     rendering: RenderConfig
     """From where to where along a ray the network was trained to be rendered."""
 
@@ -64,6 +66,8 @@ class PredictedOccupancy(Occupancy):
 
     def render(self, rays: Rays) -> Surfaces:
         """Return what a LiDAR or a camera with these rays, in the ego frame, would meet. Wrong rays are a `ValueError`."""
+        if not isinstance(rays, Rays) or not all(isinstance(values, Tensor) for values in (rays.origins, rays.directions)):
+            raise ValueError("rays: expected Rays(origins, directions) of two tensors (ray, 3); torch.from_numpy makes one of an array")
         for name, values in (("origins", rays.origins), ("directions", rays.directions)):
             if values.ndim != 2 or values.shape != (len(rays.origins), 3) or not values.is_floating_point():
                 raise ValueError(f"rays.{name} is of {values.dtype} and the shape {tuple(values.shape)}, expected floats (ray, 3)")
@@ -75,6 +79,8 @@ class PredictedOccupancy(Occupancy):
         Any other name is a `ValueError`.
         """
         path = Path(path)
+        if path.is_dir():
+            raise ValueError(f"{path}: is a folder, expected the name of a file")
         if path.suffix == ".npz":
             save_occupancy(path, self.semantics, self.probabilities)
         elif path.suffix == ".ply":
@@ -124,8 +130,8 @@ class Predictor:
     """
 
     def __init__(self, network: OccupancyNetwork, config: ExperimentConfig, *, threshold: float) -> None:
-        if not 0 < threshold <= 1:
-            raise ValueError(f"threshold is {threshold}, expected more than 0 and at most 1")
+        if not isinstance(threshold, int | float) or not 0 < threshold <= 1:
+            raise ValueError(f"threshold is {threshold!r}, expected a number of more than 0 and at most 1")
         self.network, self.config, self.threshold = network.eval(), config, threshold
         self._earlier: list[EarlierFrame] = []
         self._has_said: set[str] = set()
@@ -137,13 +143,17 @@ class Predictor:
         Without a device it runs on the first CUDA device where there is one. A file that is damaged, of another version or not there is
         a `ValueError`, and so is a checkpoint of an unfinished training, which has no threshold, where none is given.
         """
+        if not isinstance(path, str | Path):
+            raise ValueError(f"path is {path!r}, expected that of a network's file, or zoo/<name>")
         path = find_in_zoo(Path(path))
         config, remarks = experiment_of(path)
         network, calibrated = open_network(config, path, None if device is None else _device(device))
         for remark in remarks:
             warnings.warn(remark, stacklevel=2)
         if threshold is None and calibrated is None:
-            raise ValueError(f"{path}: has no threshold, which only the network of a finished training has; give one, threshold=0.5")
+            finished = run_folder(path) / NETWORK_FILE
+            instead = f"take {finished}, or give one" if finished.is_file() else "give one"
+            raise ValueError(f"{path}: has no threshold, which only the network of a finished training has; {instead}, threshold=0.5")
         threshold = calibrated if threshold is None else threshold
         assert threshold is not None
         if threshold == calibrated == 0:

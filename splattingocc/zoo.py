@@ -23,8 +23,11 @@ def is_zoo_name(path: Path) -> bool:
 def find_in_zoo(path: Path) -> Path:
     """Return the file that `zoo/<name>` means, here or in the repository, from whatever folder; any other path is returned as it is.
 
+    A folder of the repository's zoo, by whatever path, means the network in it.
     A name that there is not is a `ValueError` that says which there are.
     """
+    if path.is_dir() and path.resolve().parent == ZOO.resolve() and (path / NETWORK_NAME).exists():
+        return path / NETWORK_NAME
     if not is_zoo_name(path) or path.is_file():
         return path
     here = path / NETWORK_NAME

@@ -263,6 +263,10 @@ def test_a_file_that_is_no_network_of_this_version_is_named_in_one_line(syntheti
     save_network(build_network(config), config.network, another, {"threshold": "0.3", EXPERIMENT_KEY: json.dumps(unknown)})
     unfinished = write(config, tmp_path / "unfinished.safetensors", threshold=None)
     everything = write(config, tmp_path / "everything.safetensors", threshold=0.0)
+    finished = tmp_path / "finished"
+    (finished / "checkpoints").mkdir(parents=True)
+    (finished / "network.safetensors").write_bytes(network.read_bytes())
+    (finished / "checkpoints" / "last.safetensors").write_bytes(unfinished.read_bytes())
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(network.read_bytes()[:-1] + b"x")
     refused: list[tuple[Callable[[], Predictor], str]] = [
@@ -272,6 +276,10 @@ def test_a_file_that_is_no_network_of_this_version_is_named_in_one_line(syntheti
         (lambda: Predictor.load(unfinished), r"unfinished\.safetensors: has no threshold.*; give one"),
         (lambda: Predictor.load(everything), r"everything\.safetensors: its threshold is 0, by which .*; give one"),
         (lambda: Predictor.load(network, threshold=1.5), r"threshold is 1\.5, expected"),
+        (
+            lambda: Predictor.load(finished / "checkpoints" / "last.safetensors"),
+            r"has no threshold.*; take .*network\.safetensors, or give",
+        ),
         (lambda: Predictor.load(network, device="gpu"), r"device is 'gpu', expected cpu, cuda or"),
         (lambda: Predictor.load(network, device="mps"), r"device is 'mps', expected cpu, cuda or"),
         (lambda: Predictor.load(network, device="cuda:99"), r"device is 'cuda:99', expected one that is there"),
@@ -319,6 +327,9 @@ def test_a_virtual_lidar_and_a_virtual_camera_meet_the_wall_where_it_is():
     assert (seen[9] == 15).all()
     assert seen[0, 0] == SKY  # 9.5 pixels above the middle: 3.9 m above the camera where the wall is, which ends 2.1 m above it
     assert torch.equal(seen, seen.flip(1))
+    # In the digits that arrays of NumPy have
+    double = Cameras(K.double(), torch.from_numpy(CAMERA_BELOW).double(), (20, 40))
+    assert (wall().render(double[None].pixel_rays()).semantics.reshape(20, 40) == seen).float().mean() > 0.99
 
 
 def test_what_was_predicted_is_saved_by_the_name_of_the_file(tmp_path: Path):
@@ -331,6 +342,9 @@ def test_what_was_predicted_is_saved_by_the_name_of_the_file(tmp_path: Path):
     assert count == (occupancy.field.opacities >= 0.1).sum()
     with pytest.raises(ValueError, match=r"wall\.txt: expected a name that ends with \.npz \(a grid\) or \.ply \(a mesh\)$"):
         occupancy.save(tmp_path / "wall.txt")
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(ValueError, match=r"folder\.npz: is a folder, expected the name of a file$"):
+        occupancy.save(tmp_path / "folder.npz")
     with pytest.raises(ValueError, match=r"wall\.npz: expected a name that ends with \.ply$"):
         occupancy.save_gaussians(tmp_path / "wall.npz")
 

@@ -13,7 +13,8 @@ from splattingocc import Predictor, zoo
 from splattingocc.cli import main, parse
 from splattingocc.engine.checkpoint import CONFIG_KEY, EXPERIMENT_KEY, read_network, save_network
 from splattingocc.experiment import ExperimentConfig, build_network
-from splattingocc.pipeline.networks import find_network, run_folder
+from splattingocc.files import sha256_of
+from splattingocc.pipeline.networks import find_network, load_experiment, run_folder
 from splattingocc.pipeline.sharing import ORIGIN_KEY
 from splattingocc.provenance import commit
 
@@ -32,7 +33,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     metadata = {"threshold": "0.05", "step": "7", "commit": commit(), EXPERIMENT_KEY: json.dumps(config.model_dump(mode="json"))}
     network = folder / "network.safetensors"
     save_network(build_network(config), config.network, network, metadata)
-    (folder / "metrics_val.json").write_text(json.dumps({"markdown": "| method | mIoU |\n|---|---|\n| small | 12.3 |"}))
+    row = f"| method | mIoU | checkpoint |\n|---|---|---|\n| small | 12.3 | {sha256_of(network)[:12]} |"
+    (folder / "metrics_val.json").write_text(json.dumps({"markdown": row}))
     return network
 
 
@@ -51,6 +53,8 @@ def test_a_network_is_loaded_by_name_from_any_folder_and_one_that_is_here_comes_
     assert zoo.known_networks() == {"tiny": repository / "network.safetensors"}
     assert Predictor.load("zoo/tiny").threshold == 0.05
     assert parse(["test", "zoo/tiny"]).config == repository / "network.safetensors"
+    assert load_experiment(Path("zoo/tiny")).name == "small"
+    assert zoo.find_in_zoo(repository) == repository / "network.safetensors"
     assert find_network(Path("zoo/tiny"), "any") == repository / "network.safetensors"
     here = Path("zoo/tiny/network.safetensors")
     here.parent.mkdir(parents=True)
@@ -110,6 +114,15 @@ def test_the_card_says_what_the_network_is_and_what_it_scored(repository: Path, 
     for expected in ("# tiny", "| small | 12.3 |", "| occupancy threshold | 0.05 |", "7 steps, seed 0", "64 × 128", 'load("zoo/tiny")'):
         assert expected in card
     assert "| began with the weights of | first.safetensors |" in card
+    # Scores of another network of the run are not its own, and a name without a folder is in the folder at hand
+    scores = trained.parent / "metrics_val.json"
+    tested, of_another = scores.read_text(), scores.read_text().replace(sha256_of(trained)[:12], "0123456789ab")
+    scores.write_text(of_another)
+    main(["export", str(trained), "small.safetensors", "--card"])
+    scores.write_text(tested)
+    card = Path("README.md").read_text()
+    for expected in ("# elsewhere", "Not tested yet", 'load("zoo/elsewhere/small.safetensors")'):
+        assert expected in card
     with pytest.raises(SystemExit, match=r"README\.md: is there already; remove it to have it written anew"):
         main(["export", str(trained), str(repository / "network.safetensors"), "--fp16", "--card"])
 

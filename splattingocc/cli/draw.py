@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from pydantic import Field
 
-from splattingocc.cli.run import found_network
+from splattingocc.cli.run import found_network, index_folder
 from splattingocc.experiment import ExperimentConfig
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Visualize:
             raise ValueError("--frames: expected at least one position of a key frame in the split")
         if self.overview is not None and self.overview.suffix not in (".png", ".webp"):
             raise ValueError(f"--overview {self.overview}: expected a file that ends with .png or .webp")
+        self._refuse_unused()
         if self.rerun is not None:
             check_rerun()
         remarks: list[str] = []
@@ -79,7 +80,7 @@ class Visualize:
         self.experiment = with_remembered_labels(self.experiment, checkpoint)
         for line in (*remarks, *unlike_training(self.experiment, checkpoint)):
             print(line, file=sys.stderr)
-        index = build_index(self.experiment.data, folder)
+        index = build_index(self.experiment.data, index_folder(folder))
         positions = positions_to_test(self.experiment, index, self.split)
         for frame in self.frames:
             if not 0 <= frame < len(positions):
@@ -99,6 +100,19 @@ class Visualize:
         for frame in self.frames:
             for path in draw_key_frame_without_cache(self.experiment, checkpoint, index, positions[frame], out, options=options):
                 print(path)
+
+    def _refuse_unused(self) -> None:
+        """Refuse options that would do nothing beside the others."""
+        other_view = self.view != Visualize.view
+        if self.film and self.overview is not None:
+            raise ValueError("--overview: draws no film, expected without --film")
+        if self.film and other_view and (unseen := {*self.view} - {"behind", "orbit"}):
+            raise ValueError(f"--view {' '.join(sorted(unseen))}: films are seen from behind, or in an orbit")
+        if self.overview is not None and (other_view or self.out is not None):
+            option = "--view" if other_view else "--out"
+            raise ValueError(f"{option}: does nothing with --overview, one picture in the file that it names")
+        if not self.film and self.fps != 2.0:
+            raise ValueError("--fps: is of the film of a scene, expected --film with it")
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -172,8 +173,9 @@ class Test:
         from splattingocc.engine.checkpoint import is_network
         from splattingocc.engine.distributed import gather, process_number, processes, rank, started_by
         from splattingocc.experiment import build_index
+        from splattingocc.files import sha256_of
         from splattingocc.pipeline.networks import network_to_test, run_folder, with_folders_here
-        from splattingocc.pipeline.prediction import unlike_training, with_remembered_labels
+        from splattingocc.pipeline.prediction import unlike_training, unused_calibration, with_remembered_labels
         from splattingocc.visualization.curves import draw_curves
 
         remarks: list[str] = []
@@ -182,6 +184,7 @@ class Test:
             self.checkpoint = self.config if self.checkpoint is None and self.from_cache is None else self.checkpoint
         if (self.checkpoint is None) == (self.from_cache is None):
             raise ValueError("give either a checkpoint, or --from-cache with predictions")
+        self._refuse_unused()
         started_by(self.launcher)
         if self.checkpoint is not None:
             self.checkpoint = found_network(self.checkpoint, self.experiment.name, say=process_number(self.launcher) == 0)
@@ -197,15 +200,32 @@ class Test:
                 assert checkpoint is not None
                 remarks += [f"{named} is {checkpoint}"] if named != checkpoint else []
                 remarks += unlike_training(self.experiment, checkpoint)
+                remarks += unused_calibration(self.experiment, checkpoint)
                 self.checkpoint = checkpoint
             for line in remarks if rank() == 0 else ():
                 print(line, file=sys.stderr)
             index = build_index(self.experiment.data, work_dir)
             metrics = self._metrics(index, work_dir, entry, Console(quiet=rank() > 0))
             if rank() == 0 and work_dir is not None and metrics:
-                report.write_metrics(work_dir / f"metrics_{check_name(self.split, '--split')}.json", metrics)
+                path = work_dir / f"metrics_{check_name(self.split, '--split')}.json"
+                if self.checkpoint is not None:
+                    metrics["checkpoint"] = sha256_of(self.checkpoint)
+                for line in report.add_metrics(path, metrics):
+                    print(line)
                 if any(isinstance(scores, dict) and "by_distance" in scores for scores in metrics.values()):
-                    draw_curves(work_dir)
+                    try:
+                        draw_curves(work_dir)
+                    except ValueError as error:  # of another file there; the scores are written
+                        print(f"no curves.png: {error}", file=sys.stderr)
+
+    def _refuse_unused(self) -> None:
+        """Refuse options that would do nothing beside the others."""
+        if self.from_cache is not None:
+            for option, given in (("--fresh", self.fresh), ("--dump-dir", self.dump_dir is not None)):
+                if given:
+                    raise ValueError(f"{option}: does nothing with --from-cache, which predicts nothing")
+        if self.part != "all" and not {"render", "all"} & {*self.eval}:
+            raise ValueError(f"--part {self.part}: does nothing without --eval render, whose rays it chooses")
 
     def _metrics(self, index: Index, work_dir: Path | None, entry: dict[str, Any], console: Console) -> dict[str, Any]:
         """Predict and score; put the headline into the ledger's entry, print the tables and return everything."""
@@ -263,6 +283,8 @@ class Test:
             console.print(f"warning: {warning}", markup=False)
         entry |= report.headline_of(rows[0])
         metrics: dict[str, Any] = {row.name: report.metrics_of(row) for row in rows}
+        if provenance is not None:
+            metrics["checkpoint"] = provenance.checkpoint_hash
         metrics["markdown"] = report.MARKDOWN_HEADER + "\n" + report.markdown_row(rows[0], provenance, self.split)
         return metrics
 
@@ -275,6 +297,11 @@ def found_network(path: Path, name: str, *, say: bool) -> Path:
     if found != path and say:
         print(f"{path}: not in this folder; taking {found}")
     return found
+
+
+def index_folder(run: Path) -> Path | None:
+    """Return where a command that writes nothing else into a run's folder caches the index: there, where that can be written to."""
+    return run if run.is_dir() and os.access(run, os.W_OK) else None
 
 
 def with_load_interval(experiment: ExperimentConfig, load_interval: int | None) -> ExperimentConfig:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from pydantic import Field
 
-from splattingocc.cli.run import found_network
+from splattingocc.cli.run import found_network, index_folder
 from splattingocc.experiment import ExperimentConfig
 
 USED_BY = {
@@ -99,7 +99,7 @@ class Export:
         experiment = with_remembered_labels(experiment, network)
         for line in (*remarks, *unlike_training(experiment, network)):
             print(line, file=sys.stderr)
-        index = build_index(experiment.data, run_folder(network))
+        index = build_index(experiment.data, index_folder(run_folder(network)))
         positions = positions_to_test(experiment, index, self.split)
         if self.frame >= len(positions):
             raise ValueError(f"--frame {self.frame}: split {self.split} has key frames 0 to {len(positions) - 1}")

@@ -16,7 +16,7 @@ from splattingocc.evaluation.miou import OccupancyScores
 from splattingocc.evaluation.predictions import Provenance
 from splattingocc.evaluation.ray_iou import THRESHOLDS
 from splattingocc.evaluation.scoring import ScoredOccupancy
-from splattingocc.files import write_atomically
+from splattingocc.files import BadFile, read_json, write_atomically
 from splattingocc.taxonomy import CLASSES
 
 MARKDOWN_HEADER = (
@@ -136,6 +136,24 @@ def headline_of(row: ScoredOccupancy) -> dict[str, float]:
     if row.rays is not None:
         figures["ray_iou"] = row.rays.mean
     return {name: round(value, 3) for name, value in figures.items() if math.isfinite(value)}
+
+
+def add_metrics(path: Path, metrics: Mapping[str, Any]) -> list[str]:
+    """Write scores to a file beside what there is already of the same checkpoint; return what there is to say of what they replace."""
+    try:
+        before = read_json(path, dict[str, Any], what="scores") if path.exists() else {}
+    except BadFile:
+        before = {}
+    said = []
+    if before and before.get("checkpoint") != metrics.get("checkpoint"):
+        whose = before.get("checkpoint")
+        said.append(f"{path}: replaces the scores of {f'checkpoint {whose[:12]}' if isinstance(whose, str) else 'an earlier test'}")
+        before = {}
+    model, new = before.get("model"), metrics.get("model")
+    if isinstance(model, dict) and isinstance(new, dict) and "ray_iou" in model and "ray_iou" not in new:
+        said.append(f"{path}: RayIoU, which the test before asked for, is no longer in it; --eval all has everything")
+    write_metrics(path, {**before, **metrics})
+    return said
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:

@@ -122,7 +122,7 @@ class Cameras(Struct):
         """Return the rays through the centres of all pixels of this (view,) batch: view by view, row by row."""
         height, width = self.image_size
         view, v, u = torch.meshgrid(*(torch.arange(count, device=self.K.device) for count in (len(self.K), height, width)), indexing="ij")
-        return self.rays_through(view.reshape(-1), torch.stack([u, v], dim=-1).reshape(-1, 2) + 0.5)
+        return self.rays_through(view.reshape(-1), torch.stack([u, v], dim=-1).reshape(-1, 2).to(self.K) + 0.5)
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,8 @@ def _cells_of_valid(arrays: list[wp.array], count: int, grid: VoxelGrid, device:
     if bits & BAD_REACH:
         raise ValueError(
             f"gaussians.scales: a Gaussian reaches {largest:.3g} m before its alpha falls below 1/255, "
-            f"at most {MAX_REACH_CELLS:g} cells of the grid ({max_reach:.3g} m) can be searched; bound the scales"
+            f"at most {MAX_REACH_CELLS:g} cells of the grid ({max_reach:.3g} m) can be searched; bound the scales, or take cells of at "
+            f"least {largest / MAX_REACH_CELLS:.3g} m"
         )
     return cells, largest
 

@@ -85,7 +85,8 @@ def _are_the_same(finished: Path, checkpoint: Path) -> bool:
 
 
 def load_experiment(path: Path) -> ExperimentConfig:
-    """Return the experiment that a configuration or a network's file holds."""
+    """Return the experiment that a configuration or a network's file, or `zoo/<name>`, holds."""
+    path = find_in_zoo(path)
     return experiment_of(path)[0] if is_network(path) else load_config(path)
 
 
@@ -147,6 +148,8 @@ def with_folders_here(config: ExperimentConfig, network: Path) -> tuple[Experime
                 raise ValueError(f"{option} {folder}: no such folder")
             raise ValueError(f"{folder}: no such folder; {network} was trained with it: say where it is here with {option}")
     if data.labels is not None and not data.labels.is_dir():
+        if data.labels != then.labels:
+            raise ValueError(f"--data.labels {data.labels}: no such folder")
         remarks.append(f"{network}: its data.labels {data.labels} is not here; --data.labels says where, should it be needed")
     return config.model_copy(update={"data": data}), remarks
 

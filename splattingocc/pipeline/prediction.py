@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from splattingocc.engine.checkpoint import (
 from splattingocc.engine.distributed import gather, rank, share
 from splattingocc.engine.inference import predict_fields
 from splattingocc.engine.memory import keep_freed_memory
+from splattingocc.evaluation.calibrate import CalibrationConfig
 from splattingocc.evaluation.predictions import (
     CachedFrame,
     GridRecord,
@@ -102,6 +104,20 @@ def unlike_training(config: ExperimentConfig, checkpoint: Path) -> list[str]:
         for name in SEEN_BY_THE_NETWORK
         if name in then and then[name] != now[name]
     ]
+
+
+def unused_calibration(config: ExperimentConfig, checkpoint: Path) -> list[str]:
+    """Say that options of the calibration do nothing for a network that has its threshold."""
+    metadata = read_metadata(checkpoint)
+    if "threshold" not in metadata or EXPERIMENT_KEY not in metadata:
+        return []
+    with decoding(checkpoint, "a network with its experiment"):
+        then = CalibrationConfig.model_validate(json.loads(metadata[EXPERIMENT_KEY]).get("calibration", {}))
+    changed = [f"calibration.{name} {value}" for name, value in config.calibration if value != getattr(then, name)]
+    if not changed:
+        return []
+    threshold = float(metadata["threshold"])
+    return [f"{checkpoint}: its threshold is {threshold:.3f}, chosen when it was trained: {', '.join(changed)} does nothing"]
 
 
 def with_remembered_labels(config: ExperimentConfig, checkpoint: Path) -> ExperimentConfig:

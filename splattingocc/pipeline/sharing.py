@@ -13,6 +13,7 @@ from splattingocc.engine.checkpoint import CONFIG_KEY, DIGEST_KEY, EXPERIMENT_KE
 from splattingocc.experiment import ExperimentConfig
 from splattingocc.files import BadFile, read_json, sha256_of, write_atomically
 from splattingocc.pipeline.networks import experiment_of, run_folder
+from splattingocc.zoo import NETWORK_NAME
 
 ORIGIN_KEY = "made_from_sha256"
 """Where a network's file says of which file it is a copy."""
@@ -71,17 +72,18 @@ def card_path(shared: Path) -> Path:
 def _write_card(network: Path, shared: Path) -> None:
     weights, metadata = read_network(shared)
     experiment, _ = experiment_of(shared)
-    content = _card(shared, weights, metadata, experiment, _scores(run_folder(network)))
+    content = _card(shared, weights, metadata, experiment, _scores(run_folder(network), sha256_of(network)))
     write_atomically(card_path(shared), lambda temporary: temporary.write_text(content))
 
 
-def _scores(run: Path) -> str | None:
-    """Return the row of scores that testing left in the folder of a run, if it has been tested on val."""
+def _scores(run: Path, digest: str) -> str | None:
+    """Return the row of scores that testing this very network on val left in the folder of its run; none where it tested another last."""
     path = run / "metrics_val.json"
     if not path.exists():
         return None
-    markdown = read_json(path, dict[str, Any], what="the scores of a run").get("markdown")
-    return markdown if isinstance(markdown, str) else None
+    found = read_json(path, dict[str, Any], what="the scores of a run")
+    markdown = found.get("markdown")
+    return markdown if isinstance(markdown, str) and f"| {digest[:12]} |" in markdown else None
 
 
 def _card(shared: Path, weights: dict[str, Tensor], metadata: dict[str, str], experiment: ExperimentConfig, scores: str | None) -> str:
@@ -104,8 +106,11 @@ def _card(shared: Path, weights: dict[str, Tensor], metadata: dict[str, str], ex
     }
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
     tested = f"Of the file that this one was made from, on val.\n\n{scores.strip()}" if scores else "Not tested yet."
-    use = f'from splattingocc import Predictor\n\npredictor = Predictor.load("zoo/{shared.parent.name}")'
+    name = shared.resolve().parent.name
+    # Only so is a file known by the name of its folder
+    known_as = f"zoo/{name}" if shared.name == NETWORK_NAME else f"zoo/{name}/{shared.name}"
+    use = f'from splattingocc import Predictor\n\npredictor = Predictor.load("{known_as}")'
     return (
-        f"# {shared.parent.name}\n\n{table}\n\n## Scores\n\n{tested}\n\n"
-        f"## Use\n\n```python\n{use}\n```\n\n`splattingocc test zoo/{shared.parent.name} --data.dataroot DIR` scores it.\n"
+        f"# {name}\n\n{table}\n\n## Scores\n\n{tested}\n\n"
+        f"## Use\n\n```python\n{use}\n```\n\n`splattingocc test {known_as} --data.dataroot DIR` scores it.\n"
     )

@@ -31,6 +31,7 @@ from splattingocc.engine.checkpoint import (
     save_network,
 )
 from splattingocc.engine.console import in_one_line
+from splattingocc.engine.distributed import rank
 from splattingocc.engine.latest_link import link_latest
 from splattingocc.engine.ledger import differences
 from splattingocc.engine.loading import LoaderFailed, dead_workers_named
@@ -75,6 +76,8 @@ def train(
     if resume_from is not None and resume_from.is_symlink():
         resume_from = resume_from.resolve()  # the link leads to another checkpoint as soon as there is one
     checkpoint = None if resume_from is None else _to_go_on_from(config, resume_from)
+    if checkpoint is not None and (changed := _changed_since(config, checkpoint)) and rank() == 0:
+        print(f"{resume_from}: goes on with other options than it was trained with: {changed}")
     trained = checkpoint if checkpoint and TrainingBatches.epochs_done(checkpoint) == config.trainer.max_epochs else None
     if trained is not None and (metrics := finished_metrics(config, work_dir, trained["global_step"])) is not None:
         return metrics
@@ -143,6 +146,15 @@ def _to_go_on_from(config: ExperimentConfig, path: Path) -> dict[str, Any]:
     if done > config.trainer.max_epochs:
         raise ValueError(f"trainer.max_epochs: {config.trainer.max_epochs}, but {path} has {done:g} epochs behind it")
     return checkpoint
+
+
+def _changed_since(config: ExperimentConfig, checkpoint: dict[str, Any]) -> str:
+    """Return the options that are others than those a checkpoint was trained with, and what they were; nothing where all are the same."""
+    if EXPERIMENT_KEY not in checkpoint:  # it was not always kept
+        return ""
+    now, then = config.model_dump(mode="json"), json.loads(checkpoint[EXPERIMENT_KEY])
+    before = differences(then, now)
+    return ", ".join(f"{name}={value} (before: {before.get(name)})" for name, value in differences(now, then).items())
 
 
 def load_initial_network(config: ExperimentConfig, network: OccupancyNetwork, path: Path) -> Path:

@@ -235,5 +235,7 @@ def _draw_scores(axes: Axes, by_method: dict[str, _Scores], split: str) -> None:
             heights = [math.nan if value is None else value for value in values]
             axes.plot(list(scores.by_distance), heights, style, color=f"C{i}", markersize=5, label=f"{name}: {what}")
     axes.set(title=f"scores by distance, {split}, inside mask_camera", ylabel="percent", xlabel="distance from the vehicle")
+    # Room for the words below the first and the last
+    axes.margins(x=0.2)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8, framealpha=0.6)

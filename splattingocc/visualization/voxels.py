@@ -67,6 +67,13 @@ class Selection:
     below: float = math.inf
     """Metres in the ego frame: only cells whose centre is lower."""
 
+    def __str__(self) -> str:
+        """Say in a few words what is not drawn; nothing where all is."""
+        hidden = [name for number, name in enumerate(CLASSES[:NUM_CLASSES]) if number not in self.classes]
+        drawn = [name for number, name in enumerate(CLASSES[:NUM_CLASSES]) if number in self.classes]
+        said = [f"only {', '.join(drawn)}" if len(drawn) <= len(hidden) else f"without {', '.join(hidden)}"] if hidden else []
+        return "; ".join([*said, *([f"only below {self.below:g} m"] if self.below < math.inf else [])])
+
     def of(self, semantics: UInt8[Tensor, "x y z"], grid: VoxelGrid) -> Bool[Tensor, "x y z"]:
         """Return the occupied cells of a grid that are drawn."""
         table = torch.zeros(256, dtype=torch.bool)
@@ -83,6 +90,8 @@ def selection_of(keep: Collection[str], hide: Collection[str], below: float | No
     classes = frozenset(i for i, name in enumerate(CLASSES) if (not keep or name in keep) and name not in hide)
     if not classes:
         raise ValueError(f"--hide {' '.join(sorted(hide))}: hides every class that is kept, nothing is left to draw")
+    if below is not None and math.isnan(below):
+        raise ValueError("--below nan: expected metres")
     return Selection(classes, math.inf if below is None else below)
 
 

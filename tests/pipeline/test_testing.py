@@ -12,6 +12,8 @@ import pytest
 
 from splattingocc.cli import main
 from splattingocc.data.nuscenes import read_index
+from splattingocc.engine.checkpoint import read_network, save_weights
+from splattingocc.files import sha256_of
 from splattingocc.labels.generate import generate_labels
 
 CONFIG = Path(__file__).parents[2] / "configs" / "splattingocc" / "splattingocc-synth.py"
@@ -127,6 +129,49 @@ def test_scoring_a_cache_writes_only_where_it_is_told(dataroot: Path, own_run: P
     assert files(somebody.parent) == before
     scores = (json.loads((folder / "metrics_val.json").read_text()) for folder in (tmp_path / "mine" / "scores", own_run))
     assert next(scores) == next(scores)
+
+
+def test_scores_of_one_network_are_kept_beside_each_other_and_those_of_another_replaced_aloud(
+    dataroot: Path, own_run: Path, capsys: pytest.CaptureFixture
+):
+    network, path = own_run / "network.safetensors", own_run / "metrics_val.json"
+    labels = ("--data.labels", dataroot / "my_labels")
+    command(dataroot, network, "--eval", "segm", "ray")
+    scored = json.loads(path.read_text())
+    command(dataroot, network, "--eval", "render", *labels)
+    both = json.loads(path.read_text())
+    assert both == scored | {"rendering": both["rendering"]}
+    assert "replaces" not in capsys.readouterr().out
+    command(dataroot, network, "--eval", "segm")
+    assert "RayIoU, which the test before asked for, is no longer in it" in capsys.readouterr().out
+    other = own_run / "other.safetensors"
+    weights, metadata = read_network(network)
+    save_weights(weights, other, {**metadata, "threshold": "0.9"})
+    command(dataroot, other, "--eval", "segm", "--fresh")
+    assert f"replaces the scores of checkpoint {sha256_of(network)[:12]}" in capsys.readouterr().out
+    assert list(json.loads(path.read_text())) == ["model", "checkpoint", "markdown"]
+
+
+def test_options_that_would_do_nothing_are_refused_or_said_to_do_nothing(dataroot: Path, own_run: Path, capsys: pytest.CaptureFixture):
+    network = own_run / "network.safetensors"
+    assert "--part held_out: does nothing without" in refused(lambda: command(dataroot, network, "--part", "held_out"))
+    for option in (["--fresh"], ["--dump-dir", "x"]):
+        assert f"{option[0]}: does nothing with --from-cache" in refused(
+            lambda words=option: command(dataroot, "--from-cache", "y", *words)
+        )
+    command(dataroot, network, "--calibration.margin", "0.8")
+    said = capsys.readouterr().err
+    assert "chosen when it was trained: calibration.criterion" in said
+    assert "calibration.margin 0.8 does nothing" in said
+    drawing = ["visualize", str(CONFIG), str(network), *of(dataroot), *SMALL]
+    for words, said in (
+        (["--film", "--overview", "x.png"], "--overview: draws no film"),
+        (["--film", "--view", "above"], "--view above: films are seen from behind"),
+        (["--overview", "x.png", "--view", "above"], "--view: does nothing with --overview"),
+        (["--overview", "x.png", "--out", "x"], "--out: does nothing with --overview"),
+        (["--fps", "5"], "--fps: is of the film of a scene"),
+    ):
+        assert said in refused(lambda words=words: main([*drawing, *words]))
 
 
 def test_another_numbering_of_the_classes_is_noticed(dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

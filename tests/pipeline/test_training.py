@@ -457,7 +457,7 @@ def with_optimization(config: ExperimentConfig, **changes: object) -> Experiment
 
 
 def test_a_training_goes_on_at_the_rate_that_is_configured_now_and_cools_down_whatever_its_epochs_have_become(
-    trained: Path, dataroot: Path, tmp_path: Path
+    trained: Path, dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     """One of two epochs of four steps is done; the other has two steps, of two samples each."""
     config, first = small_experiment(dataroot), trained / "checkpoints" / "step_00000004.ckpt"
@@ -478,6 +478,9 @@ def test_a_training_goes_on_at_the_rate_that_is_configured_now_and_cools_down_wh
         patch.setattr(OccupancyModule, "training_step", watched)
         metrics = train(other, tmp_path, resume_from=first, show_progress=False)
     assert metrics["last_step"] == 6
+    said = capsys.readouterr().out
+    assert f"{first}: goes on with other options than it was trained with: data.batch_size=2 (before: 1), " in said
+    assert "optimization.learning_rate=0.0005 (before: 0.001)" in said
     assert decays == [[0.5, 0.0, 0.5, 0.0]] * 2
     # Two steps of warm-up, then half a cosine: its last third is left, in two steps in place of four
     assert before == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3 * 0.5 * (1 + math.cos(math.pi / 6))])

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -77,6 +79,10 @@ def test_classes_that_are_hidden_and_cells_above_the_cut_are_not_drawn() -> None
     hidden = selection_of([], ["car"], 0.0)
     assert paint_classes(semantics, GRID, selection=hidden, show_ego=False).occupied.nonzero().tolist() == [[2, 1, 0], [2, 1, 1]]
     assert selection_of([], [], None) == Selection()
+    said = [str(each) for each in (Selection(), only_cars, hidden, selection_of(["bus", "car"], [], None))]
+    assert said == ["", "only car", "without car; only below 0 m", "only bus, car"]
+    with pytest.raises(ValueError, match=r"--below nan: expected metres"):
+        selection_of([], [], math.nan)
 
 
 def test_a_class_that_there_is_none_of_and_nothing_left_to_draw_are_refused() -> None:
