@@ -24,6 +24,7 @@ from splattingocc.engine.checkpoint import (
     check_network,
     check_weights,
     checkpoints_by_step,
+    is_safetensors,
     load_network,
     newest_checkpoint,
     read_checkpoint,
@@ -138,6 +139,10 @@ def train(
 
 def _to_go_on_from(config: ExperimentConfig, path: Path) -> dict[str, Any]:
     """Return a checkpoint, or say what is in the way of going on from it."""
+    if path.is_dir():
+        raise BadFile(path, "is a folder, expected a checkpoint; --auto-resume goes on from the newest one of the work directory")
+    if path.is_file() and is_safetensors(path):
+        raise BadFile(path, "holds a network and no state of a training; --trainer.initial-network begins a training with its weights")
     checkpoint = read_checkpoint(path)
     check_network(config.network, checkpoint[CONFIG_KEY], path)
     check_grid(config, checkpoint.get(EXPERIMENT_KEY), path)

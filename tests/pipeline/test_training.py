@@ -597,8 +597,13 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_one_line(trained: Path, dat
     empty = tmp_path / "empty.ckpt"
     empty.touch()
     command = train_command(dataroot, tmp_path / "run")
-    for path in (damaged, weights, empty):
-        assert run_and_fail(*command, "--resume-from", path).startswith(f"splattingocc: {path}: damaged or not a checkpoint")
+    for path, said in (
+        (damaged, "damaged or not a checkpoint"),
+        (empty, "damaged or not a checkpoint"),
+        (weights, "holds a network and no state of a training; --trainer.initial-network begins"),
+        (trained, "is a folder, expected a checkpoint; --auto-resume goes on from"),
+    ):
+        assert run_and_fail(*command, "--resume-from", path).startswith(f"splattingocc: {path}: {said}")
     message = run_and_fail(*command, "--resume-from", checkpoint)
     assert f"{checkpoint}: checkpoint of another network: NetworkConfig.backbone: kind is 'narrow_resnet', expected" in message
     assert "no such checkpoint" in run_and_fail(*command, "--resume-from", tmp_path / "nowhere.ckpt")
