@@ -42,11 +42,12 @@ from splattingocc.synthetic.writer import SynthConfig, write_dataset
 from splattingocc.visualization.curves import draw_curves
 from splattingocc.zoo import known_networks
 
-CONFIG = CONFIGS / "splattingocc" / "splattingocc-synth.py"
+CONFIG = CONFIGS / "splattingocc" / "splattingocc-synth-stereo.py"
 """What the demo trains."""
-WORLD = SynthConfig(num_scenes=30, num_val_scenes=6, frames_per_scene=2, image_size=(180, 320), seed=1)
-"""What it trains on: many streets with few frames each, because neighbouring frames teach little. Scene n of a seed is the same street in
-every world: with seed 0 these would be among those that the networks of the zoo have learned from."""
+WORLD = SynthConfig(num_scenes=30, num_val_scenes=6, frames_per_scene=4, image_size=(180, 320), seed=1)
+"""What it trains on: many streets with few frames each. The frame before tells how far away things are, and labels of the other frames say
+what is hidden from one. Scene n of a seed is the same street in every world: with seeds 0 and 2 these would be among those that the network
+of the zoo has learned from."""
 PUBLISHED = "splattingocc-synth-long"
 """The network of the zoo that is scored on the same val scenes."""
 WORLD_WORKERS = 2

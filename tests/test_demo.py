@@ -116,6 +116,6 @@ def test_the_streets_are_not_those_that_the_networks_of_the_zoo_have_learned_fro
     trained = load_experiment(known_networks()[PUBLISHED])
     card = (known_networks()[PUBLISHED].parent / "README.md").read_text()
     assert trained.name == PUBLISHED
-    learned_from = re.search(r"seed (\d+), scenes 9001 to \d+", card)
-    assert learned_from, "the card does not say of which seed its streets were"
-    assert int(learned_from[1]) != WORLD.seed
+    learned_from = re.findall(r"seed (\d+), scenes 9001 to \d+", card)
+    assert learned_from, "the card does not say of which seeds its streets were"
+    assert str(WORLD.seed) not in learned_from

@@ -24,6 +24,7 @@ RECIPES = (
     "splattingocc-r50",
     "splattingocc-synth",
     "splattingocc-synth-long",
+    "splattingocc-synth-stereo",
 )
 RESUMED = "splattingocc-Nframe"
 """The recipe with which a training is also gone on with: one with earlier frames and stereo."""

@@ -8,8 +8,8 @@
 Initialisation: torchvision's ImageNet weights of MobileNetV2 (docs/training.md says where from); without `--network.backbone.weights` it
 begins with random ones. A MobileNetV2, because its network in 16-bit numbers is small enough for the zoo. 4,832 steps, 3,600 of them of
 the image branch alone, which cost a third and teach what it lacks most, depth; an hour on one core. The zoo's network has had them after
-two earlier trainings on 102 of these streets (its card says how); from the ImageNet weights on they have not been tried. Scores are in
-docs/results.md.
+two earlier trainings on 102 of these streets, and a fourth training on 198 others (its card says how); from the ImageNet weights on they
+have not been tried. Scores are in docs/results.md.
 
 These are streets of seed 0 and the demo's are of seed 1, so what is trained here may be scored on the demo's. Scene n of a seed is the same
 street in every world: on other worlds of seed 0 it has learned from scenes 9001 to 9304.
