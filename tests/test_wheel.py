@@ -113,7 +113,7 @@ smaller = {{"data": {{"version": "v1.0-mini", "loader": {{"image_size": (32, 64)
                        "volume_encoder": {{"channels": (8, 16), "blocks": (1, 1)}}}}, "calibration": {{"criterion": "cells"}},
            "optimization": {{"image_steps": 1, "warmup_steps": 1}}, "trainer": {{"max_epochs": 1, "accelerator": "cpu"}}}}
 demo.load_config = lambda path: whole(path).model_copy(update=smaller)
-demo.WORLD = demo.WORLD.model_copy(update={{"num_scenes": 2, "num_val_scenes": 1, "image_size": (90, 160)}})
+demo.WORLD = demo.WORLD.model_copy(update={{"num_scenes": 2, "num_val_scenes": 1, "frames_per_scene": 2, "image_size": (90, 160)}})
 demo.NUM_PICTURES = 1
 main(["demo", "--out", "demo"])
 for line in (

@@ -1,4 +1,6 @@
-"""The demo: a MobileNetV2 on small images of the synthetic streets, sized for two CPU cores.
+"""A MobileNetV2 on small images of the synthetic streets, sized for two CPU cores: the demo's recipe without the frame before.
+
+Comparisons are made with it, and `splattingocc export` writes its networks as ONNX; `splattingocc-synth-stereo` is what the demo trains.
 
 Initialisation: torchvision's ImageNet weights (docs/training.md says where from), which the demo takes where they are installed and
 `--network.backbone.weights` gives; from random ones expect a third less mIoU and RayIoU (docs/experiments.md).
