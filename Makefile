@@ -37,7 +37,7 @@ $(VENV)/.installed-dev: $(INSTALLED)
 
 # The picture at the top of the README, of the demo's network.
 overview: $(INSTALLED)
-	$(BIN)/splattingocc visualize work_dirs/demo/train/network.safetensors --frames 0 --overview assets/overview.webp
+	$(BIN)/splattingocc visualize work_dirs/demo/train/network.safetensors --frames 13 --overview assets/overview.webp
 
 clean:
 	rm -rf $(VENV) work_dirs/demo
