@@ -111,7 +111,7 @@ class Visualize:
         if self.overview is not None and (other_view or self.out is not None):
             option = "--view" if other_view else "--out"
             raise ValueError(f"{option}: does nothing with --overview, one picture in the file that it names")
-        if not self.film and self.fps != 2.0:
+        if not self.film and self.fps != Visualize.fps:
             raise ValueError("--fps: is of the film of a scene, expected --film with it")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from splattingocc.engine.checkpoint import (
 from splattingocc.engine.distributed import gather, rank, share
 from splattingocc.engine.inference import predict_fields
 from splattingocc.engine.memory import keep_freed_memory
-from splattingocc.evaluation.calibrate import CalibrationConfig
 from splattingocc.evaluation.predictions import (
     CachedFrame,
     GridRecord,
@@ -62,6 +60,7 @@ class TrainedWith(msgspec.Struct):
 
     seed: int
     data: TrainedData
+    calibration: dict[str, Any] = {}
 
 
 def trained_with(checkpoint: Path) -> TrainedWith | None:
@@ -108,16 +107,14 @@ def unlike_training(config: ExperimentConfig, checkpoint: Path) -> list[str]:
 
 def unused_calibration(config: ExperimentConfig, checkpoint: Path) -> list[str]:
     """Say that options of the calibration do nothing for a network that has its threshold."""
-    metadata = read_metadata(checkpoint)
-    if "threshold" not in metadata or EXPERIMENT_KEY not in metadata:
+    found, threshold = trained_with(checkpoint), read_metadata(checkpoint).get("threshold")
+    if found is None or threshold is None:
         return []
-    with decoding(checkpoint, "a network with its experiment"):
-        then = CalibrationConfig.model_validate(json.loads(metadata[EXPERIMENT_KEY]).get("calibration", {}))
-    changed = [f"calibration.{name} {value}" for name, value in config.calibration if value != getattr(then, name)]
+    now, then = config.calibration.model_dump(mode="json"), found.calibration
+    changed = [f"calibration.{name} {value}" for name, value in now.items() if name in then and then[name] != value]
     if not changed:
         return []
-    threshold = float(metadata["threshold"])
-    return [f"{checkpoint}: its threshold is {threshold:.3f}, chosen when it was trained: {', '.join(changed)} does nothing"]
+    return [f"{checkpoint}: its threshold {threshold} was chosen when it was trained: {', '.join(changed)} does nothing"]
 
 
 def with_remembered_labels(config: ExperimentConfig, checkpoint: Path) -> ExperimentConfig:

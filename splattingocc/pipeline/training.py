@@ -32,7 +32,6 @@ from splattingocc.engine.checkpoint import (
     save_network,
 )
 from splattingocc.engine.console import in_one_line
-from splattingocc.engine.distributed import rank
 from splattingocc.engine.latest_link import link_latest
 from splattingocc.engine.ledger import differences
 from splattingocc.engine.loading import LoaderFailed, dead_workers_named
@@ -77,8 +76,6 @@ def train(
     if resume_from is not None and resume_from.is_symlink():
         resume_from = resume_from.resolve()  # the link leads to another checkpoint as soon as there is one
     checkpoint = None if resume_from is None else _to_go_on_from(config, resume_from)
-    if checkpoint is not None and (changed := _changed_since(config, checkpoint)) and rank() == 0:
-        print(f"{resume_from}: goes on with other options than it was trained with: {changed}")
     trained = checkpoint if checkpoint and TrainingBatches.epochs_done(checkpoint) == config.trainer.max_epochs else None
     if trained is not None and (metrics := finished_metrics(config, work_dir, trained["global_step"])) is not None:
         return metrics
@@ -96,6 +93,8 @@ def train(
     batches = build_training_batches(config, index)
     (meter,) = (callback for callback in trainer.callbacks if isinstance(callback, StepMeter))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
+        if checkpoint is not None and (changed := _changed_since(config, checkpoint)):
+            print(f"{resume_from}: goes on with other options than it was trained with: {changed}")
         for line in (*about_labels(store, batches.dataset, whole, config.objective), about_batch(config, trainer.world_size)):
             print(line)
         check_labels_reach_grid(config, index, store)

@@ -161,7 +161,7 @@ def test_options_that_would_do_nothing_are_refused_or_said_to_do_nothing(dataroo
         )
     command(dataroot, network, "--calibration.margin", "0.8")
     said = capsys.readouterr().err
-    assert "chosen when it was trained: calibration.criterion" in said
+    assert "was chosen when it was trained: calibration.criterion" in said
     assert "calibration.margin 0.8 does nothing" in said
     drawing = ["visualize", str(CONFIG), str(network), *of(dataroot), *SMALL]
     for words, said in (
