@@ -78,7 +78,8 @@ class TrainerConfig(Config):
     """Passes over the training key frames. There is no limit in steps: Lightning resumes such a run at the wrong place of an epoch."""
     initial_network: Path | None = None
     """A network whose weights training begins with, all of them: a file of one, a checkpoint, or `zoo/<name>`. It must be the same network
-    on the same grid; `network.backbone.weights` are not read then."""
+    on the same grid, but may lack the parts that correct another's work (`image_reader.stereo`, `image_reader.camera_aware`, `temporal`);
+    `network.backbone.weights` are not read then."""
     accelerator: Literal["auto", "cpu", "gpu", "cuda"] = "auto"
     """What to train on: `gpu` and `cuda` are CUDA devices, the only ones besides CPUs that the renderer runs on; `auto` takes them where
     there are any."""

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from splattingocc.config import Config, describe_validation
+from splattingocc.config import C, Config, describe_validation
 from splattingocc.files import BadFile, decoding, has_all_records, only_plain_values, open_regular, write_atomically
 from splattingocc.models.earlier_names import rename_parameters
 
@@ -128,19 +129,24 @@ def check_network(expected: Config, found_json: str | None, path: Path) -> None:
 
     An option that there was not yet when it was written has its default: it computes what was computed without.
     """
-    if found_json is None:
-        raise BadFile(path, f"not a checkpoint of this project (key {CONFIG_KEY} is missing)")
-    with decoding(path, "a checkpoint of this project"):
-        found_options = json.loads(found_json)
-    try:
-        found = type(expected).model_validate(found_options)
-    except ValidationError as error:
-        raise BadFile(path, f"checkpoint of another network: {describe_validation(error)}") from error
+    found = network_config(type(expected), found_json, path)
     # Initial weights do not change what the network is
     here, there = expected.model_dump(mode="json"), found.model_dump(mode="json")
     difference = _first_difference(here, there, "network", ignore={"network.backbone.weights", "network.backbone.allow_partial"})
     if difference:
         raise BadFile(path, f"checkpoint of another network: {difference}")
+
+
+def network_config(kind: type[C], found_json: str | None, path: Path) -> C:
+    """Return the configuration of a checkpoint's network, of its entry `CONFIG_KEY`."""
+    if found_json is None:
+        raise BadFile(path, f"not a checkpoint of this project (key {CONFIG_KEY} is missing)")
+    with decoding(path, "a checkpoint of this project"):
+        found_options = json.loads(found_json)
+    try:
+        return kind.model_validate(found_options)
+    except ValidationError as error:
+        raise BadFile(path, f"checkpoint of another network: {describe_validation(error)}") from error
 
 
 def _first_difference(expected: Any, found: Any, name: str, ignore: set[str]) -> str | None:
@@ -239,14 +245,18 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def load_network(network: nn.Module, config: Config, path: Path) -> dict[str, str]:
-    """Fill the network from a `.safetensors` or Lightning `.ckpt` file and return its metadata; `ValueError` names what does not fit."""
+def load_network(network: nn.Module, config: Config, path: Path, *, without: Collection[str] = ()) -> dict[str, str]:
+    """Fill the network from a `.safetensors` or Lightning `.ckpt` file and return its metadata; `ValueError` names what does not fit.
+
+    `config` is that of the file's network: the one at hand may have modules more, those of the names `without`, which stay as they are.
+    """
     if not path.exists():
         raise BadFile(path, "no such checkpoint")
     state, metadata = read_network(path)
     check_network(config, metadata.get(CONFIG_KEY), path)
+    own = {name: value for name, value in network.state_dict().items() if any(name.startswith(f"{module}.") for module in without)}
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(state | own)
     except RuntimeError as error:
         raise BadFile(path, f"written by another version of the network ({str(error).splitlines()[-1].strip()})") from error
     for name, weight in state.items():

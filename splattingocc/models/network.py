@@ -38,7 +38,7 @@ from splattingocc.models.parts import (
     VolumeEncoderConfig,
 )
 from splattingocc.models.recompute import recompute_in_backward
-from splattingocc.models.stereo import CostVolumeConfig, StereoPair
+from splattingocc.models.stereo import CostVolumeConfig, NoStereoConfig, StereoPair
 from splattingocc.models.temporal import TemporalConfig, TemporalFusion
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.splatting.asked import Asked
@@ -61,6 +61,21 @@ class NetworkConfig(Config):
     def previous_frames(self) -> int:
         """How many earlier frames the network looks at."""
         return max(self.temporal.frames, int(isinstance(self.image_reader.stereo, CostVolumeConfig)))
+
+    def as_before(self, earlier: NetworkConfig) -> tuple[NetworkConfig, list[str]]:
+        """Return this network without the parts that an earlier one has not, and which modules those are.
+
+        Counted are parts that correct what is computed without them, and so may join a trained network: a comparison with the frame before,
+        gates by camera, earlier volumes.
+        """
+        reader, temporal, added = self.image_reader, self.temporal, []
+        if isinstance(earlier.image_reader.stereo, NoStereoConfig) and not isinstance(reader.stereo, NoStereoConfig):
+            reader, added = reader.model_copy(update={"stereo": earlier.image_reader.stereo}), [*added, "image_reader.stereo"]
+        if reader.camera_aware and not earlier.image_reader.camera_aware:
+            reader, added = reader.model_copy(update={"camera_aware": False}), [*added, "image_reader.camera_gate"]
+        if temporal.frames and not earlier.temporal.frames:
+            temporal, added = earlier.temporal, [*added, "temporal"]
+        return self.model_copy(update={"image_reader": reader, "temporal": temporal}), added
 
     @model_validator(mode="before")
     @classmethod

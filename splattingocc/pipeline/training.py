@@ -26,8 +26,10 @@ from splattingocc.engine.checkpoint import (
     checkpoints_by_step,
     is_safetensors,
     load_network,
+    network_config,
     newest_checkpoint,
     read_checkpoint,
+    read_metadata,
     read_network,
     save_network,
 )
@@ -84,10 +86,9 @@ def train(
     seed_everything(config.seed, workers=True, verbose=False)
     index, store = build_index(config.data, work_dir), LabelStore.open(config.data.label_folder)
     whole, index = index, store.labelled_part(index)
-    begins_with = config.trainer.initial_network if checkpoint is None else None
-    module = build(config, initial_weights=checkpoint is None and begins_with is None)
-    if begins_with is not None:
-        begins_with = load_initial_network(config, module.network, begins_with)
+    first = config.trainer.initial_network if checkpoint is None else None
+    module = build(config, initial_weights=checkpoint is None and first is None)
+    begins_with = None if first is None else load_initial_network(config, module.network, first)
     if checkpoint is not None and resume_from is not None:
         check_weights(module, checkpoint, resume_from)
     batches = build_training_batches(config, index)
@@ -103,7 +104,7 @@ def train(
         if (loaded := module.network.backbone.loaded) is not None and checkpoint is None:
             print(loaded.describe())
         if begins_with is not None:
-            print(f"begins with the weights of {begins_with}")
+            print(begins_with)
         # Not before all that may be wrong with data and labels has been found: a mistyped folder must cost an earlier training nothing
         set_aside(work_dir, resume_from)
         link_latest(work_dir, next(iter(checkpoints_by_step(work_dir / "checkpoints")), None))
@@ -161,12 +162,17 @@ def _changed_since(config: ExperimentConfig, checkpoint: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value} (before: {before.get(name)})" for name, value in differences(now, then).items())
 
 
-def load_initial_network(config: ExperimentConfig, network: OccupancyNetwork, path: Path) -> Path:
-    """Fill a network with the weights of another training, and return the file that they are from; what does not fit is a `ValueError`."""
-    path = find_in_zoo(path)
-    metadata = load_network(network, config.network, path)
+def load_initial_network(config: ExperimentConfig, network: OccupancyNetwork, path: Path) -> str:
+    """Fill a network with the weights of another training, and say which they are; what does not fit is a `ValueError`.
+
+    A part that corrects what the other one computed (`NetworkConfig.as_before`) may be new, and begins as in a new network.
+    """
+    path, expected, new = find_in_zoo(path), config.network, list[str]()
+    if path.exists():
+        expected, new = expected.as_before(network_config(type(expected), read_metadata(path).get(CONFIG_KEY), path))
+    metadata = load_network(network, expected, path, without=new)
     check_grid(config, metadata.get(EXPERIMENT_KEY), path)
-    return path
+    return f"begins with the weights of {path}" + (f", which has no {' and no '.join(new)}: that is new" if new else "")
 
 
 def finished_metrics(config: ExperimentConfig, work_dir: Path, step: int) -> dict[str, Any] | None:

@@ -40,13 +40,16 @@ from splattingocc.labels.generate import generate_labels
 from splattingocc.labels.lidar import LidarLabelConfig, LidarLabels
 from splattingocc.losses.objective import Losses
 from splattingocc.models.backbones.mobilenet import MobileNetV2Config
+from splattingocc.models.image_reader import ImageReaderConfig
 from splattingocc.models.lift.sampling import SamplingLiftConfig
 from splattingocc.models.network import NetworkConfig
+from splattingocc.models.stereo import CostVolumeConfig
+from splattingocc.models.temporal import TemporalConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.pipeline.calibration import calibrate, spread
 from splattingocc.pipeline.prediction import open_network, predict
 from splattingocc.pipeline.scoring import prior_predictions, score_rendering
-from splattingocc.pipeline.training import replay, set_aside, train
+from splattingocc.pipeline.training import build_module, load_initial_network, replay, set_aside, train
 
 CONFIG = Path(__file__).parents[2] / "configs" / "splattingocc" / "splattingocc-synth.py"
 
@@ -507,6 +510,29 @@ def test_a_training_begins_with_the_weights_of_another_and_needs_them_no_more_wh
     first.unlink()
     on = train(with_epochs(config, 2), tmp_path / "moved", resume_from=newest_checkpoint(tmp_path / "moved"), show_progress=False)
     assert on["last_step"] == 8
+
+
+def test_parts_that_correct_the_rest_may_be_new_where_a_training_begins_with_another_network(
+    trained: Path, dataroot: Path, tmp_path: Path, capsys
+):
+    first, plain = trained / "network.safetensors", small_experiment(dataroot)
+    reader = ImageReaderConfig(stereo=CostVolumeConfig(channels=8, refining_channels=8), camera_aware=True)
+    more = plain.network.model_copy(update={"image_reader": reader, "temporal": TemporalConfig(frames=1)})
+    loader = plain.data.loader.model_copy(update={"previous_frames": 1})
+    data = plain.data.model_copy(update={"loader": loader})
+    config = with_trainer(plain, initial_network=first, max_epochs=1).model_copy(update={"network": more, "data": data})
+    module = build_module(config, initial_weights=False)
+    new = {name: value.clone() for name, value in module.network.state_dict().items()}
+    said = load_initial_network(config, module.network, first)
+    assert said.endswith(f"{first}, which has no image_reader.stereo and no image_reader.camera_gate and no temporal: that is new")
+    begun, state = read_network(first)[0], module.network.state_dict()
+    assert all(torch.equal(state[name], begun.get(name, new[name])) for name in state)
+    assert {name.split(".")[0] for name in state.keys() - begun.keys()} == {"image_reader", "temporal"}
+
+    train(config, tmp_path / "more", show_progress=False)
+    assert said in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"checkpoint of another network: network\.image_reader\.camera_aware is True there and False"):
+        train(with_trainer(plain, initial_network=tmp_path / "more" / "network.safetensors"), tmp_path / "fewer", show_progress=False)
 
 
 def test_weights_to_begin_with_that_do_not_fit_are_refused_before_anything_is_touched(trained: Path, dataroot: Path, tmp_path: Path):
