@@ -25,7 +25,7 @@ from splattingocc.evaluation.grid_rendering import render_grid
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.prior import better_of
 from splattingocc.evaluation.rendering import RenderingScores
-from splattingocc.evaluation.report import metrics_of, write_metrics
+from splattingocc.evaluation.report import markdown, metrics_of, write_metrics
 from splattingocc.experiment import ExperimentConfig, build_index, load_config
 from splattingocc.files import BadFile, decoding, read_json, read_sealed_json, sha256_of, sole_writer, write_sealed_json
 from splattingocc.files.lock import LOCK_NAME
@@ -211,8 +211,10 @@ class Demo:
             rendering[row.name] = scores.compute()
         metrics = {row.name: metrics_of(row) | {"rendering": rendering[row.name]} for row in (rows[0], rows[1], prior)}
         metrics[prior.name] |= {"is": "an oracle: the per-voxel majority of the training scenes' 3D truth; sees no image"}
-        # Where `test` leaves them of a network in this folder
-        write_metrics(self.checkpoint.parent / "metrics_val.json", metrics)
+        # Where and as `test` leaves them of a network in this folder
+        provenance = cache.manifest.provenance
+        known = {"checkpoint": provenance.checkpoint_hash, "markdown": markdown(rows[0], provenance, "val")}
+        write_metrics(self.checkpoint.parent / "metrics_val.json", metrics | known)
         draw_curves(self.checkpoint.parent)
         write_metrics(self.folder / SCORES_NAME, metrics)
 

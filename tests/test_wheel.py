@@ -1,6 +1,7 @@
 """The package as others get it: a wheel, in a folder of its own, with no checkout in reach."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import splattingocc
+from splattingocc.files import sha256_of
 
 pytest.importorskip("pip", reason="pip, which builds and installs the wheel, is not installed")
 PACKAGE = Path(splattingocc.__file__).parent
@@ -140,6 +142,9 @@ def test_the_demo_of_a_wheel_makes_a_trained_scored_and_pictured_model(said: lis
     assert "mIoU m17" in said[0]
     assert "7/7  left out: this installation has no zoo" in said[0]
     assert (folder / "demo" / "metrics.json").is_file()
+    scores = json.loads((folder / "demo" / "train" / "metrics_val.json").read_text())
+    assert scores["checkpoint"] == sha256_of(folder / "demo" / "train" / "network.safetensors")
+    assert f"| demo | 0 | {scores['checkpoint'][:12]} |" in scores["markdown"]
     assert len(list((folder / "demo" / "pictures").glob("*.png"))) == 4
 
 

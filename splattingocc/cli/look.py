@@ -208,7 +208,7 @@ class Report:
     work_dir: tyro.conf.Positional[Path]
     """Folder of a run, of the demo, or of a prediction cache. What is not in it is not in the report, which says so."""
     out: Path | None = None
-    """Where the file goes; `report.html` in that folder by default."""
+    """Where the file goes; by default into that folder, as `report.html`, or `report_<split>.html` of another split than val."""
     split: str = "val"
     """Which split's predictions and scores."""
     scenes: tuple[str, ...] = ()
@@ -229,7 +229,8 @@ class Report:
 
         found = find(self.work_dir, split=self.split, scenes=self.scenes, most_frames=self.frames, gts=self.gts)
         gaussians = predict_gaussians(found, self.gaussians)
-        path = write_report(found, gaussians, self.out or self.work_dir / "report.html", most_bytes=round(self.max_megabytes * MEGABYTE))
+        out = self.out or self.work_dir / ("report.html" if found.split == "val" else f"report_{found.split}.html")
+        path = write_report(found, gaussians, out, most_bytes=round(self.max_megabytes * MEGABYTE))
         for line in found.missing:
             print(printable(line), file=sys.stderr)
         print(f"{path} ({path.stat().st_size / MEGABYTE:.1f} MB)")

@@ -285,7 +285,7 @@ class Test:
         metrics: dict[str, Any] = {row.name: report.metrics_of(row) for row in rows}
         if provenance is not None:
             metrics["checkpoint"] = provenance.checkpoint_hash
-        metrics["markdown"] = report.MARKDOWN_HEADER + "\n" + report.markdown_row(rows[0], provenance, self.split)
+        metrics["markdown"] = report.markdown(rows[0], provenance, self.split)
         return metrics
 
 

@@ -23,7 +23,7 @@ MARKDOWN_HEADER = (
     "| method | split | mIoU m17 | m15 | IoU | m17 unmasked | IoU unmasked | RayIoU | RayIoU m15 | F-score "
     "| config | seed | checkpoint | commit | threshold |\n" + "|---" * 15 + "|"
 )
-"""The head of the table that `markdown_row` adds to; masked is inside mask_camera, RayIoU has no mask, the F-score is masked."""
+"""The head of the table of results; masked is inside mask_camera, RayIoU has no mask, the F-score is masked."""
 
 
 def summary_table(rows: Sequence[ScoredOccupancy], *, title: str = "Occupancy, Occ3D-nuScenes protocol") -> Table:
@@ -95,8 +95,8 @@ def ray_table(rows: Sequence[ScoredOccupancy], *, title: str = "RayIoU and F-sco
     return table
 
 
-def markdown_row(row: ScoredOccupancy, provenance: Provenance | None, split: str) -> str:
-    """Return one line under MARKDOWN_HEADER, for the table of results; another program's predictions have no provenance."""
+def markdown(row: ScoredOccupancy, provenance: Provenance | None, split: str) -> str:
+    """Return a table of one line for the table of results; another program's predictions have no provenance."""
     camera, unmasked = row.camera, row.unmasked
     rays = (math.nan, math.nan) if row.rays is None else (row.rays.mean, row.rays.mean_15)
     figures = [camera.miou_17, camera.miou_15, camera.geometric_iou, unmasked.miou_17, unmasked.geometric_iou, *rays, row.f_score]
@@ -105,7 +105,7 @@ def markdown_row(row: ScoredOccupancy, provenance: Provenance | None, split: str
         seed = "–" if provenance.seed is None else str(provenance.seed)
         made = [provenance.config, seed, provenance.checkpoint_hash[:12], provenance.commit[:12], f"{provenance.threshold:.3f}"]
     cells = [row.name, split, *(_percent(value) for value in figures), *made]
-    return "| " + " | ".join(text.replace("|", r"\|") for text in cells) + " |"
+    return MARKDOWN_HEADER + "\n| " + " | ".join(text.replace("|", r"\|") for text in cells) + " |"
 
 
 def metrics_of(row: ScoredOccupancy) -> dict[str, Any]:

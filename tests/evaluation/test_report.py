@@ -9,9 +9,8 @@ from splattingocc.evaluation.miou import OccupancyScores
 from splattingocc.evaluation.predictions import Provenance
 from splattingocc.evaluation.ray_iou import RayIoUScores
 from splattingocc.evaluation.report import (
-    MARKDOWN_HEADER,
     class_table,
-    markdown_row,
+    markdown,
     metrics_of,
     ray_table,
     rendering_table,
@@ -54,7 +53,7 @@ def test_names_with_square_brackets_are_printed_as_they_are():
     row = dataclasses.replace(ROW, name="a[/b]c|d")
     for table in (summary_table([row]), ray_table([row]), class_table([row]), rendering_table({row.name: {"abs_rel": 0.1}})):
         assert "a[/b]c|d" in _printed(table)
-    assert markdown_row(row, None, "[val]").startswith(r"| a[/b]c\|d | [val] |")
+    assert markdown(row, None, "[val]").splitlines()[-1].startswith(r"| a[/b]c\|d | [val] |")
 
 
 def test_metrics_on_disk_are_json_without_nan(tmp_path):
@@ -69,9 +68,9 @@ def test_metrics_on_disk_are_json_without_nan(tmp_path):
 
 
 def test_a_markdown_row_fits_its_header():
-    row = markdown_row(ROW, Provenance("splattingocc-synth", "d" * 64, "e" * 40, 0.25, "val", {}, 3), "val")
-    assert row.count("|") == markdown_row(ROW, None, "val").count("|")
-    assert row.count("|") == MARKDOWN_HEADER.splitlines()[0].count("|")
+    *head, row = lines = markdown(ROW, Provenance("splattingocc-synth", "d" * 64, "e" * 40, 0.25, "val", {}, 3), "val").splitlines()
+    assert len(head) == 2
+    assert {line.count("|") for line in (*lines, *markdown(ROW, None, "val").splitlines())} == {16}
     assert "| 13.00 |" in row
     assert "splattingocc-synth" in row
     assert "d" * 12 in row

@@ -133,6 +133,15 @@ def test_the_command_writes_it_and_says_what_is_missing(tmp_path: Path, capsys: 
     assert "truth: no folder has none" not in printed.err
 
 
+def test_each_split_has_a_report_of_its_own(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    write_cache(tmp_path / "output_train", {"scene-0002": 1}, "train")
+    for split in ("val", "train"):
+        main(["report", str(tmp_path), "--split", split], is_last=False)
+    shown = {path.name: content_of(path.read_text())["frames"][0]["name"] for path in tmp_path.glob("report*.html")}
+    assert shown == {"report.html": "scene-0001, key frame 0", "report_train.html": "scene-0002, key frame 0"}
+
+
 def test_the_bundled_library_is_the_one_that_is_described() -> None:
     source = Path(__file__).parents[2] / "tools" / "three"
     described = (source / "README.md").read_text()
