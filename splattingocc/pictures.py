@@ -100,7 +100,7 @@ def draw_overview(
     drawn = [draw_grid(grid, options.picture, from_above=False) for grid in shown.grids]
     key_frame = index[position]
     (front,) = camera_maps(config, field, key_frame, [front_of(key_frame)])
-    return save_overview(path, _images(config, key_frame), front, drawn, shown.heading)
+    return save_overview(path, _images(config, key_frame, [sensor.channel for sensor in key_frame.cameras]), front, drawn, shown.heading)
 
 
 def film_scene(
@@ -125,12 +125,13 @@ def film_scene(
         # Frames of a film have one size
         tokens = [index[position].token for position in positions]
         all_have_truth = all(truth_path(config.data.truth_folder, scene, token).exists() for token in tokens)
+        channels = _cameras_of(index, positions)
         for number, (position, field) in enumerate(zip(positions, fields)):
             predicted = field.read_out(config.grid.voxels, threshold=threshold).semantics.cpu()
             shown = _show_key_frame(config, index[position], predicted, made_by, options)
             grids = shown.grids if all_have_truth else shown.grids[:1]
             drawn = [draw_grid(grid, _turned(options, number / len(positions)), from_above=False) for grid in grids]
-            yield film_frame(_images(config, index[position]), drawn, shown.heading, num_cameras=index.num_views)
+            yield film_frame(_images(config, index[position], channels), drawn, shown.heading)
 
     scene = index[positions[0]].scene
     return write_film(track(frames(), f"filming {escape(scene)}", total=len(positions)), path, frames_per_second=frames_per_second)
@@ -159,6 +160,7 @@ def draw_cached_grids(
     pictures: list[Path] = []
 
     def frames() -> Iterator[UInt8[Tensor, "h w 3"]]:
+        channels = () if known is None else _cameras_of(known[1], [known[1].position_of(token) for token in tokens])
         for number, (path, token, has_truth) in enumerate(zip(files, tokens, with_truth)):
             truth = read_truth(gts, folder.name, token) if gts is not None and has_truth else None
             shown = _show(read_grid(path, voxels), voxels, truth, Heading(f"{folder.name}, {_frame_of(path)}", made_by), options)
@@ -169,7 +171,7 @@ def draw_cached_grids(
                 yield film_frame([], in_film, heading)
             else:
                 config, index = known
-                yield film_frame(_images(config, index[index.position_of(token)]), in_film, heading, num_cameras=index.num_views)
+                yield film_frame(_images(config, index[index.position_of(token)], channels), in_film, heading)
 
     counted = track(frames(), f"drawing {escape(folder.name)}", total=len(files))
     film = write_film(counted, folder / f"{folder.name}.mp4", frames_per_second=frames_per_second)
@@ -258,9 +260,17 @@ def _fields(config: ExperimentConfig, network: OccupancyNetwork, index: Index, p
         yield field
 
 
-def _images(config: ExperimentConfig, key_frame: KeyFrame) -> list[tuple[str, UInt8[Tensor, "h w 3"]]]:
+def _cameras_of(index: Index, positions: Sequence[int]) -> tuple[str, ...]:
+    """Return the cameras that any of some key frames has, in their order in the index."""
+    found = {sensor.channel for position in positions for sensor in index[position].cameras}
+    return tuple(channel for channel in index.channels if channel in found)
+
+
+def _images(config: ExperimentConfig, key_frame: KeyFrame, channels: Sequence[str]) -> list[tuple[str, UInt8[Tensor, "h w 3"]]]:
+    """Return an image of each of these cameras, black where the key frame has none: in a film each stays in its place."""
     images, _ = camera_images(config, key_frame, FILM_IMAGE_WIDTH)
-    return [(sensor.channel, image) for sensor, image in zip(key_frame.cameras, images)]
+    taken = {sensor.channel: image for sensor, image in zip(key_frame.cameras, images)}
+    return [(channel, taken.get(channel, images[0] * 0)) for channel in channels]
 
 
 def _turned(options: PictureOptions, share: float) -> PictureConfig:

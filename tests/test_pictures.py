@@ -153,6 +153,23 @@ def test_a_scene_of_one_key_frame_is_a_film_of_one_frame(
         assert film.width == FILM_WIDTH + 2 * MARGIN
 
 
+def test_a_camera_that_a_key_frame_lacks_is_black_in_a_film_and_the_others_stay_in_their_places(
+    experiment: ExperimentConfig, checkpoint: Path, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert index.sensor_present is None
+    present = np.ones((len(index), len(index.channels)), dtype=bool)
+    present[1, index.channels.index("CAM_FRONT")] = False
+    scene = dataclasses.replace(index, sensor_present=present)
+    shown: list[list[tuple[str, torch.Tensor]]] = []
+    whole = pictures.film_frame
+    monkeypatch.setattr(pictures, "film_frame", lambda images, *rest: shown.append(images) or whole(images, *rest))
+    film_scene(experiment, checkpoint, scene, [0, 1], tmp_path / "scene.webp", options=SMALL)
+    names = [[name for name, _ in images] for images in shown]
+    assert names == [list(CAMERA_CHANNELS)] * 2
+    black = [[name for name, image in images if not image.any()] for images in shown]
+    assert black == [[], ["CAM_FRONT"]]
+
+
 def test_views_of_the_cameras_and_an_orbit_are_files_of_their_own(
     experiment: ExperimentConfig, checkpoint: Path, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,12 +231,11 @@ def sheet_of_training(camera: CameraMaps, grid: DrawnGrid, heading: Heading) -> 
 
 
 def film_frame(
-    images: Sequence[tuple[str, UInt8[Tensor, "h w 3"]]], grids: Sequence[DrawnGrid], heading: Heading, *, num_cameras: int | None = None
+    images: Sequence[tuple[str, UInt8[Tensor, "h w 3"]]], grids: Sequence[DrawnGrid], heading: Heading
 ) -> UInt8[Tensor, "film_h film_w 3"]:
     """Lay out a frame of a film: the cameras in one row, where there are any, and below them the grids, in perspective.
 
-    The legend holds every class, and there is room for `num_cameras`, as many as a frame has at most: frames of as many grids have one
-    size.
+    The legend holds every class: frames of as many images and grids have one size.
     """
     columns = len(grids)
     width = FILM_WIDTH if columns > 1 or images else OCCUPANCY_WIDTH
@@ -245,8 +244,7 @@ def film_frame(
     all_classes = class_entries([torch.arange(NUM_CLASSES)])
     legends = [[*all_classes, *_no_classes(_all_entries(grids)[0])], *_all_entries(grids)[1:]]
     top = MARGIN + _FILM_HEADING_HEIGHT
-    columns_of_images = max(num_cameras or 0, len(images), 1)
-    camera_width = (width - (columns_of_images - 1) * GAP) // columns_of_images
+    camera_width = (width - (len(images) - 1) * GAP) // max(len(images), 1)
     camera_height = max((_height_at(image, camera_width) for _, image in images), default=0)
     grids_top = top + (CAPTION_HEIGHT + camera_height + GAP if images else 0)
     bottom = grids_top + CAPTION_HEIGHT + grid_height
