@@ -150,6 +150,10 @@ def _onnx_run(case: Case, views: Views) -> Callable[[], object]:
     cameras = views.cameras[0, 0]
     values = (views.images[0, 0], cameras.K, cameras.cam_from_ego)
     inputs = {put.name: value.numpy() for put, value in zip(session.get_inputs(), values)}
+    for put in session.get_inputs():
+        here = inputs[put.name].shape
+        if len(put.shape) != len(here) or any(isinstance(size, int) and size != own for size, own in zip(put.shape, here)):
+            raise ValueError(f"{case.onnx}: its {put.name} are of shape {tuple(put.shape)}, those of this network {here}")
     return lambda: session.run(None, inputs)
 
 

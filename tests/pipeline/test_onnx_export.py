@@ -16,6 +16,7 @@ from splattingocc import FREE, Predictor
 from splattingocc.cli import main
 from splattingocc.engine.checkpoint import EXPERIMENT_KEY, save_network
 from splattingocc.experiment import ExperimentConfig, build_network
+from splattingocc.pipeline.bench_inference import Case, measure
 from splattingocc.pipeline.onnx_export import INPUTS, OPSET, OUTPUTS, store_halved
 
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
@@ -100,6 +101,12 @@ def test_threads_of_another_runtime_change_nothing(network: Path, exported: Path
     given = Predictor.load(network, device="cpu").inputs(**next(iter(RIGS.values())))
     alone, *others = (run(exported, given, threads=threads) for threads in (1, 4, 4))
     assert all(np.allclose(alone[0], probabilities, atol=1e-5) for probabilities, _ in others)
+
+
+@pytest.mark.slow
+def test_timing_a_file_of_another_rig_says_what_differs(network: Path, exported: Path):
+    found = measure(Case("onnxruntime", network, 1, 1, exported, "cpu"))
+    assert found["failed"] == f"{exported}: its images are of shape (2, 3, 64, 128), those of this network (6, 3, 64, 128)"
 
 
 @pytest.mark.slow
