@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from splattingocc.data.key_frames import Index, KeyFrame
-from splattingocc.data.label_store import LabelStore
+from splattingocc.data.label_store import LABEL_FOLDER, LabelStore
 from splattingocc.data.loaders import LoaderConfig
 from splattingocc.data.nuscenes import read_index, versions_of
 from splattingocc.data.nuscenes_tables import TABLES
@@ -224,7 +224,7 @@ def _found_files(what: str, names: Sequence[str], dataroot: Path) -> Finding:
 def _labels(index: Index, dataroot: Path, folder: Path | None) -> Finding:
     prepare = f"splattingocc prepare --dataroot {shlex.quote(str(dataroot))} --version {shlex.quote(index.version)}"
     try:
-        store = LabelStore.open(folder or dataroot / "labels_2d")
+        store = LabelStore.open(folder or dataroot / LABEL_FOLDER)
     except (ValueError, OSError) as error:
         return Finding("2D labels", first_line(error), prepare if folder is None else f"{prepare} --out {shlex.quote(str(folder))}")
     known = {scene.name for scene in index.scenes}

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from splattingocc.config import Config, Epochs, Seed, Steps, Workers, describe_validation
 from splattingocc.config_files import find_config
 from splattingocc.data.key_frames import Index
-from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
+from splattingocc.data.label_store import LABEL_FOLDER, MANIFEST_NAME, LabelStore
 from splattingocc.data.loaders import LoaderConfig, PredictionSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.vehicle_masks import VehicleMasks
@@ -64,7 +64,7 @@ class DataConfig(Config):
 
     @property
     def label_folder(self) -> Path:
-        return self.labels or self.dataroot / "labels_2d"
+        return self.labels or self.dataroot / LABEL_FOLDER
 
     @property
     def truth_folder(self) -> Path:

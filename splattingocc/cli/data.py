@@ -8,7 +8,7 @@ from typing import Literal
 
 from splattingocc.config import Config, Workers
 from splattingocc.data.key_frames import Index
-from splattingocc.data.label_store import Manifest
+from splattingocc.data.label_store import LABEL_FOLDER, Manifest
 from splattingocc.labels.dense import DenseLabelConfig, DenseLabels
 from splattingocc.labels.lidar import LidarLabelConfig, LidarLabels
 from splattingocc.labels.source import LabelSource
@@ -55,15 +55,18 @@ class Prepare:
         from splattingocc.labels.generate import generate_labels, verify_inputs
 
         source = self.source()
-        out = self.out or self.dataroot / "labels_2d"
-        index = read_index(self.dataroot, self.version or only_version(self.dataroot), cache_dir=out / "index")
+        out = self.out or self.dataroot / LABEL_FOLDER
+        version = self.version or only_version(self.dataroot)
         if self.verify or self.verify_inputs:
+            self._refuse_unused()
             store = LabelStore.open(out)
+            index = read_index(self.dataroot, version)
             store.verify(index)
             if self.verify_inputs:
                 verify_inputs(store, index, self.dataroot, source, vehicle_masks=self.vehicle_masks)
             print(f"{out}: every scene is whole and made from these tables{' and files' if self.verify_inputs else ''}")
             return
+        index = read_index(self.dataroot, version, cache_dir=out / "index")
         manifest = generate_labels(
             index,
             self.dataroot,
@@ -75,6 +78,19 @@ class Prepare:
             num_workers=self.workers,
         )
         self._report(out, manifest, index)
+
+    def _refuse_unused(self) -> None:
+        """Refuse options that would do nothing where a store is only looked at."""
+        if self.scenes or self.skip_missing:
+            raise ValueError(
+                f"{'--scenes' if self.scenes else '--skip-missing'}: does nothing with --verify, which looks at the whole store"
+            )
+        if not self.verify_inputs:
+            why = "does nothing with --verify; --verify-inputs looks at what labels are made from"
+            _refuse_changed("lidar", self.lidar, why)
+            _refuse_changed("dense", self.dense, why)
+            if self.vehicle_masks is not None:
+                raise ValueError(f"--vehicle-masks {self.vehicle_masks}: {why}; leave it out")
 
     def _report(self, out: Path, manifest: Manifest, index: Index) -> None:
         records = manifest.scenes.values()

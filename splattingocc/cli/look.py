@@ -253,6 +253,10 @@ class Doctor:
         from splattingocc.data.nuscenes import only_version, versions_of
         from splattingocc.doctor import examine
 
+        for option, value in (("--version", self.version), ("--labels", self.labels), ("--gts", self.gts)):
+            if value is not None and self.dataroot is None:
+                raise ValueError(f"{option} {value}: does nothing without --dataroot, the folder of the data")
+
         table = Table(title="splattingocc doctor")
         for column in ("", "found", "what to do"):
             table.add_column(column)

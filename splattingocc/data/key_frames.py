@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -150,6 +152,10 @@ class Index:
             return len(self.channels) - self.has_lidar
         return int(self.sensor_present[:, self.has_lidar :].sum(axis=1).max())
 
+    def has(self, token: str) -> bool:
+        """Return whether a key frame of this token is here."""
+        return token in self._positions
+
     def position_of(self, token: str) -> int:
         """Return the position of a key frame in this index; `KeyError` where it has none."""
         return self._positions[token]
@@ -196,6 +202,22 @@ class Index:
         left = {scene.name for scene in scenes}
         splits = {split: tuple(name for name in names if name in left) for split, names in self.splits.items()}
         return replace(self, scenes=tuple(scenes), splits=splits, **changes)
+
+    def digest(self, positions: Sequence[int]) -> str:
+        """Return a digest of all that the tables say of these key frames: files, channels, times, calibration and poses."""
+        rows = np.array(positions, dtype=np.int64)
+        of_sensors = (rows[:, None] * len(self.channels) + np.arange(len(self.channels))).ravel()
+        found = hashlib.sha256(json.dumps([self.channels, self.has_lidar]).encode())
+        for column in fields(self):
+            value = getattr(self, column.name)
+            if isinstance(value, np.ndarray):
+                chosen = value[rows]
+                found.update(f"{column.name} {chosen.shape}".encode())
+                found.update(np.ascontiguousarray(chosen, dtype=chosen.dtype.newbyteorder("<")).tobytes())
+            elif column.name in ("tokens", "point_classes", "sensor_tokens", "filenames"):
+                places = rows if len(value) == len(self) else of_sensors
+                found.update(json.dumps([column.name, [value[i] for i in places]]).encode())
+        return found.hexdigest()
 
     def _sensor_frame(self, position: int, sensor: int) -> SensorFrame:
         flat = position * len(self.channels) + sensor

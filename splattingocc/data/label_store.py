@@ -20,12 +20,14 @@ from jaxtyping import Float32, UInt8
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from splattingocc.data.key_frames import Index, KeyFrame
+from splattingocc.data.key_frames import Index
 from splattingocc.files import BadFile, child, decoding, read_json, read_sealed_json, sha256_of, write_atomically, write_sealed_json
 from splattingocc.taxonomy import IGNORE
 
 FORMAT_NAME = "splattingocc-labels"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
+LABEL_FOLDER = "labels_2d"
+"""Where the labels of a data set lie in its folder, unless they are said to be elsewhere."""
 MANIFEST_NAME = "manifest.json"
 METRES_PER_STEP = 0.002
 NO_DISTANCE = 65535
@@ -159,18 +161,10 @@ def unpack_rays(packed: UInt8[np.ndarray, " byte"], *, steps: int, num_cameras: 
     return RayTable(camera_indices, packed[len(packed) - num_rays :].copy(), pixels, distances)
 
 
-def scene_fingerprint(key_frames: Sequence[KeyFrame], source: str) -> str:
-    """Return a digest of what a scene's labels depend on in the tables (files, calibration, poses) and of the options `source`."""
-    digest = hashlib.sha256(source.encode())
-    for key_frame in key_frames:
-        lidar_file = key_frame.lidar and key_frame.lidar.filename
-        digest.update(f"{key_frame.token} {lidar_file} {key_frame.point_classes}".encode())
-        digest.update(np.ascontiguousarray(key_frame.world_from_ego, dtype="<f8").tobytes())
-        for sensor in key_frame.sensors:
-            digest.update(f"{sensor.token} {sensor.image_size}".encode())
-            for matrix in (sensor.K, sensor.ego_from_sensor, sensor.world_from_ego):
-                digest.update(b"" if matrix is None else np.ascontiguousarray(matrix, dtype="<f8").tobytes())
-    return digest.hexdigest()
+def scene_fingerprint(index: Index, tokens: Sequence[str], source: str) -> str:
+    """Return a digest of what the labels of key frames depend on in the tables (files, calibration, poses) and of the options `source`."""
+    digest = index.digest([index.position_of(token) for token in tokens])
+    return hashlib.sha256(f"{source} {digest}".encode()).hexdigest()
 
 
 def write_scene(
@@ -269,16 +263,21 @@ class LabelStore:
     def labelled_part(self, index: Index) -> Index:
         """Return the index of the key frames that have labels: scenes that `prepare` was not asked for are left out, and what it skipped.
 
-        Scenes that are still to be labelled, and key frames that the store has never heard of, are a `ValueError`.
+        Scenes that are still to be labelled, labels that were made from other tables, and key frames that the store has never heard of are
+        a `ValueError`.
         """
         path = self.folder / MANIFEST_NAME
         positions: list[int] = []
         for scene in index.scenes:
             record = self.manifest.scenes.get(scene.name)
             if record is None and scene.name in self.manifest.asked:
-                raise BadFile(path, f"the labels of {scene.name} are still to be made; let `splattingocc prepare` go on")
+                remedy = (
+                    "let `splattingocc prepare` go on; with --skip-missing it leaves out key frames whose files are gone or were deleted"
+                )
+                raise BadFile(path, f"the labels of {scene.name} are still to be made; {remedy}")
             if record is None:
                 continue
+            self.check_tables(index, scene.name)
             for position in range(scene.first, scene.first + scene.count):
                 token = index.tokens[position]
                 if token in self._scene_of:
@@ -290,6 +289,15 @@ class LabelStore:
             raise BadFile(path, reason)
         return index if len(positions) == len(index) else index.only(positions)
 
+    def check_tables(self, index: Index, name: str) -> None:
+        """Raise a `ValueError` where a scene's labels were made from other tables: their pixels are of other cameras or images."""
+        record = self.manifest.scenes.get(name)
+        if record is None:
+            return
+        if not all(map(index.has, record.tokens)) or scene_fingerprint(index, record.tokens, self.manifest.source) != record.source_sha256:
+            reason = f"the labels of {name} were made from other tables than {index.version} has now; run `splattingocc prepare` again"
+            raise BadFile(scene_path(self.folder, name), reason)
+
     def verify(self, index: Index | None = None) -> None:
         """Check every file against the manifest and, with an index, that all of its scenes are there and were made from its tables.
 
@@ -298,10 +306,9 @@ class LabelStore:
         for scene in index.scenes if index is not None else ():
             if scene.name not in self.manifest.scenes:
                 raise BadFile(self.folder / MANIFEST_NAME, f"{scene.name} has no labels; run `splattingocc prepare` to add it")
-        for name, record in self.manifest.scenes.items():
-            path = scene_path(self.folder, name)
-            self._check_digest(name, path)
+        for name in self.manifest.scenes:
+            self._check_digest(name, scene_path(self.folder, name))
             if index is not None:
-                key_frames = [index[position] for position in index.of_scenes([name])]
-                if scene_fingerprint(key_frames, self.manifest.source) != record.source_sha256:
-                    raise BadFile(path, f"the labels of {name} were made from other tables than {index.version} has now")
+                self.check_tables(index, name)
+        if index is not None:
+            self.labelled_part(index)

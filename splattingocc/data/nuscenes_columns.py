@@ -57,6 +57,8 @@ def _build(folder: Path) -> dict[str, Any]:
     _refuse_distortion(folder / "calibrated_sensor.json", frames)
     camera_frames = [frame for i, frame in enumerate(frames) if CHANNELS[i % len(CHANNELS)] != LIDAR_CHANNEL]
     by_sensor, by_camera = (len(samples), len(CHANNELS)), (len(samples), len(CAMERA_CHANNELS))
+    image_sizes = _image_sizes(folder / "sample_data.json", camera_frames).reshape(*by_camera, 2)
+    _check_image_sizes(folder / "sample_data.json", samples, camera_frames)
     world_from_ego = _poses(folder, frames, pose_reader).reshape(*by_sensor, 4, 4)
     return {
         "scenes": _scenes(scene_rows, samples),
@@ -70,7 +72,7 @@ def _build(folder: Path) -> dict[str, Any]:
         "filenames": [frame.filename for frame in frames],
         "point_classes": _lidarseg_files(folder, [frame.token for frame in frames[:: len(CHANNELS)]]),
         "sensor_timestamps": np.array([frame.timestamp for frame in frames], dtype=np.int64).reshape(by_sensor),
-        "image_sizes": _image_sizes(folder / "sample_data.json", camera_frames).reshape(*by_camera, 2),
+        "image_sizes": image_sizes,
         "K": _intrinsics(folder / "calibrated_sensor.json", calibration_rows, camera_frames).reshape(*by_camera, 3, 3),
         "ego_from_sensor": _mounts(folder / "calibrated_sensor.json", calibration_rows, frames).reshape(*by_sensor, 4, 4),
         "world_from_ego": world_from_ego,
@@ -175,6 +177,17 @@ def _image_sizes(path: Path, camera_frames: Sequence[tables.SampleDataRow]) -> n
             raise BadFile(path, f"row {token}: height {height}, width {width}; expected the image's pixels")
         calibration.check_image_size((height, width), f"{path}: row {token}: height, width")
     return np.array([(frame.height, frame.width) for frame in camera_frames], dtype=np.int64)
+
+
+def _check_image_sizes(path: Path, samples: Sequence[tables.SampleRow], camera_frames: Sequence[tables.SampleDataRow]) -> None:
+    """Within a scene, of which a sample may hold images of several key frames, the images of a camera have one size."""
+    first: dict[tuple[str, str], tables.SampleDataRow] = {}
+    for i, frame in enumerate(camera_frames):
+        channel = CAMERA_CHANNELS[i % len(CAMERA_CHANNELS)]
+        of_scene = first.setdefault((samples[i // len(CAMERA_CHANNELS)].scene_token, channel), frame)
+        if (frame.height, frame.width) != (of_scene.height, of_scene.width):
+            found = f"height {frame.height}, width {frame.width}; {channel} has {of_scene.height}, {of_scene.width} earlier in the scene"
+            raise BadFile(path, f"row {frame.token}: {found} (row {of_scene.token}), expected one size")
 
 
 def _intrinsics(

@@ -59,8 +59,9 @@ class DenseLabelConfig(Config):
     """Pixels of less are ignored."""
     stride: Annotated[int, Field(ge=1, le=16_384)] = 8
     """Every `stride`-th pixel of every `stride`-th row becomes a label."""
-    max_distance: Annotated[float, Field(gt=0, le=MAX_DISTANCE)] = 120.0
-    """Metres from the camera beyond which a distance is dropped, and the class with it; the store holds up to 131 m."""
+    max_distance: Annotated[float, Field(gt=1, le=MAX_DISTANCE)] = 120.0
+    """Metres from the camera beyond which a distance is dropped, and the class with it; the store holds up to 131 m. The sky has none.
+    LiDAR points of less than 1 m are left out, as of labels from LiDAR."""
 
     point_columns: Literal[3, 4, 5, 6] = 5
     """float32 numbers of a point in a `.bin` sweep, where distances come from the LiDAR; nuScenes has 5."""
@@ -69,6 +70,15 @@ class DenseLabelConfig(Config):
     def _check(self) -> DenseLabelConfig:
         if self.semantics is None and (self.depth is not None or self.confidence is not None):
             raise ValueError("dense.semantics: depth and confidence maps need class maps beside them; give their folder")
+        unused = {"point_columns": "where distances come from depth maps (dense.depth)"} if self.depth is not None else {}
+        if self.semantics is not None and self.depth is None:
+            unused |= dict.fromkeys(("depth_scale", "depth_along"), "without depth maps (dense.depth)")
+        if self.semantics is not None and self.confidence is None:
+            unused["min_confidence"] = "without confidence maps (dense.confidence)"
+        for name, where in unused.items():
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                raise ValueError(f"dense.{name} {value}: does nothing {where}; leave it out")
         return self
 
 
@@ -169,7 +179,8 @@ def label_densely(key_frame: KeyFrame, dataroot: Path, config: DenseLabelConfig)
 
     With depth maps, every `stride`-th pixel has the class and the distance of its maps. Without, the LiDAR points that a camera sees have
     their own distance and the class of their pixel, and every `stride`-th pixel of the sky is added. A sky pixel has no distance; any
-    other needs one, or a class, to be kept. A pixel below the least confidence says nothing; a LiDAR point in it keeps its distance.
+    other needs one, or a class, to be kept. A pixel below the least confidence says nothing; a LiDAR point in it keeps its distance, as
+    does one on the sky, whose class is then unknown.
     """
     assert config.semantics is not None
     table = read_class_table(config.class_map)
@@ -188,12 +199,15 @@ def label_densely(key_frame: KeyFrame, dataroot: Path, config: DenseLabelConfig)
         if hits is not None:
             own = hits.camera_indices == view
             u, v = hits.pixels[own].T.astype(np.int64)
-            parts.append(_table(view, semantics[v, u], hits.pixels[own], hits.distances[own]))
+            # What was measured is no sky, whatever the map says
+            classes = np.where(semantics[v, u] == SKY, IGNORE, semantics[v, u]).astype(np.uint8)
+            parts.append(_table(view, classes, hits.pixels[own], hits.distances[own]))
             is_sky = semantics[rows, columns] == SKY
             pixels, rows, columns = pixels[is_sky], rows[is_sky], columns[is_sky]
             distances = np.full(len(pixels), np.nan, dtype=np.float32)
         else:
             distances = _distances(camera, pixels, rows, columns, config)
+            distances[semantics[rows, columns] == SKY] = np.nan  # some maps give it a large one
             # Where maps are not sure of the class, they are no surer of the distance; a LiDAR's is measured
             kept = ~(distances > min(config.max_distance, MAX_DISTANCE)) & is_sure[rows, columns]
             pixels, rows, columns, distances = pixels[kept], rows[kept], columns[kept], distances[kept]

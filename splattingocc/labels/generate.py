@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,10 @@ def generate_labels(
         jobs = []
         for name in names:
             key_frames = [index[position] for position in index.of_scenes([name])]
-            job = SceneJob(name, key_frames, dataroot, out, manifest, source, masks, skip_missing)
+            skipped = missing_files(key_frames, dataroot, source) if skip_missing else {}
+            labelled = [key_frame.token for key_frame in key_frames if key_frame.token not in skipped]
+            made_from = scene_fingerprint(index, labelled, manifest.source)
+            job = SceneJob(name, key_frames, dataroot, out, manifest, source, masks, skipped, made_from)
             if not _is_finished(job, manifest.scenes.get(name)):
                 jobs.append(job)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -115,12 +118,11 @@ def _begin(index: Index, out: Path, source: str) -> Manifest:
     found = read_manifest(out)
     if not found.scenes:  # of a run that ended before its first scene
         return empty
-    if msgspec.structs.replace(found, asked=(), scenes={}) != empty:
-        raise BadFile(
-            out / MANIFEST_NAME,
-            f"the store holds labels of {found.dataset_version} ({found.source}), asked for are labels of "
-            f"{empty.dataset_version} ({empty.source}); choose another folder or delete this one",
-        )
+    for field in ("dataset_version", "source", "cameras", "image_sizes"):
+        there, asked = getattr(found, field), getattr(empty, field)
+        if there != asked:
+            reason = f"the store holds labels of {field} {there}, asked for are labels of {asked}; choose another folder or delete this one"
+            raise BadFile(out / MANIFEST_NAME, reason)
     return found
 
 
@@ -136,35 +138,28 @@ class SceneJob:
     """Of the store, as far as it is the same for all scenes."""
     source: LabelSource
     masks: VehicleMasks | None
-    skip_missing: bool
-
-    @property
-    def source_sha256(self) -> str:
-        return scene_fingerprint(self.key_frames, self.manifest.source)
-
-    def missing(self) -> dict[str, str]:
-        """Return the key frames, by token, of which a file is not there, and which; nothing where none may be skipped."""
-        if not self.skip_missing:
-            return {}
-        found = {key_frame.token: missing_file(key_frame, self.dataroot, self.source) for key_frame in self.key_frames}
-        return {token: path for token, path in found.items() if path is not None}
+    skipped: Mapping[str, str]
+    """Key frames, by token, of which a file is not there, and which."""
+    source_sha256: str
+    """As `scene_fingerprint` gives it of the others."""
 
 
 def _is_finished(job: SceneJob, record: SceneRecord | None) -> bool:
     path = scene_path(job.out, job.name)
-    if record is None or record.source_sha256 != job.source_sha256 or not path.is_file() or record.skipped != job.missing():
+    if record is None or record.source_sha256 != job.source_sha256 or not path.is_file() or record.skipped != job.skipped:
         return False
     return sha256_of(path) == record.sha256
 
 
 def label_scene(job: SceneJob) -> SceneRecord:
     """Label the key frames of one scene and write its file. A fault is a `ValueError` that names the scene and the key frame."""
-    skipped = job.missing()
     tables: dict[str, RayTable] = {}
-    labelled = {i: key_frame for i, key_frame in enumerate(job.key_frames) if key_frame.token not in skipped}
+    labelled = {i: key_frame for i, key_frame in enumerate(job.key_frames) if key_frame.token not in job.skipped}
     for i, key_frame in labelled.items():
         others = {j - i: other for j, other in labelled.items() if j != i}
         try:
+            if (image := _missing_image(key_frame, job.dataroot)) is not None:
+                raise BadFile(image, "no such file; --skip-missing leaves such key frames out")
             table = job.source.label(key_frame, job.dataroot, others=others)
             tables[key_frame.token] = table if job.masks is None else job.masks.visible(table, key_frame.cameras)
         except ValueError as error:
@@ -177,14 +172,26 @@ def label_scene(job: SceneJob) -> SceneRecord:
         num_cameras=len(job.manifest.cameras),
         source_sha256=job.source_sha256,
         inputs_sha256=inputs_sha256([*labelled.values()], job.dataroot, job.source, job.masks),
-        skipped=skipped,
+        skipped=job.skipped,
     )
 
 
-def missing_file(key_frame: KeyFrame, dataroot: Path, source: LabelSource) -> str | None:
-    """Return the first file, if any, that labels or training would want of a key frame and that is not there."""
+def _missing_image(key_frame: KeyFrame, dataroot: Path) -> Path | None:
+    """Return the first image, if any, that is not there: labels may need none, but a training would end at it, hours later."""
+    return next((path for camera in key_frame.cameras if not (path := dataroot / camera.filename).is_file()), None)
+
+
+def missing_files(key_frames: Iterable[KeyFrame], dataroot: Path, source: LabelSource) -> dict[str, str]:
+    """Return the key frames, by token, that lack a file which labels or training would want, and the first such file of each."""
+    found = {key_frame.token: _missing_file(key_frame, dataroot, source) for key_frame in key_frames}
+    return {token: path for token, path in found.items() if path is not None}
+
+
+def _missing_file(key_frame: KeyFrame, dataroot: Path, source: LabelSource) -> str | None:
+    if (image := _missing_image(key_frame, dataroot)) is not None:
+        return str(image)
     try:
-        paths = [*(dataroot / camera.filename for camera in key_frame.cameras), *source.input_files(key_frame, dataroot)]
+        paths = source.input_files(key_frame, dataroot)
     except MissingInput as error:
         return str(error)
     return next((str(path) for path in paths if not path.is_file()), None)

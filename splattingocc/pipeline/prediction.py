@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.progress import track
 
 from splattingocc.data.key_frames import Index
-from splattingocc.data.label_store import scene_fingerprint
 from splattingocc.engine.checkpoint import (
     EXPERIMENT_KEY,
     load_network,
@@ -197,7 +196,6 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
 def what_decides(config: ExperimentConfig, checkpoint: Path, threshold: float, split: str, index: Index) -> dict[str, str]:
     """Return, by name, all that decides what is predicted of a split, but for the contents of the image files."""
     data, loader = config.data, config.data.loader
-    key_frames = [index[position] for position in positions_to_test(config, index, split)]
     return {
         "checkpoint": sha256_of(checkpoint),
         "split": split,
@@ -209,6 +207,6 @@ def what_decides(config: ExperimentConfig, checkpoint: Path, threshold: float, s
         "network": config.network.model_dump_json(exclude={"backbone": {"weights", "allow_partial"}}),
         "threshold": repr(threshold),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "tables": scene_fingerprint(key_frames, index.version),
+        "tables": index.digest(positions_to_test(config, index, split)),
         "code": source_hash(),
     }

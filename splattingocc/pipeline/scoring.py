@@ -63,7 +63,10 @@ def score_rendering(config: ExperimentConfig, checkpoint: Path, *, split: str, p
     """Render a trained network along labelled rays of a split and compare with the labels. Processes share the work."""
     network, _ = open_network(config, checkpoint)
     store = LabelStore.open(config.data.label_folder)
-    positions = share(positions_to_test(config, index, split))
+    every = positions_to_test(config, index, split)
+    for name in dict.fromkeys(index[position].scene for position in every):
+        store.check_tables(index, name)
+    positions = share(every)
     scores = RenderingScores()
     samples = predict_fields(network, build_prediction_loader(config, index, positions))
     for (_, field), position in zip(track(samples, f"rendering {escape(split)}", total=len(positions), disable=rank() > 0), positions):

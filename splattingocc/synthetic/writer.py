@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from splattingocc.data.label_store import LABEL_FOLDER, MANIFEST_NAME
 from splattingocc.files import BadFile, check_name, child, read_json, sole_writer, write_json
 from splattingocc.files.lock import LOCK_NAME
 from splattingocc.synthetic.config import SynthConfig, scene_name
@@ -27,8 +28,16 @@ CONTENTS = ("samples", "lidarseg", "gts", COMPLETE_TRUTH_FOLDER, "maps", DENSE_F
 
 
 def is_complete(out: Path, config: SynthConfig) -> bool:
-    """Say whether `out` holds the finished data set of this configuration, written by this version of the generator."""
-    return _manifest(out) == _manifest_of(config, finished=True)
+    """Say whether `out` holds the finished data set of this configuration, written by this version of the generator.
+
+    Folders that are gone since are seen, single files are not.
+    """
+    if _manifest(out) != _manifest_of(config, finished=True):
+        return False
+    parts = [config.version, f"lidarseg/{config.version}", "samples", "maps", *([DENSE_FOLDER] if config.dense != "none" else [])]
+    truth = ["gts", *([COMPLETE_TRUTH_FOLDER] if config.truth == "both" else [])]
+    scenes = [f"{folder}/{scene_name(number)}" for folder in truth for number in range(config.num_scenes)]
+    return all((out / part).is_dir() for part in (*parts, *scenes))
 
 
 def write_dataset(
@@ -36,11 +45,14 @@ def write_dataset(
 ) -> None:
     """Write the data set of a configuration to `out`; one that is there already and finished is left as it is.
 
-    A folder that holds another synthetic data set is refused, unless `fresh` says to replace it; one that holds anything else always is.
+    A folder that holds another synthetic data set is refused, unless `fresh` says to replace it, and with it the labels that were made from
+    it there; one that holds anything else always is.
     With `num_workers` scenes are written in so many processes of their own, which are spawned, so a script must guard its entry point;
     with 0 in this one. The bytes are the same for any number of processes and threads; another kind of device or processor may round
     differently.
     """
+    if config.version in (*CONTENTS, MANIFEST, LABEL_FOLDER):
+        raise ValueError(f"version: {config.version} is the name of another part of a data set, expected one such as v1.0-mini")
     if is_complete(out, config) and not fresh:
         return
     with sole_writer(out):
@@ -107,6 +119,8 @@ def _clear(config: SynthConfig, out: Path, *, fresh: bool) -> None:
     folders = [child(out, name) for name in (*CONTENTS, check_name(str(version), f"{out / MANIFEST}: version"))]
     # An end in between leaves a folder that is known for an unfinished one.
     write_json(out / MANIFEST, {**manifest, "finished": False})
+    if (out / LABEL_FOLDER / MANIFEST_NAME).is_file():
+        folders.append(out / LABEL_FOLDER)  # tokens are those of the scene, whatever else differs: old labels would pass for new ones
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 

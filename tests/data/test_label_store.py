@@ -200,14 +200,14 @@ def test_another_format_version_is_refused_by_name(store_folder: Path):
     path = store_folder / MANIFEST_NAME
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "format_version": 7}))
-    with pytest.raises(ValueError, match="label store of format version 7, this program reads version 5"):
+    with pytest.raises(ValueError, match="label store of format version 7, this program reads version 6"):
         LabelStore.open(store_folder)
     path.write_text(json.dumps({**content, "format": "something"}))
     with pytest.raises(ValueError, match="field format is not 'splattingocc-labels'"):
         LabelStore.open(store_folder)
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"format": "splattingocc-labels", "format_version": 5}', "[1]"])
+@pytest.mark.parametrize("content", ["{", "{}", '{"format": "splattingocc-labels", "format_version": 6}', "[1]"])
 def test_a_damaged_manifest_is_named(store_folder: Path, content: str):
     (store_folder / MANIFEST_NAME).write_text(content)
     with pytest.raises(ValueError, match=r"manifest\.json: not the manifest of a label store"):

@@ -162,6 +162,7 @@ def test_a_damaged_cache_is_made_anew(own_dataroot: Path):
         ("sample_data", 2, {"calibrated_sensor_token": "none"}, ["sample_data.json", "calibrated_sensor_token none"]),
         ("sample_data", 2, {"sample_token": "none"}, ["sample_data.json", "sample_token none"]),
         ("sample_data", 2, {"height": 0}, ["sample_data.json", "height, width is 0 × 320 pixels"]),
+        ("sample_data", 2, {"height": 90}, ["sample_data.json", "height 90, width 320; CAM_", "has 180, 320 earlier in the scene"]),
         ("sample", 1, {"scene_token": "none"}, ["sample.json", "scene_token none"]),
         ("calibrated_sensor", 2, {"camera_intrinsic": []}, ["calibrated_sensor.json", "camera_intrinsic"]),
         ("calibrated_sensor", 2, {"sensor_token": "none"}, ["calibrated_sensor.json", "sensor_token none"]),

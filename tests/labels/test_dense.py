@@ -80,12 +80,46 @@ def test_unknown_depth_keeps_the_class_and_too_far_keeps_nothing(key_frame: KeyF
     assert 2.9 < (~known).sum() / known.sum() < 3.1
 
 
+@pytest.mark.parametrize("metres", [0.0, 80.0, 200.0, np.inf])
+def test_the_sky_is_a_label_whatever_depth_the_maps_give_it(metres: float, key_frame: KeyFrame, tiny_dataroot: Path, tmp_path: Path):
+    semantics = write_maps(tmp_path / "classes", key_frame, road_under_sky)
+    depth = write_maps(
+        tmp_path / "depth",
+        key_frame,
+        lambda view, h, w: np.where(np.arange(h)[:, None] < h // 2, metres, 10).astype(np.float32) * np.ones((1, w), np.float32),
+    )
+    table = label_densely(key_frame, tiny_dataroot, DenseLabelConfig(semantics=semantics, depth=depth))
+    sky = table.semantics == SKY
+    assert 0.4 < sky.mean() < 0.6
+    assert np.isnan(table.distances[sky]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth_scale": 256.0}, r"dense\.depth_scale 256\.0: does nothing without depth maps"),
+        ({"depth_along": "ray"}, r"dense\.depth_along ray: does nothing without depth maps"),
+        ({"min_confidence": 0.9}, r"dense\.min_confidence 0\.9: does nothing without confidence maps"),
+        ({"depth": Path("depth"), "point_columns": 4}, r"dense\.point_columns 4: does nothing where distances come from depth maps"),
+        ({"max_distance": 0.9}, "greater than 1"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        DenseLabelConfig(semantics=Path("classes"), **options)
+
+
 def test_without_depth_maps_lidar_points_take_the_class_of_their_pixel(key_frame: KeyFrame, tiny_dataroot: Path, tmp_path: Path):
     semantics = write_maps(tmp_path / "classes", key_frame, road_under_sky)
     table = label_densely(key_frame, tiny_dataroot, DenseLabelConfig(semantics=semantics))
     points = np.isfinite(table.distances)
     assert points.sum() > 500
-    assert (table.semantics[points] == ROAD).all()
+    heights = np.array([camera.image_size[0] for camera in key_frame.cameras])[table.camera_indices]  # type: ignore[index]
+    on_road = table.pixels[:, 1] >= heights // 2
+    assert (table.semantics[points & on_road] == ROAD).all()
+    # What was measured is no sky, whatever it is
+    assert (points & ~on_road).any()
+    assert (table.semantics[points & ~on_road] == IGNORE).all()
     assert (table.semantics[~points] == SKY).all()
     assert (~points).sum() > 50
 

@@ -1,6 +1,8 @@
+import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_nuscenes
 
@@ -232,15 +235,42 @@ def test_key_frames_of_which_a_file_is_missing_are_left_out_where_asked(own_data
     assert manifest.scenes["scene-0002"].tokens == ("scene-0002-0", "scene-0002-2")
     LabelStore.open(tmp_path / "store").verify(index)
     generate.verify_inputs(LabelStore.open(tmp_path / "store"), index, own_data, LidarLabels())
-    if "CAM" not in name:
-        with pytest.raises(ValueError, match=r"scene-0002-1-LIDAR_TOP.*no such file \(scene-0002, key frame scene-0002-1\)"):
-            generate_labels(index, own_data, tmp_path / "store", show_progress=False)
+    with pytest.raises(ValueError, match=rf"{re.escape(Path(name).name)}: no such file.* \(scene-0002, key frame scene-0002-1\)"):
+        generate_labels(index, own_data, tmp_path / "store", show_progress=False)
     # When the file has come, its scene is made again
     (own_data / name).write_bytes(content)
     manifest = generate_labels(index, own_data, tmp_path / "store", skip_missing=True, show_progress=False)
     assert not manifest.skipped
     generate_labels(index, own_data, tmp_path / "whole", show_progress=False)
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+
+
+def test_tables_that_change_after_the_labels_were_made_are_seen_before_training(own_data: Path, tmp_path: Path):
+    index = read_index(own_data, tiny_nuscenes.VERSION)
+    generate_labels(index, own_data, tmp_path / "store", show_progress=False)
+    store = LabelStore.open(tmp_path / "store")
+    assert store.labelled_part(index) is index
+    assert store.labelled_part(index.only([0, 1, 2])).tokens == index.tokens[:3]
+    moved = dataclasses.replace(index, K=index.K + [[0, 0, 20], [0, 0, 0], [0, 0, 0]])
+    renamed = dataclasses.replace(index, filenames=[name.replace("CAM_BACK_", "CAM_REAR_") for name in index.filenames])
+    others = np.arange(len(index.channels))
+    others[[1, 2]] = others[[2, 1]]
+    swapped = dataclasses.replace(index, channels=[index.channels[i] for i in others])
+    for changed in (moved, renamed, swapped):
+        with pytest.raises(ValueError, match=r"scene-0001\.safetensors: the labels of scene-0001 were made from other tables"):
+            store.labelled_part(changed)
+        with pytest.raises(ValueError, match="the labels of scene-0001 were made from other tables"):
+            store.verify(changed)
+
+
+def test_what_of_a_store_is_of_another_kind_is_named(own_data: Path, tmp_path: Path):
+    index = read_index(own_data, tiny_nuscenes.VERSION)
+    generate_labels(index, own_data, tmp_path / "store", show_progress=False)
+    larger = dataclasses.replace(index, image_sizes=2 * index.image_sizes, K=2 * index.K)
+    with pytest.raises(
+        ValueError, match=r"store holds labels of image_sizes \(\(180, 320\), .* asked for are labels of \(\(360,"
+    ):
+        generate_labels(larger, own_data, tmp_path / "store", show_progress=False)
 
 
 def test_key_frames_without_one_of_the_sensors_are_left_out_where_asked(own_data: Path, tmp_path: Path):

@@ -86,7 +86,7 @@ def test_a_source_of_ones_own_makes_a_store(index: Index, tiny_dataroot: Path, m
 
 
 def test_stores_of_different_sources_do_not_mix(index: Index, tiny_dataroot: Path, tiny_store: Path, maps: Path):
-    with pytest.raises(ValueError, match=r"the store holds labels .*\(lidar points.* asked for are labels .*\(constant maps maps\)"):
+    with pytest.raises(ValueError, match=r"the store holds labels of source lidar points.* asked for are labels of constant maps maps;"):
         generate_labels(index, tiny_dataroot, tiny_store, source=ConstantMap(maps), show_progress=False)
     with pytest.raises(ValueError, match=r"the store holds lidar points, .*; give the options that made it"):
         verify_inputs(LabelStore.open(tiny_store), index, tiny_dataroot, ConstantMap(maps))

@@ -14,7 +14,9 @@ from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS, CLASS_OF_LIDARS
 from splattingocc.geometry.transforms import invert_rigid, rigid, rotation_from_quat, transform_points
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.synthetic import writer
-from splattingocc.synthetic.tables import TABLES
+from splattingocc.synthetic.config import scene_name
+from splattingocc.synthetic.scene_writer import SceneJob
+from splattingocc.synthetic.tables import TABLES, Row
 from splattingocc.synthetic.writer import SynthConfig, is_complete, write_dataset
 from splattingocc.taxonomy import FREE, IGNORE
 
@@ -289,7 +291,13 @@ def test_a_fresh_start_removes_nothing_outside_of_its_folder(tmp_path, version):
 @pytest.fixture
 def without_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what costs time and has no part in what becomes of a folder that is there."""
-    monkeypatch.setattr(writer, "write_scene", lambda job: {})
+
+    def write_folders(job: SceneJob) -> dict[str, list[Row]]:
+        for folder in ("samples", f"lidarseg/{job.config.version}", f"gts/{scene_name(job.number)}"):
+            (job.out / folder).mkdir(parents=True, exist_ok=True)
+        return {}
+
+    monkeypatch.setattr(writer, "write_scene", write_folders)
 
 
 @pytest.mark.parametrize("described", [3, [], "x", None, {}])
@@ -299,6 +307,33 @@ def test_a_description_of_no_options_does_not_keep_from_a_fresh_start(tmp_path, 
         write_dataset(TINY, tmp_path, progress=False)
     write_dataset(TINY, tmp_path, progress=False, fresh=True)
     assert is_complete(tmp_path, TINY)
+
+
+def test_a_data_set_of_which_folders_are_gone_is_written_again_and_a_fresh_one_has_no_labels_of_the_one_before(
+    tmp_path: Path, without_scenes: None
+):
+    write_dataset(TINY, tmp_path, progress=False)
+    for gone in ("gts", "lidarseg", "samples"):
+        shutil.rmtree(tmp_path / gone)
+        assert not is_complete(tmp_path, TINY)
+        write_dataset(TINY, tmp_path, progress=False)
+        assert is_complete(tmp_path, TINY)
+    # Its scenes have the same tokens and poses, and the labels made of it would pass for those of the new one
+    labels = tmp_path / "labels_2d"
+    labels.mkdir()
+    (labels / "manifest.json").write_text("{}")
+    other = TINY.model_copy(update={"label_errors": False})
+    write_dataset(TINY, tmp_path, progress=False)
+    assert labels.is_dir()
+    write_dataset(other, tmp_path, progress=False, fresh=True)
+    assert not labels.exists()
+
+
+@pytest.mark.parametrize("version", ["samples", "gts", "labels_2d", "synthetic.json"])
+def test_a_version_that_is_the_name_of_another_part_is_refused(tmp_path: Path, version: str):
+    with pytest.raises(ValueError, match=f"version: {version} is the name of another part of a data set"):
+        write_dataset(TINY.model_copy(update={"version": version}), tmp_path, progress=False)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_of_other_options_is_refused_with_what_differs(tmp_path):
