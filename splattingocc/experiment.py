@@ -97,7 +97,8 @@ class TrainerConfig(Config):
     """Every so many epochs the losses are measured on the scenes kept back from training (their 2D labels, never 3D truth); 0 measures
     none."""
     best_by: str = "val/loss"
-    """The logged number by which `checkpoints/best.ckpt` is chosen where there is such a measurement; the smallest is best."""
+    """The number by which `checkpoints/best.ckpt` is chosen where there is such a measurement, `val/loss` or `val/loss/<name of a loss>`
+    of the kept-back scenes or the last step's without `val/`; the smallest is best."""
     sync_batchnorm: bool = False
     """Whether BatchNorm counts the images of all processes instead of each process's own. CUDA only."""
     accumulate_batches: Annotated[int, Field(ge=1, le=4096)] = 1
@@ -174,6 +175,9 @@ class ExperimentConfig(Config):
                 f"data.loader.previous_frames is {loaded}, expected {needed}: that many earlier frames network.temporal.frames "
                 f"({self.network.temporal.frames}) and network.image_reader.stereo.kind ({self.network.image_reader.stereo.kind}) look at"
             )
+        names = [prefix + name for prefix in ("val/", "") for name in ("loss", *(f"loss/{name}" for name in objective.in_use))]
+        if self.trainer.validate_epochs and self.trainer.best_by not in names:
+            raise ValueError(f"trainer.best_by is {self.trainer.best_by}, expected one of {', '.join(names)}")
         if self.optimization.image_steps and all(loss.needs_volume for loss in objective.in_use.values()):
             of_images = ", ".join(f"objective.{name}" for name, loss in objective.losses.items() if not loss.needs_volume)
             raise ValueError(

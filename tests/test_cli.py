@@ -208,6 +208,13 @@ def test_numbers_out_of_bounds_are_refused_in_one_line(option: str, value: str, 
     assert said.strip().count("\n") == 0
 
 
+@pytest.mark.parametrize(("option", "name"), [("--trainer.devices", "trainer.devices"), ("--trainer.num-nodes", "trainer.num_nodes")])
+def test_processes_that_nothing_starts_are_not_waited_for(option: str, name: str, tmp_path: Path):
+    with pytest.raises(SystemExit, match=f"splattingocc: {name} is 2: several processes are started by torchrun or srun, with --launcher"):
+        main(["train", str(CONFIG), option, "2", "--work-dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "key"),
     [

@@ -121,6 +121,10 @@ class Train:
             trainer = trainer.model_copy(update={"deterministic": True})
         if (started := started_by(self.launcher)) is not None:
             trainer = trainer.model_copy(update={"devices": started[0], "num_nodes": started[1]})
+        elif (trainer.devices, trainer.num_nodes) != (1, 1):
+            # Alone it would wait for the others for ever
+            option = f"trainer.devices is {trainer.devices}" if trainer.devices > 1 else f"trainer.num_nodes is {trainer.num_nodes}"
+            raise ValueError(f"{option}: several processes are started by torchrun or srun, with --launcher pytorch or slurm")
         self.experiment = with_load_interval(self.experiment.model_copy(update={"trainer": trainer}), self.load_interval)
         work_dir = self.work_dir or child(Path("work_dirs"), self.experiment.name)
         is_first = process_number(self.launcher) == 0

@@ -37,6 +37,31 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, file)
 
 
+class _Writer(ModelCheckpoint):
+    """Lightning's, whose state is called in a checkpoint as when its own class kept it."""
+
+    @property
+    def state_key(self) -> str:
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+
+class AtEpochs(_Writer):
+    """Write a checkpoint every so many epochs and after the last one, by which a finished training is known."""
+
+    def __init__(self, *, checkpoint_epochs: int, **options: Any) -> None:
+        super().__init__(**options, every_n_epochs=1, save_on_train_epoch_end=True)
+        self._checkpoint_epochs = checkpoint_epochs
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if _ends_epoch_to_keep(trainer, self._checkpoint_epochs):
+            super().on_train_epoch_end(trainer, pl_module)
+
+
+def _ends_epoch_to_keep(trainer: Trainer, checkpoint_epochs: int) -> bool:
+    done = trainer.current_epoch + 1
+    return done % checkpoint_epochs == 0 or done == trainer.max_epochs
+
+
 class WithinEpochs(ModelCheckpoint):
     """Write checkpoints every so many steps, but for those that the ends of epochs have anyway: two writers would remove each other's."""
 
@@ -45,17 +70,17 @@ class WithinEpochs(ModelCheckpoint):
         self._checkpoint_epochs = checkpoint_epochs
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not (trainer.is_last_batch and (trainer.current_epoch + 1) % self._checkpoint_epochs == 0):
+        if not (trainer.is_last_batch and _ends_epoch_to_keep(trainer, self._checkpoint_epochs)):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(_Writer):
     """Keep the checkpoint that did best, also of a run whose folder was copied or renamed since: Lightning forgets how good it was."""
 
-    @property
-    def state_key(self) -> str:
-        """What its state is called in a checkpoint: as when Lightning's own class kept it."""
-        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Some losses have no value before the volume learns
+        if str(self.monitor) in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         here, best = Path(str(self.dirpath)), Path(state_dict["best_model_path"])

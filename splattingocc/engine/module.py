@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from splattingocc.data.samples import TrainingSample
 from splattingocc.engine.options import OptimizationConfig, RenderConfig
 from splattingocc.engine.schedule import learning_rate_factor, training_steps
+from splattingocc.kernels.gaussian_scene import BadGaussians
 from splattingocc.losses.inputs import ImageInputs, LossInputs
 from splattingocc.losses.objective import Losses, Objective
 from splattingocc.models.network import OccupancyNetwork
@@ -26,11 +27,12 @@ LEARNING_WEIGHTS = "current_model_state"
 
 
 class NonFiniteLoss(ValueError):
-    """A step has a loss or gradients that are not finite; nothing was learned from it."""
+    """A step has a loss or gradients that are not finite; nothing was learned from it. `reason` says why there was no loss at all."""
 
-    def __init__(self, step: int, tokens: Sequence[str], losses: dict[str, float]):
+    def __init__(self, step: int, tokens: Sequence[str], losses: dict[str, float], reason: str = ""):
         values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        super().__init__(f"the loss or its gradient is not finite at step {step}, samples {', '.join(tokens)}: {values}")
+        what = f"the loss or its gradient is not finite at step {step}, samples {', '.join(tokens)}: {values}"
+        super().__init__(f"{what} ({reason})" if reason else what)
         self.step, self.tokens, self.losses = step, tokens, losses
 
 
@@ -42,6 +44,8 @@ class _Batch:
     share: float
     """Of the step's samples."""
     losses: dict[str, Tensor]
+    reason: str = ""
+    """Why it has no losses, where what the network predicts cannot be rendered."""
 
 
 def _mean(batches: Sequence[_Batch]) -> dict[str, Tensor]:
@@ -86,8 +90,14 @@ class OccupancyModule(LightningModule):
 
     def _share_of_loss(self, batch: TrainingSample, num_samples: int) -> Tensor:
         """Return what a batch gives to the loss of a step of so many samples, and remember the batch."""
-        losses, share = self.losses_of(batch, step=self.global_step), len(batch.token) / num_samples
-        self._in_hand.append(_Batch(batch.token, share, {name: value.detach() for name, value in losses.parts.items()}))
+        share, reason = len(batch.token) / num_samples, ""
+        try:
+            losses = self.losses_of(batch, step=self.global_step)
+        except BadGaussians as error:
+            # Not raised here: other processes wait for this one's gradients, and all end when they see that those are not finite
+            nothing, reason = self._of_every_parameter() * math.nan, str(error)
+            losses = Losses(dict.fromkeys(self.objective.config.in_use, nothing))
+        self._in_hand.append(_Batch(batch.token, share, {name: value.detach() for name, value in losses.parts.items()}, reason))
         return losses.total * share
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
@@ -134,7 +144,8 @@ class OccupancyModule(LightningModule):
         """Name the batches of the step in hand whose losses are not finite; all of them, where only gradients are not."""
         failed = [batch for batch in self._in_hand if not all(value.isfinite() for value in batch.losses.values())] or self._in_hand
         tokens = [token for batch in failed for token in batch.tokens]
-        return NonFiniteLoss(self.global_step, tokens, {name: value.item() for name, value in _mean(failed).items()})
+        reasons = "; ".join({batch.reason: None for batch in failed if batch.reason})
+        return NonFiniteLoss(self.global_step, tokens, {name: value.item() for name, value in _mean(failed).items()}, reasons)
 
     def validation_step(self, sample: TrainingSample, batch_index: int) -> None:
         """Log the losses on a key frame that is kept back from training, as `val/loss` and `val/loss/<name>`."""
@@ -172,6 +183,7 @@ class OccupancyModule(LightningModule):
             reading=output.reading,
             field=output.field,
             rendering=rendering,
+            near=max(0.0, config.near - config.margin),
             far=config.far + config.margin,
             rays=sample.rays,
             labels=sample.labels,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from splattingocc.config import Config, Coordinate, Metres
+from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.transforms import beside
 
 MOST_CELLS = 2**26
@@ -58,6 +60,18 @@ class VoxelGrid:
         shape = beside(self.shape, cells)
         inside = ((cells >= 0) & (cells < shape)).all(dim=-1)
         return cells.clamp(min=torch.zeros_like(shape), max=shape - 1), inside
+
+    def exit_distances(self, rays: Rays) -> Float[Tensor, "*batch"]:
+        """Return where each ray leaves the box for good, metres along it; −inf of a ray that never is inside."""
+        origins, directions = rays.origins, rays.directions
+        to_lower, to_upper = beside(self.lower, origins) - origins, beside(self.upper, origins) - origins
+        is_parallel = directions == 0
+        slopes = directions.where(~is_parallel, torch.ones_like(directions))
+        ways = torch.stack([to_lower / slopes, to_upper / slopes])
+        never = is_parallel & ((to_lower > 0) | (to_upper < 0))
+        first = ways.amin(dim=0).masked_fill(is_parallel, -math.inf).masked_fill(never, math.inf).amax(dim=-1)
+        last = ways.amax(dim=0).masked_fill(is_parallel, math.inf).amin(dim=-1)
+        return last.masked_fill((first > last) | (last < 0), -math.inf)
 
     def coarsen(self, factor: int) -> VoxelGrid:
         """Return the grid over the same box whose cells are `factor` times larger."""

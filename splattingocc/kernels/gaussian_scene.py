@@ -54,6 +54,10 @@ _COMPLAINTS = {
 }
 
 
+class BadGaussians(ValueError):
+    """Gaussians that cannot be rendered: numbers that are not finite, or outside of what they may be."""
+
+
 @dataclass(frozen=True)
 class SceneIndex:
     """Gaussians above the smallest alpha and inside the grid, in cell order."""
@@ -149,7 +153,7 @@ def _cells_of_valid(arrays: list[wp.array], count: int, grid: VoxelGrid, device:
     largest = max(numbers[1])
     for bit, complaint in _COMPLAINTS.items():
         if bits & bit:
-            raise ValueError(f"gaussians.{complaint}")
+            raise BadGaussians(f"gaussians.{complaint}")
     if bits & BAD_REACH:
         raise ValueError(
             f"gaussians.scales: a Gaussian reaches {largest:.3g} m before its alpha falls below 1/255, "

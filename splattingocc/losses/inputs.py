@@ -43,24 +43,41 @@ class LossInputs(ImageInputs):
     """What the network predicts."""
     rendering: Rendering
     """Made with the label distances, so that `in_front` and `at_hit` are there."""
+    near: float = 0.0
+    """Metres along the rays before which nothing is at a label: where rendering begins, less half the thickness of a surface."""
     far: float = math.inf
     """Metres along the rays behind which nothing is at a label: where rendering ends, and half the thickness of a surface."""
 
     @cached_property
     def empty(self) -> Bool[Tensor, "*batch ray"]:
-        """Rays that meet nothing on their way through the grid: those of the sky, and those that are stopped outside of it only.
+        """Rays that meet nothing on their way through the grid: those of the sky, and those that are stopped behind it only.
 
         So are those that are stopped where nothing is rendered any more.
         """
         distances = self.labels.distances
-        known = distances.isfinite()
-        _, inside = self.field.grid.cells_of(self.rays.at(distances.where(known, torch.zeros_like(distances))))
-        return (self.labels.semantics == SKY) | (known & (~inside | (distances > self.far)))
+        is_behind = self._outside & (distances >= self.field.grid.exit_distances(self.rays))
+        return (self.labels.semantics == SKY) | (is_behind & ~self._before) | (distances.isfinite() & (distances > self.far))
 
     @cached_property
     def stopped(self) -> Float[Tensor, "*batch ray"]:
-        """Label weights of the rays that something in the grid may stop; 0 for the others."""
-        return self.labels.weights * ~self.empty
+        """Label weights of the rays that something in the grid may stop; 0 for the others.
+
+        Of those that are stopped before the grid begins, or before anything is rendered, nothing is known of what is behind.
+        """
+        return self.labels.weights * ~(self.empty | self._outside | self._before)
+
+    @cached_property
+    def _outside(self) -> Bool[Tensor, "*batch ray"]:
+        """Rays of which it is known that they are stopped outside of the grid."""
+        distances = self.labels.distances
+        known = distances.isfinite()
+        _, inside = self.field.grid.cells_of(self.rays.at(distances.where(known, torch.zeros_like(distances))))
+        return known & ~inside
+
+    @cached_property
+    def _before(self) -> Bool[Tensor, "*batch ray"]:
+        """Rays of which it is known that they are stopped before anything is rendered."""
+        return self.labels.distances < self.near
 
     @cached_property
     def stopped_at_distance(self) -> Float[Tensor, "*batch ray"]:

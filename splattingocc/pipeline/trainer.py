@@ -17,7 +17,14 @@ from splattingocc.data.loaders import TrainingSet, calibration_scenes
 from splattingocc.engine.averaging import AveragedWeights
 from splattingocc.engine.batches import TrainingBatches
 from splattingocc.engine.callbacks import StepProgress
-from splattingocc.engine.checkpoint_writing import AtomicCheckpointIO, BestCheckpoint, GoOnCleanly, RememberExperiment, WithinEpochs
+from splattingocc.engine.checkpoint_writing import (
+    AtEpochs,
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    GoOnCleanly,
+    RememberExperiment,
+    WithinEpochs,
+)
 from splattingocc.engine.interruption import EndEarly
 from splattingocc.engine.loggers import MetricsTable, RememberRow, build_tracker
 from splattingocc.engine.meter import StepMeter
@@ -72,7 +79,7 @@ def build_checkpoints(config: TrainerConfig, work_dir: Path) -> list[ModelCheckp
         "mode": "max",
         "save_top_k": config.keep_checkpoints,
     }
-    checkpoints = [ModelCheckpoint(**options, every_n_epochs=config.checkpoint_epochs, save_on_train_epoch_end=True)]
+    checkpoints: list[ModelCheckpoint] = [AtEpochs(**options, checkpoint_epochs=config.checkpoint_epochs)]
     if config.checkpoint_steps:
         within = WithinEpochs(**options, every_n_train_steps=config.checkpoint_steps, checkpoint_epochs=config.checkpoint_epochs)
         checkpoints.append(within)

@@ -106,13 +106,14 @@ def train(
         if begins_with is not None:
             print(begins_with)
         # Not before all that may be wrong with data and labels has been found: a mistyped folder must cost an earlier training nothing
-        set_aside(work_dir, resume_from)
+        set_aside(work_dir, resume_from, step=0 if checkpoint is None else checkpoint["global_step"])
         link_latest(work_dir, next(iter(checkpoints_by_step(work_dir / "checkpoints")), None))
         write_json(work_dir / "config.json", config.model_dump(mode="json"))
         write_json(work_dir / "environment.json", environment() | circumstances())
     if trained is not None and resume_from is not None:
         # Lightning would neither train nor give the averaged weights, which are those of the checkpoint
-        load_network(module.network, config.network, resume_from)
+        module.on_load_checkpoint(trained)
+        module.load_state_dict(trained["state_dict"])
         with decoding(resume_from, "a checkpoint to go on from"):
             if meter.state_key in trained["callbacks"]:  # it was not always kept
                 meter.load_state_dict(trained["callbacks"][meter.state_key])
@@ -192,16 +193,16 @@ def finished_metrics(config: ExperimentConfig, work_dir: Path, step: int) -> dic
     return metrics
 
 
-def set_aside(work_dir: Path, resume_from: Path | None) -> None:
+def set_aside(work_dir: Path, resume_from: Path | None, *, step: int) -> None:
     """Keep what another training left out of the way of this one, which must never go on from it.
 
     That is all of it, where this one begins at step 0 or goes on from another folder's checkpoint, and what came after, where it goes on
-    from an older checkpoint of this folder.
+    from a checkpoint of this folder, of the given step.
     """
     folder = work_dir / "checkpoints"
     is_own = resume_from is not None and resume_from.resolve().parent == folder.resolve()
     found = checkpoints_by_step(folder)
-    others = [path for path in found if not is_own or found[path] > found.get(folder / resume_from.name, 0)]  # type: ignore[union-attr]
+    others = [path for path in found if not is_own or found[path] > step]
     if not is_own and (folder / "best.ckpt").exists():
         others.append(folder / "best.ckpt")
     if not others:

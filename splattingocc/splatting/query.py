@@ -34,6 +34,9 @@ def query(gaussians: Gaussians, points: Float[Tensor, "point 3"]) -> PointRespon
     valid = inside & (index >= 0)
     if gaussians.walks is not None and not torch.equal(valid, inside):
         raise ValueError("gaussians: are only those that a step asks for, expected points that were asked for")
+    if not len(gaussians.means):
+        features = gaussians.features.new_zeros(len(points), gaussians.features.shape[-1])
+        return PointResponses(features.sum(dim=-1), features, valid)
     index = index.clamp(min=0)
     offsets = (points - gather_rows(gaussians.means, index))[:, None, :] @ rotation_from_quat(gather_rows(gaussians.quats, index))
     squared = (offsets.squeeze(1) / gather_rows(gaussians.scales, index)).square().sum(dim=-1)

@@ -2,15 +2,15 @@
 
 For a ray o + t·d and a Gaussian (μ, R(q), s, p, f): W = diag(1/s)·Rᵀ, a = W(o−μ), b = W d, t* = −a·b / b·b, r = a + t*·b,
 α = min(p·exp(−½|r|²), MAX_ALPHA). Gaussians whose centre is outside of the grid, with α < MIN_ALPHA, or with t_c = d·(μ−o) outside
-of [near, far] do not count. The others are composited in increasing t_c (equal ones in their own order), each as long as T ≥
-MIN_TRANSMITTANCE before it: w = T·α, T ← T·(1−α). What is dropped and where a ray stops are piecewise constant, and a clamped α has
-no gradient.
+of [near, far] do not count. The others are composited in increasing t_c (equal ones in the order of their cells, those of a cell in
+their own), each as long as T ≥ MIN_TRANSMITTANCE before it: w = T·α, T ← T·(1−α). What is dropped and where a ray stops are
+piecewise constant, and a clamped α has no gradient.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from splattingocc.geometry.rays import Rays
@@ -31,6 +31,7 @@ def render_reference(
     margin: float = 0.4,
 ) -> Rendering:
     """Render one (unbatched) set of Gaussians as `splatting.render.render` does, in the dtype given and with rays × Gaussians memory."""
+    gaussians = gaussians[_order_of_cells(gaussians)]
     whitening = rotation_from_quat(gaussians.quats).mT / gaussians.scales[:, :, None]
     to_origin = rays.origins[:, None] - gaussians.means
     a = torch.einsum("gij,rgj->rgi", whitening, to_origin)
@@ -59,6 +60,12 @@ def render_reference(
     in_front = torch.where(distances < labels - margin, weights, torch.zeros_like(weights)).sum(-1)
     at_hit = torch.where((distances - labels).abs() <= margin, weights, torch.zeros_like(weights)).sum(-1)
     return Rendering(features, expected, mass, in_front, at_hit)
+
+
+def _order_of_cells(gaussians: Gaussians) -> Int64[Tensor, " gaussian"]:
+    grid = gaussians.grid
+    cells, _ = grid.cells_of(gaussians.means)
+    return ((cells[:, 0] * grid.shape[1] + cells[:, 1]) * grid.shape[2] + cells[:, 2]).argsort(stable=True)
 
 
 def read_out_reference(

@@ -14,7 +14,7 @@ from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.gaussian_index import UNIT_TOLERANCE
 from splattingocc.kernels.gaussian_render import HITS_PER_RAY
-from splattingocc.kernels.gaussian_scene import RayBundle, RayHits, SceneIndex, composite, composite_backward, index_gaussians
+from splattingocc.kernels.gaussian_scene import BadGaussians, RayBundle, RayHits, SceneIndex, composite, composite_backward, index_gaussians
 from splattingocc.splatting.field import Rendering
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.walk import are_along
@@ -108,7 +108,7 @@ def _check_values(features: Tensor, rays: Rays) -> None:
     if torch.stack([summed, are_finite, are_units]).all():
         return
     if not features.isfinite().all():
-        raise ValueError("gaussians.features: must be finite")
+        raise BadGaussians("gaussians.features: must be finite")
     if not are_finite:
         raise ValueError("rays.origins: must be finite")
     if not are_units:

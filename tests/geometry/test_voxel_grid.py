@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 
 SMALL = VoxelGrid(lower=(-2.0, -1.0, 0.0), upper=(2.0, 2.0, 1.0), cell_size=0.5)
@@ -40,3 +41,20 @@ def test_a_box_that_is_not_a_whole_number_of_cells_is_refused():
         VoxelGrid(lower=(-2.0, 0.0, 0.0), upper=(2.1, 1.0, 1.0), cell_size=0.5)
     with pytest.raises(ValueError, match="whole number"):
         VoxelGrid(lower=(0.0, 0.0, 0.0), upper=(0.0, 1.0, 1.0), cell_size=0.5)
+
+
+def test_where_a_ray_leaves_the_box_is_where_its_points_end_to_be_inside():
+    generator = torch.Generator().manual_seed(0)
+    origins = 6 * (torch.rand(400, 3, generator=generator) - 0.5)
+    directions = torch.nn.functional.normalize(torch.randn(400, 3, generator=generator), dim=-1)
+    directions[:60] = torch.eye(3).repeat(20, 1) * torch.tensor([1.0, -1.0]).repeat_interleave(30)[:, None]
+    rays = Rays(origins, directions)
+    found = SMALL.exit_distances(rays)
+    along = torch.arange(0, 12, 0.01)
+    inside = SMALL.cells_of(origins[:, None] + along[:, None] * directions[:, None])[1]
+    last = torch.where(inside.any(dim=1), along[inside.shape[1] - 1 - inside.flip(1).int().argmax(dim=1)], torch.tensor(-torch.inf))
+    assert inside.any(dim=1).sum() > 50
+    # A corner may be crossed between two points
+    agree = ((found - last).abs() < 0.02) | (found == last)
+    assert agree.float().mean() > 0.97
+    assert (found[inside.any(dim=1)] > last[inside.any(dim=1)] - 1e-3).all()

@@ -267,9 +267,7 @@ def test_what_of_a_store_is_of_another_kind_is_named(own_data: Path, tmp_path: P
     index = read_index(own_data, tiny_nuscenes.VERSION)
     generate_labels(index, own_data, tmp_path / "store", show_progress=False)
     larger = dataclasses.replace(index, image_sizes=2 * index.image_sizes, K=2 * index.K)
-    with pytest.raises(
-        ValueError, match=r"store holds labels of image_sizes \(\(180, 320\), .* asked for are labels of \(\(360,"
-    ):
+    with pytest.raises(ValueError, match=r"store holds labels of image_sizes \(\(180, 320\), .* asked for are labels of \(\(360,"):
         generate_labels(larger, own_data, tmp_path / "store", show_progress=False)
 
 

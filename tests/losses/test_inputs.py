@@ -4,6 +4,9 @@ import pytest
 import torch
 from labelled_scene import loss_inputs, meets_nothing
 
+from splattingocc.geometry.rays import Rays
+from splattingocc.taxonomy import SKY
+
 
 def test_inputs_cannot_be_changed_and_what_follows_from_them_is_computed_once():
     inputs = loss_inputs()
@@ -37,3 +40,28 @@ def test_labels_behind_what_is_rendered_are_of_rays_that_meet_nothing_on_the_way
     assert (behind & ~meets_nothing(inputs)).any()
     assert torch.equal(inputs.empty, meets_nothing(inputs) | behind)
     assert (inputs.stopped[behind] == 0).all()
+
+
+def test_of_a_ray_that_is_stopped_before_the_grid_begins_nothing_is_known():
+    inputs = loss_inputs()
+    origins = inputs.rays.origins - torch.tensor([30.0, 0.0, 0.0], dtype=torch.float64)
+    moved = dataclasses.replace(inputs, rays=Rays(origins, inputs.rays.directions))
+    distances = moved.labels.distances
+    meets_grid = moved.field.grid.exit_distances(moved.rays) > 0
+    before = (distances < 20) & meets_grid  # the others end in the grid, or behind it
+    assert before.any()
+    assert not moved.empty[before].any()
+    assert (moved.stopped[before] == 0).all()
+    assert moved.empty[moved.labels.semantics == SKY].all()
+    behind = (distances >= 20) & meets_nothing(moved)
+    assert behind.any()
+    assert moved.empty[behind].all()
+
+
+def test_labels_before_what_is_rendered_ask_for_nothing():
+    inputs = dataclasses.replace(loss_inputs(), near=5.0)
+    before = inputs.labels.distances < 5.0
+    assert before.any()
+    assert not inputs.empty[before].any()
+    assert (inputs.stopped[before] == 0).all()
+    assert torch.equal(inputs.stopped[~before], loss_inputs().stopped[~before])

@@ -191,9 +191,9 @@ def test_the_last_checkpoint_of_a_finished_training_is_its_network_and_no_other(
 
 def test_what_is_set_aside_is_not_the_latest_any_more(tmp_path: Path):
     older, _ = save_checkpoint(tmp_path, 1), save_checkpoint(tmp_path, 2)
-    set_aside(tmp_path, tmp_path / "checkpoints" / "step_00000002.ckpt")
+    set_aside(tmp_path, tmp_path / "checkpoints" / "step_00000002.ckpt", step=2)
     assert os.readlink(tmp_path / "latest.pth") == "checkpoints/step_00000002.ckpt"
-    set_aside(tmp_path, older)
+    set_aside(tmp_path, older, step=1)
     assert not (tmp_path / "latest.pth").is_symlink()
 
 

@@ -586,7 +586,7 @@ def test_going_on_from_another_folder_leaves_nothing_to_go_on_from_by_mistake(tr
     shutil.copytree(trained, work_dir)
     other.parent.mkdir(parents=True)
     shutil.copy(trained / "checkpoints" / other.name, other)
-    set_aside(work_dir, other)
+    set_aside(work_dir, other, step=4)
     assert newest_checkpoint(work_dir) is None
     assert {path.name for path in (work_dir / "checkpoints_before_1").iterdir()} == {"step_00000004.ckpt", "step_00000008.ckpt"}
     assert not (work_dir / "logs" / "metrics.csv").exists()
@@ -597,12 +597,63 @@ def test_going_on_from_an_older_checkpoint_sets_aside_what_came_after_it(trained
     work_dir = tmp_path / "run"
     shutil.copytree(trained, work_dir)
     older, newest = (work_dir / "checkpoints" / f"step_0000000{step}.ckpt" for step in (4, 8))
-    set_aside(work_dir, newest)
+    set_aside(work_dir, newest, step=8)
     assert newest.exists()
-    set_aside(work_dir, older)
+    set_aside(work_dir, older, step=4)
     assert newest_checkpoint(work_dir) == older
     assert [path.name for path in (work_dir / "checkpoints_before_1").iterdir()] == ["step_00000008.ckpt"]
     assert (work_dir / "logs" / "metrics.csv").exists()
+
+
+def test_going_on_from_the_best_checkpoint_keeps_those_that_are_older(trained: Path, tmp_path: Path):
+    work_dir = tmp_path / "run"
+    shutil.copytree(trained, work_dir)
+    best = work_dir / "checkpoints" / "best.ckpt"
+    shutil.copy(work_dir / "checkpoints" / "step_00000004.ckpt", best)
+    set_aside(work_dir, best, step=4)
+    assert sorted(path.name for path in best.parent.iterdir()) == ["best.ckpt", "step_00000004.ckpt"]
+
+
+def test_the_last_epoch_has_a_checkpoint_whatever_their_distance(dataroot: Path, tmp_path: Path, capsys):
+    config = with_trainer(small_experiment(dataroot), max_epochs=1, checkpoint_epochs=5)
+    train(config, tmp_path, show_progress=False)
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.name == "step_00000004.ckpt"
+    before = (tmp_path / "network.safetensors").read_bytes()
+    train(config, tmp_path, resume_from=newest, show_progress=False)
+    assert "this training was finished before, at step 4; nothing is changed" in capsys.readouterr().out
+    # Without averaging, what is finished again has the weights that learned
+    (tmp_path / "network.safetensors").unlink()
+    plain = config.model_copy(update={"optimization": config.optimization.model_copy(update={"ema_decay": 0.0})})
+    train(plain, tmp_path, resume_from=newest, show_progress=False)
+    found, averaged = read_network(tmp_path / "network.safetensors")[0], read_network(newest)[0]
+    learned = torch.load(newest, weights_only=True)["current_model_state"]
+    name = "head.geometry.weight"
+    assert torch.equal(found[name], learned[f"network.{name}"])
+    assert not torch.equal(found[name], averaged[name])
+    assert (tmp_path / "network.safetensors").read_bytes() != before
+
+
+def test_a_network_whose_gaussians_cannot_be_rendered_ends_the_training_as_a_loss_that_is_not_finite_does(dataroot: Path, tmp_path: Path):
+    def spoilt(config: ExperimentConfig, **options: bool) -> OccupancyModule:
+        module = build_module(config, **options)
+        with torch.no_grad():
+            module.network.head.geometry.weight.fill_(1e38)
+        return module
+
+    config = with_trainer(small_experiment(dataroot), max_epochs=1)
+    with pytest.raises(ValueError, match=r"is not finite at step 0, samples .*semantic nan.*\(gaussians\.\w+: must be .*saved for replay"):
+        train(config, tmp_path, show_progress=False, build=spoilt)
+    (saved,) = tmp_path.glob("non_finite_step_*.safetensors")
+    with pytest.raises(ValueError, match=r"^gaussians\.\w+: must be"):
+        replay(config, saved, build_index(config.data, None))
+
+
+@pytest.mark.parametrize("name", ["val/lss", "semantic", "learning_rate/images", "val/loss/distortion"])
+def test_a_number_that_there_will_not_be_chooses_no_checkpoint(name: str, dataroot: Path):
+    with pytest.raises(ValueError, match=f"trainer.best_by is {name}, expected one of val/loss, val/loss/semantic"):
+        with_trainer(small_experiment(dataroot), validate_epochs=1, best_by=name)
 
 
 def test_a_finished_run_whose_network_is_damaged_is_finished_again(trained: Path, dataroot: Path, tmp_path: Path):
@@ -723,7 +774,15 @@ def test_without_a_single_label_no_step_is_taken(dataroot: Path, tmp_path: Path)
     manifest = generate_labels(index, dataroot, store, show_progress=False)
     nothing = RayTable(np.zeros(0, np.uint8), np.zeros(0, np.uint8), np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
     records = {
-        name: write_scene(store, name, dict.fromkeys(record.tokens, nothing), steps=32, num_cameras=6, source_sha256="0", inputs_sha256="0")
+        name: write_scene(
+            store,
+            name,
+            dict.fromkeys(record.tokens, nothing),
+            steps=32,
+            num_cameras=6,
+            source_sha256=record.source_sha256,
+            inputs_sha256="0",
+        )
         for name, record in manifest.scenes.items()
     }
     write_manifest(store, msgspec.structs.replace(manifest, scenes=records))

@@ -47,3 +47,10 @@ def test_points_outside_or_in_empty_cells_are_not_valid():
     gaussians = one_in_each_cell(torch.arange(3))
     points = torch.stack([torch.tensor([-1.0, 0.5, 0.5]), torch.tensor([3.5, 1.5, 1.5]), gaussians.means[2]])
     assert query(gaussians, points).valid.tolist() == [False, False, True]
+
+
+def test_where_there_is_no_gaussian_no_answer_is_valid():
+    none = one_in_each_cell(torch.arange(0))
+    said = query(none, torch.rand(3, 3))
+    assert not said.valid.any()
+    assert (said.opacities.shape, said.features.shape) == ((3,), (3, 0))

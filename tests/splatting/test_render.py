@@ -129,6 +129,19 @@ def test_axis_parallel_rays_match_the_reference(generator):
     assert_matches_reference(gaussians, Rays(origins - 3 * directions, directions), random_labels(120, generator))
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 2, 0]])
+def test_gaussians_at_one_distance_are_composited_in_the_order_of_their_cells(order: list[int]):
+    """On a ray along an axis that passes between cells, whose Gaussians are at their centres."""
+    grid = VoxelGrid((0.0, 0.0, 0.0), (4.0, 4.0, 4.0), 0.5)
+    means = torch.tensor([[2.25, 1.75, 2.25], [2.25, 2.25, 2.25], [2.25, 2.25, 2.25]])[order]
+    quats, scales = torch.tensor([[1.0, 0, 0, 0]]).repeat(3, 1), torch.full((3, 3), 0.3)
+    gaussians = Gaussians(means, quats, scales, torch.full((3,), 0.9), torch.eye(3)[order], grid)
+    rays = Rays(torch.tensor([[0.1, 2.0, 2.25]]), torch.tensor([[1.0, 0.0, 0.0]]))
+    found, expected = (way(gaussians, rays, near=NEAR, far=FAR).features for way in (render, render_reference))
+    torch.testing.assert_close(found, expected)
+    assert found[0, 0] > found[0, 1:].max()
+
+
 def test_rays_that_miss_see_nothing(generator):
     gaussians = random_gaussians(random_means(200, generator), generator)
     rays = random_rays(50, generator)
