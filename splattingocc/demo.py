@@ -213,7 +213,8 @@ class Demo:
         metrics[prior.name] |= {"is": "an oracle: the per-voxel majority of the training scenes' 3D truth; sees no image"}
         # Where and as `test` leaves them of a network in this folder
         provenance = cache.manifest.provenance
-        known = {"checkpoint": provenance.checkpoint_hash, "markdown": markdown(rows[0], provenance, "val")}
+        data = f"{self.experiment.data.dataroot.resolve()} {self.experiment.data.version}"
+        known = {"checkpoint": provenance.checkpoint_hash, "data": data, "markdown": markdown(rows[0], provenance, "val")}
         write_metrics(self.checkpoint.parent / "metrics_val.json", metrics | known)
         draw_curves(self.checkpoint.parent)
         write_metrics(self.folder / SCORES_NAME, metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -17,7 +17,7 @@ from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.data.occ3d import OccupancyTruth, read_truth, truth_path
 from splattingocc.engine.inference import predict_fields
 from splattingocc.evaluation.miou import confusion, scores
-from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, grid_of_cache, provenance_of_cache, read_grid
+from splattingocc.evaluation.predictions import CachedFrame, PredictionCache, grid_of_cache, is_made_by, provenance_of_cache, read_grid
 from splattingocc.experiment import ExperimentConfig, build_prediction_set
 from splattingocc.files import sha256_of
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
@@ -151,7 +151,15 @@ def draw_cached_grids(
     `known`, the film shows the cameras, too. Returns the paths of the pictures, the film's last.
     """
     files = predictions_in(folder)
-    tokens = [path.stem.split("_", 1)[-1] for path in files]
+
+    def is_known(token: str) -> bool:
+        return known[1].has(token) if known is not None else gts is not None and truth_path(gts, folder.name, token).exists()
+
+    token_of = {path: _token_of(path, is_known) for path in files}
+    if known is not None and all(map(known[1].has, token_of.values())):
+        place_of = {path: known[1].position_of(token) for path, token in token_of.items()}
+        files = sorted(files, key=place_of.__getitem__)
+    tokens = [token_of[path] for path in files]
     with_truth = [gts is not None and truth_path(gts, folder.name, token).exists() for token in tokens]
     if known is not None and not {*tokens} <= {*known[1].tokens}:
         known = None
@@ -163,7 +171,9 @@ def draw_cached_grids(
         channels = () if known is None else _cameras_of(known[1], [known[1].position_of(token) for token in tokens])
         for number, (path, token, has_truth) in enumerate(zip(files, tokens, with_truth)):
             truth = read_truth(gts, folder.name, token) if gts is not None and has_truth else None
-            shown = _show(read_grid(path, voxels), voxels, truth, Heading(f"{folder.name}, {_frame_of(path)}", made_by), options)
+            frame = token if token == path.stem else _frame_of(path)
+            by = made_by if provenance is None or is_made_by(path, provenance) else ("made by something else than the rest of these",)
+            shown = _show(read_grid(path, voxels), voxels, truth, Heading(f"{folder.name}, {frame}", by), options)
             drawn = [draw_grid(grid, _turned(options, number / len(files)), from_above="above" in options.views) for grid in shown.grids]
             pictures.append(_save_occupancies(path.with_suffix(".png"), drawn, shown, options))
             in_film, heading = drawn if all(with_truth) else drawn[:1], shown.heading
@@ -190,6 +200,12 @@ def _place(path: Path) -> tuple[int, str]:
     """Return the order of a file of predictions, `<frame>_<token>`, in its scene; of three digits and of more."""
     number, _, token = path.stem.partition("_")
     return (int(number) if token and number.isdecimal() else -1), path.name
+
+
+def _token_of(path: Path, is_known: Callable[[str], bool]) -> str:
+    """Return the token of the key frame that a file of predictions is of: `<frame>_<token>`, or of another program's the whole name."""
+    number, _, token = path.stem.partition("_")
+    return path.stem if is_known(path.stem) or not (token and number.isdecimal()) else token
 
 
 def _frame_of(path: Path) -> str:

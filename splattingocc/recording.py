@@ -82,6 +82,7 @@ def record(config: ExperimentConfig, checkpoint: Path, index: Index, positions: 
                 if truth_path(config.data.truth_folder, key_frame.scene, key_frame.token).exists():
                     truth = read_truth(config.data.truth_folder, key_frame.scene, key_frame.token)
                     recording.log_occupancy("true", truth.semantics, OCC3D_GRID)
+                recording.finish_key_frame()
 
     write_atomically(out, write)
     return out
@@ -101,6 +102,10 @@ class _Recording:
         self._rerun: Any = rerun
         self._stream = rerun.RecordingStream(APPLICATION)
         self._stream.save(path)
+        self._shown: set[str] = set()
+        """Places that the key frame before has something at."""
+        self._own: set[str] = set()
+        """Those of this one."""
         self._paths: dict[str, list[Float64[np.ndarray, "3"]]] = {}
         """Where the vehicle was so far, by scene."""
 
@@ -117,6 +122,12 @@ class _Recording:
         """Go to another moment."""
         self._stream.set_time(KEY_FRAMES, sequence=position)
         self._stream.set_time(TIME, timestamp=np.datetime64(key_frame.timestamp, "us"))
+
+    def finish_key_frame(self) -> None:
+        """Clear what the key frame before had and this one has not: a viewer shows the latest there is."""
+        for place in sorted(self._shown - self._own):
+            self._stream.log(place, self._rerun.Clear(recursive=False))
+        self._shown, self._own = self._own, set()
 
     def log_vehicle(self, key_frame: KeyFrame, first: KeyFrame) -> None:
         """Log where the vehicle is, and where it was before, from the place of the scene's first key frame."""
@@ -179,3 +190,5 @@ class _Recording:
 
     def _log(self, place: str, what: Any, *, static: bool = False) -> None:
         self._stream.log(place, what, static=static, strict=True)
+        if not static:
+            self._own.add(place)

@@ -23,7 +23,7 @@ from splattingocc.data.occ3d import truth_path
 from splattingocc.engine.checkpoint import save_network
 from splattingocc.evaluation.predictions import Manifest, PredictionCache, Provenance
 from splattingocc.experiment import DataConfig, ExperimentConfig, build_network
-from splattingocc.geometry.voxel_grid import OCC3D_GRID
+from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.labels.generate import generate_labels
 from splattingocc.models.backbones.mobilenet import MobileNetV2Config
 from splattingocc.models.lift.sampling import SamplingLiftConfig
@@ -265,3 +265,25 @@ def test_predictions_are_drawn_in_the_order_of_their_key_frames(tmp_path: Path) 
     for name in (*names, "of_another_program"):
         (tmp_path / f"{name}.npz").touch()
     assert [path.stem for path in predictions_in(tmp_path)] == ["of_another_program", *names]
+
+
+def test_files_of_another_program_are_in_the_order_of_their_key_frames_and_known_by_their_whole_token(
+    experiment: ExperimentConfig, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = ["9002_0001", "another", "0_first"]
+    known = dataclasses.replace(index, tokens=["0_first", "9002_0001"])
+    folder = tmp_path / "scene-0001"
+    folder.mkdir()
+    for token in tokens[::2]:
+        np.savez_compressed(folder / f"{token}.npz", semantics=np.full(OCC3D_GRID.shape, FREE, np.uint8))
+    titles: list[str] = []
+    show = pictures._show
+
+    def watched(grid: torch.Tensor, voxels: VoxelGrid, truth: None, heading: Heading, options: PictureOptions) -> object:
+        titles.append(heading.title)
+        return show(grid, voxels, truth, heading, options)
+
+    monkeypatch.setattr(pictures, "_show", watched)
+    monkeypatch.setattr(film, "find_spec", lambda name: None)
+    draw_cached_grids(folder, known=(experiment, known), options=SMALL)
+    assert titles == ["scene-0001, 0_first", "scene-0001, 9002_0001"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -172,3 +175,26 @@ def test_gaussians_and_voxels_have_classes_and_sizes(recorded: dict[str, Table])
     assert len(rows(ellipsoids, "Ellipsoids3D:centers")[0]) == MOST_GAUSSIANS
     assert (rows(ellipsoids, "Ellipsoids3D:class_ids")[0] < 17).all()
     assert np.allclose(np.linalg.norm(rows(ellipsoids, "Ellipsoids3D:quaternions")[0], axis=-1), 1, atol=1e-3)
+
+
+class Stream:
+    """What a recording asks of Rerun, and what it said."""
+
+    def __init__(self, application: str) -> None:
+        self.said: list[tuple[str, Any]] = []
+
+    def save(self, path: Any) -> None: ...
+
+    def log(self, place: str, what: Any, **options: Any) -> None:
+        self.said.append((place, what))
+
+
+def test_what_a_key_frame_lacks_that_the_one_before_had_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rerun = SimpleNamespace(RecordingStream=Stream, Clear=lambda *, recursive: f"clear {recursive}")
+    monkeypatch.setitem(sys.modules, "rerun", rerun)
+    recorder = recording._Recording(tmp_path / "out.rrd")
+    for frame, places in enumerate((("a", "b"), ("a",), ("a", "c"))):
+        for place in places:
+            recorder._log(place, frame)
+        recorder.finish_key_frame()
+    assert recorder._stream.said == [("a", 0), ("b", 0), ("a", 1), ("b", "clear False"), ("a", 2), ("c", 2)]

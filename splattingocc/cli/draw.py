@@ -158,14 +158,22 @@ class VisualizeScene:
 
     def _known(self) -> tuple[ExperimentConfig, Index] | None:
         """Return the experiment and the index of its data; says why in one line where there is a configuration without its data."""
+        from splattingocc.evaluation.predictions import provenance_of_cache
         from splattingocc.experiment import build_index
         from splattingocc.pipeline.networks import load_experiment
+        from splattingocc.pipeline.prediction import with_data_of
 
         of_run = self.scene.resolve().parent.parent / "config.json"
         path = Path(self.config) if self.config is not None else of_run if of_run.exists() else None
         if path is None:
             return None
         experiment = load_experiment(path)
+        by = provenance_of_cache(self.scene.resolve().parent)
+        if self.dataroot is None and by is not None:
+            trained_with, experiment = experiment.data.dataroot, with_data_of(experiment, by)
+            if experiment.data.dataroot != trained_with and not experiment.data.dataroot.is_dir():
+                print(f"no cameras in the film: predicted from {experiment.data.dataroot}, no such folder here", file=sys.stderr)
+                return None
         if self.dataroot is not None:
             data = experiment.data.model_copy(update={"dataroot": self.dataroot, "labels": None, "gts": None})
             experiment = experiment.model_copy(update={"data": data})

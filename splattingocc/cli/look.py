@@ -55,8 +55,9 @@ class Bench:
     def run(self) -> None:
         if not self.peers and (path := self.out or self.curves):
             raise ValueError(f"{path}: is for `bench render --peers`")
-        if self.peers and self.what == "infer":
-            raise ValueError("--peers: is for `bench render`")
+        for name in ("rays", "peers") if self.what == "infer" else ("threads", "ways"):
+            if getattr(self, name) != getattr(Bench, name):
+                raise ValueError(f"--{name}: is for `bench {'render' if self.what == 'infer' else 'infer'}`")
         if self.what == "infer":
             self._infer()
         elif self.network is not None or self.onnx is not None:

@@ -214,6 +214,7 @@ class Test:
                 path = work_dir / f"metrics_{check_name(self.split, '--split')}.json"
                 if self.checkpoint is not None:
                     metrics["checkpoint"] = sha256_of(self.checkpoint)
+                metrics["data"] = f"{self.experiment.data.dataroot.resolve()} {self.experiment.data.version}"
                 for line in report.add_metrics(path, metrics):
                     print(line)
                 if any(isinstance(scores, dict) and "by_distance" in scores for scores in metrics.values()):
@@ -256,7 +257,7 @@ class Test:
         if "render" in kinds and self.checkpoint is not None:
             scores = score_rendering(self.experiment, self.checkpoint, split=self.split, part=self.part, index=index)
             console.print(report.rendering_table({f"{self.split}, {self.part} rays": scores}))
-            metrics["rendering"] = scores
+            metrics |= {"rendering": scores, "rendering_part": self.part}
         return metrics
 
     def _no_truth(self) -> str:

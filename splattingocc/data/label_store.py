@@ -210,7 +210,8 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(found, dict) or found.get("format") != FORMAT_NAME:
         raise BadFile(path, f"not {what}: field format is not {FORMAT_NAME!r}")
     if (version := found.get("format_version")) != FORMAT_VERSION:
-        raise BadFile(path, f"label store of format version {version}, this program reads version {FORMAT_VERSION}; make the labels again")
+        reason = f"label store of format version {version}, this program reads version {FORMAT_VERSION}"
+        raise BadFile(path, f"{reason}; delete the folder and run `splattingocc prepare` again")
     with decoding(path, what):
         return msgspec.convert(read_sealed_json(path, what=what), Manifest)
 

@@ -189,8 +189,10 @@ def read_grid(path: Path, grid: VoxelGrid = OCC3D_GRID) -> UInt8[Tensor, "x y z"
     semantics = read_arrays(path, there, limit=_limit(grid))[there[0]]
     if semantics.shape == (1, *grid.shape):  # with an axis for the batch
         semantics = semantics[0]
-    if not np.issubdtype(semantics.dtype, np.integer) or semantics.size == 0 or semantics.min() < 0 or semantics.max() > FREE:
-        raise BadFile(path, f"the grid is {semantics.dtype}, expected whole numbers from 0 to {FREE} (free)")
+    if not np.issubdtype(semantics.dtype, np.integer) or semantics.size == 0:
+        raise BadFile(path, f"{there[0]} is {semantics.dtype} {semantics.shape}, expected whole numbers {grid.shape}")
+    if (wrong := semantics[(semantics < 0) | (semantics > FREE)]).size:
+        raise BadFile(path, f"{there[0]} holds {wrong[0]}, expected whole numbers from 0 to {FREE} (free)")
     semantics = semantics.astype(np.uint8)
     _check_semantics(path, semantics, grid)
     return torch.from_numpy(semantics)
@@ -276,8 +278,10 @@ class PredictionWriter:
         """Return what decided the predictions that are there, if there are any."""
         path = self.directory / PROVENANCE_NAME
         if not path.exists():
-            if (self.directory / MANIFEST_NAME).exists():
-                raise BadFile(self.directory / MANIFEST_NAME, "of predictions that do not say what made them; --fresh predicts anew")
+            manifest = self.directory / MANIFEST_NAME
+            if manifest.exists():
+                self._refuse_foreign_manifest(manifest)
+                raise BadFile(manifest, "of predictions that do not say what made them; --fresh predicts anew")
             return None
         what = "the provenance of a prediction cache"
         try:
@@ -286,12 +290,30 @@ class PredictionWriter:
         except BadFile:
             return None  # each frame says what made it, too
 
+    def _refuse_foreign_manifest(self, path: Path) -> None:
+        """Raise a `ValueError` where the manifest in the folder is of something else: nothing in it is to be removed or replaced then."""
+        try:
+            found = read_json(path, dict[str, Any], what="a manifest")
+        except BadFile:
+            return  # a damaged one
+        if not {"provenance", "frames"} <= found.keys():
+            raise BadFile(path, "of something else than predictions, which may not be replaced; --dump-dir chooses another folder")
+
+    def _remove(self) -> None:
+        """Remove the predictions that are there; files of a folder that is no cache of predictions stay."""
+        manifest, provenance = self.directory / MANIFEST_NAME, self.directory / PROVENANCE_NAME
+        if manifest.exists():
+            self._refuse_foreign_manifest(manifest)
+        elif not provenance.exists():
+            return
+        for path in self.directory.glob("*/[0-9][0-9][0-9]*_*.npz"):
+            path.unlink()
+        provenance.unlink(missing_ok=True)
+
     def begin(self, *, fresh: bool = False) -> None:
         """Open the cache for writing; until `finish` it counts as incomplete, whatever it was before. `fresh` removes what was in it."""
         if fresh:
-            for path in self.directory.glob("*/[0-9][0-9][0-9]*_*.npz"):
-                path.unlink()
-            (self.directory / PROVENANCE_NAME).unlink(missing_ok=True)
+            self._remove()
         else:
             self.refuse_others()
         (self.directory / MANIFEST_NAME).unlink(missing_ok=True)
@@ -364,8 +386,18 @@ def _check_frames(directory: Path, manifest: Manifest) -> None:
         _check_origin(path, read_arrays(path, ("made_by",), limit=_limit(manifest.provenance.grid.voxels)), manifest.provenance)
 
 
+def is_made_by(path: Path, provenance: Provenance) -> bool:
+    """Return whether a file of a prediction cache says that it was made by this provenance."""
+    arrays = read_arrays(path, ("made_by",), limit=_limit(provenance.grid.voxels))
+    return _maker_of(arrays) == provenance.digest
+
+
+def _maker_of(arrays: Mapping[str, np.ndarray]) -> str:
+    return str(arrays.get("made_by", "nothing that it names"))
+
+
 def _check_origin(path: Path, arrays: Mapping[str, np.ndarray], provenance: Provenance) -> None:
-    made_by = str(arrays.get("made_by", "nothing that it names"))
+    made_by = _maker_of(arrays)
     if made_by != provenance.digest:
         raise BadFile(path, f"made by {made_by[:12]}, the cache by {provenance.digest[:12]}; a cache mixed from two is not scored")
 

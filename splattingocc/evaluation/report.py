@@ -61,7 +61,7 @@ def _mean_over_thresholds(row: ScoredOccupancy) -> list[float] | None:
     return None if row.rays is None else [math.fsum(ious) / len(ious) for ious in zip(*row.rays.class_ious)]
 
 
-def rendering_table(scores: Mapping[str, Mapping[str, float | int]], *, title: str = "Rendered rays against held-out 2D labels") -> Table:
+def rendering_table(scores: Mapping[str, Mapping[str, float | int]], *, title: str = "Rendered rays against 2D labels") -> Table:
     """Return the scores of `RenderingScores.compute`, one score a line and one set of rays a column."""
     table = Table(title=title)
     table.add_column("")
@@ -139,16 +139,24 @@ def headline_of(row: ScoredOccupancy) -> dict[str, float]:
 
 
 def add_metrics(path: Path, metrics: Mapping[str, Any]) -> list[str]:
-    """Write scores to a file beside what there is already of the same checkpoint; return what there is to say of what they replace."""
+    """Write scores beside what a file has already of the same checkpoint and data; return what there is to say of what they replace.
+
+    `checkpoint` and `data` among them say of which they are, `rendering_part` of which rays `rendering` is.
+    """
     try:
         before = read_json(path, dict[str, Any], what="scores") if path.exists() else {}
     except BadFile:
         before = {}
     said = []
-    if before and before.get("checkpoint") != metrics.get("checkpoint"):
-        whose = before.get("checkpoint")
+    whose, data, part = (before.get(key) for key in ("checkpoint", "data", "rendering_part"))
+    if before and whose != metrics.get("checkpoint"):
         said.append(f"{path}: replaces the scores of {f'checkpoint {whose[:12]}' if isinstance(whose, str) else 'an earlier test'}")
         before = {}
+    elif data is not None and data != metrics.get("data"):
+        said.append(f"{path}: replaces the scores on {data}")
+        before = {}
+    elif part is not None and metrics.get("rendering_part", part) != part:
+        said.append(f"{path}: replaces what was rendered along {part} rays")
     model, new = before.get("model"), metrics.get("model")
     if isinstance(model, dict) and isinstance(new, dict) and "ray_iou" in model and "ray_iou" not in new:
         said.append(f"{path}: RayIoU, which the test before asked for, is no longer in it; --eval all has everything")

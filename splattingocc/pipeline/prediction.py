@@ -193,6 +193,17 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
     return read_predictions(out)
 
 
+def with_data_of(config: ExperimentConfig, provenance: Provenance) -> ExperimentConfig:
+    """Return the experiment on the data that predictions were made from, where they say which: a test may have been of others."""
+    if not {"data.dataroot", "data.version"} <= provenance.decided_by.keys():
+        return config
+    dataroot, version = Path(provenance.decided_by["data.dataroot"]), provenance.decided_by["data.version"]
+    if (dataroot, version) == (config.data.dataroot.resolve(), config.data.version):
+        return config
+    data = config.data.model_copy(update={"dataroot": dataroot, "version": version, "labels": None, "gts": None})
+    return config.model_copy(update={"data": data})
+
+
 def what_decides(config: ExperimentConfig, checkpoint: Path, threshold: float, split: str, index: Index) -> dict[str, str]:
     """Return, by name, all that decides what is predicted of a split, but for the contents of the image files."""
     data, loader = config.data, config.data.loader

@@ -77,13 +77,17 @@ def _write_card(network: Path, shared: Path) -> None:
 
 
 def _scores(run: Path, digest: str) -> str | None:
-    """Return the row of scores that testing this very network on val left in the folder of its run; none where it tested another last."""
+    """Return what testing this very network on val left in the folder of its run: a row of scores; none where it tested another last."""
     path = run / "metrics_val.json"
     if not path.exists():
         return None
     found = read_json(path, dict[str, Any], what="the scores of a run")
-    markdown = found.get("markdown")
-    return markdown if isinstance(markdown, str) and f"| {digest[:12]} |" in markdown else None
+    markdown, data = found.get("markdown"), found.get("data")
+    if not isinstance(markdown, str) or f"| {digest[:12]} |" not in markdown:
+        return None
+    where, _, version = data.rpartition(" ") if isinstance(data, str) else ("", "", "")
+    on = f"the val scenes of {Path(where).name}, {version}" if where else "val"
+    return f"Of the file that this one was made from, on {on}.\n\n{markdown}"
 
 
 def _card(shared: Path, weights: dict[str, Tensor], metadata: dict[str, str], experiment: ExperimentConfig, scores: str | None) -> str:
@@ -105,7 +109,7 @@ def _card(shared: Path, weights: dict[str, Tensor], metadata: dict[str, str], ex
         "made from": f"sha256 {metadata[ORIGIN_KEY]}",
     }
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
-    tested = f"Of the file that this one was made from, on val.\n\n{scores.strip()}" if scores else "Not tested yet."
+    tested = scores.strip() if scores else "Not tested yet."
     name = shared.resolve().parent.name
     # Only so is a file known by the name of its folder
     known_as = f"zoo/{name}" if shared.name == NETWORK_NAME else f"zoo/{name}/{shared.name}"

@@ -64,8 +64,12 @@ def find(folder: Path, *, split: str, scenes: tuple[str, ...] = (), most_frames:
         raise BadFile(folder, "no such folder")
     missing: list[str] = []
     output = _cache_folder(folder, split)
-    # Beside the name: a cache of a run lies in its folder, what the demo trained in a folder of its own
-    run = folder.absolute().parent if output == folder else folder
+    # A cache of a run lies in its folder, one that was put elsewhere in no run's; what the demo trained has a folder of its own
+    above = folder.absolute().parent
+    is_run = any(
+        (above / name).is_file() for name in (NETWORK_FILE, f"train/{NETWORK_FILE}", "config.json", _metrics_name(split), CURVES_NAME)
+    )
+    run = above if output == folder and is_run else folder
     trained = next((place for place in (run, run / "train") if (place / NETWORK_FILE).is_file()), run)
     cache = None if output is None else _or_missing(lambda: read_predictions(output), missing)
     if output is None:
@@ -103,6 +107,10 @@ def find(folder: Path, *, split: str, scenes: tuple[str, ...] = (), most_frames:
 
 def _output_name(split: str) -> str:
     return "output" if split == "val" else f"output_{check_name(split, '--split')}"
+
+
+def _metrics_name(split: str) -> str:
+    return f"metrics_{check_name(split, '--split')}.json"
 
 
 def _cache_folder(folder: Path, split: str) -> Path | None:
@@ -154,17 +162,23 @@ def _truth(
 
 def _scores(run: Path, split: str, cache: PredictionCache | None, missing: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Return the scores that `test` wrote for a split, or else those of the demo: of voxels by method, and of rays."""
-    path = child(run, f"metrics_{check_name(split, '--split')}.json")
+    path = child(run, _metrics_name(split))
     if not path.is_file() and (run / "scores.json").is_file():
         path = run / "scores.json"
     found = _or_missing(lambda: read_json(path, dict[str, Any], what="scores"), missing) or {}
-    row = found.get("markdown")
-    if cache is not None and isinstance(row, str) and cache.manifest.provenance.checkpoint_hash[:12] not in row:
-        missing.append(f"{path}: of another checkpoint than the predictions; left out")
-        return {}, {}
+    if cache is not None:
+        by, row = cache.manifest.provenance, found.get("markdown")
+        whose = found.get("checkpoint", by.checkpoint_hash)
+        if whose != by.checkpoint_hash or (isinstance(row, str) and by.checkpoint_hash[:12] not in row):
+            missing.append(f"{path}: of another checkpoint than the predictions; left out")
+            return {}, {}
+        there = f"{by.decided_by.get('data.dataroot')} {by.decided_by.get('data.version')}"
+        if "data.dataroot" in by.decided_by and found.get("data", there) != there:
+            missing.append(f"{path}: of {found['data']}, the predictions are of {there}; left out")
+            return {}, {}
     methods = {name: scores for name, scores in found.items() if isinstance(scores, dict) and FIGURES in scores}
-    rendering = found.get("rendering")
-    return methods, rendering if isinstance(rendering, dict) else {}
+    rendering, part = found.get("rendering"), found.get("rendering_part", "all")
+    return methods, {f"rendered, {part} rays": rendering} if isinstance(rendering, dict) else {}
 
 
 def _is_of(run: Run, folder: Path) -> bool:

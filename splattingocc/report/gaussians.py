@@ -14,7 +14,7 @@ from splattingocc.experiment import build_index, build_prediction_set
 from splattingocc.files import sha256_of
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.pipeline.networks import with_folders_here
-from splattingocc.pipeline.prediction import open_network
+from splattingocc.pipeline.prediction import open_network, what_decides, with_data_of
 from splattingocc.report.found import Found
 from splattingocc.report.voxels import deflated
 from splattingocc.splatting.gaussians import Gaussians
@@ -54,10 +54,18 @@ def predict_gaussians(found: Found, most: int) -> dict[str, PackedGaussians]:
         found.missing.append(f"Gaussians: {found.network} is another network than that of the predictions")
         return {}
     try:
-        config, _ = with_folders_here(found.experiment, found.network)
+        by = found.cache.manifest.provenance
+        config, _ = with_folders_here(with_data_of(found.experiment, by), found.network)
         index = build_index(config.data, found.folder)
+        now = what_decides(config, found.network, by.threshold, found.split, index)
+        other = [name for name in by.decided_by if name.startswith("data.") or name == "tables" if by.decided_by[name] != now.get(name)]
+        if other:
+            there, here = by.decided_by[other[0]], now.get(other[0])
+            raise ValueError(f"the predictions were made with {other[0]} {there}, this network would be asked with {here}")
         positions = {index.tokens[position]: position for position in index.of_split(found.split)}
         asked = [positions[frame.token] for frame in found.frames if frame.token in positions]
+        if len(asked) < len(found.frames):
+            found.missing.append(f"Gaussians: {len(found.frames) - len(asked)} key frames are not in {config.data.dataroot}")
         network, _ = open_network(config, found.network)
         samples = build_prediction_set(config.data, index, asked)
         packed: dict[str, PackedGaussians] = {}

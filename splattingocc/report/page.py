@@ -174,7 +174,7 @@ def _scores(found: Found) -> Iterator[str]:
         blocks += [_table(["", *columns], rows), _protocol(" ".join([PROTOCOL, *remarks])), *_by_class(found), *_by_distance(found)]
     rays = {name: scores["rendering"] for name, scores in found.methods.items() if isinstance(scores.get("rendering"), dict)}
     if found.rendering:
-        rays["rendered"] = found.rendering
+        rays |= found.rendering
     if rays:
         names = list(dict.fromkeys(name for scores in rays.values() for name in scores))
         rows = [[name.replace("_", " "), *(_figure(scores.get(name), digits=3) for scores in rays.values())] for name in names]
@@ -194,7 +194,7 @@ def _by_class(found: Found) -> Iterator[str]:
 
 def _by_distance(found: Found) -> Iterator[str]:
     method, scores = next(iter(found.methods.items()))
-    bands = [(kind, band, figures) for kind in ("distance", "height") for band, figures in (_at(scores, (f"by_{kind}",)) or {}).items()]
+    bands = [(kind, band, figures) for kind in ("distance", "height") for band, figures in _items(_at(scores, (f"by_{kind}",)))]
     if bands:
         keys = ("miou_17", "miou_15", "geometric_iou")
         rows = [[f"{kind} {band}", *(_figure(_at(figures, (key,))) for key in keys)] for kind, band, figures in bands]
@@ -231,6 +231,11 @@ def _made_by(found: Found) -> Iterator[str]:
 
 def _words(values: Any) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items()) if isinstance(values, Mapping) else ""
+
+
+def _items(values: Any) -> list[tuple[str, Any]]:
+    """Return what a dictionary holds; nothing of anything else, which a damaged file may have in its place."""
+    return list(values.items()) if isinstance(values, Mapping) else []
 
 
 def _at(values: Any, place: Sequence[str]) -> Any:
@@ -272,7 +277,11 @@ def _media(found: Found, budget: int) -> tuple[list[str], list[str]]:
     for name, paths in groups.items():
         figures: list[str] = []
         for path in paths:
-            figure = _figure_of(path, quality=CURVES_QUALITY if name == "curves" else PICTURE_QUALITY, most=budget)
+            try:
+                figure = _figure_of(path, quality=CURVES_QUALITY if name == "curves" else PICTURE_QUALITY, most=budget)
+            except ValueError as error:
+                left_out.append(f"{name}: {error}")
+                continue
             if figure is None:
                 left = f"{len(paths) - len(figures)} of {len(paths)} left out, from {path} on"
                 left_out.append(f"{name}: {left}: the page would be too large; --max-megabytes allows more")

@@ -85,11 +85,9 @@ class Sheet:
             self.pen.text((left, y), _shortened(line, font, width), font=font, fill=FAINT_INK)
 
     def put_caption(self, text: str, left: int, top: int, width: int) -> None:
-        """Write a line above what begins CAPTION_HEIGHT below `top`; a text wider than that is a `ValueError`."""
+        """Write a line above what begins CAPTION_HEIGHT below `top`, cut off where it is wider than its picture."""
         font = _font(_TEXT_SIZE)
-        if font.getlength(text) > width:
-            raise ValueError(f"caption {text!r} needs {font.getlength(text):.0f} pixels, its picture is {width} wide")
-        self.pen.text((left, top + CAPTION_HEIGHT - 6), text, font=font, fill=INK, anchor="ls")
+        self.pen.text((left, top + CAPTION_HEIGHT - 6), _shortened(text, font, width), font=font, fill=INK, anchor="ls")
 
     def put_sideways(self, text: str, left: int, top: int, height: int) -> None:
         """Write a line that reads upwards, centred on the height of the picture to its right."""

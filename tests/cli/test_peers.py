@@ -67,6 +67,9 @@ def test_an_aim_is_reached_at_its_bound():
     [
         (["render", "--out", "lines.jsonl"], "lines.jsonl: is for `bench render --peers`"),
         (["infer", "network.safetensors", "--peers"], "--peers: is for `bench render`"),
+        (["infer", "network.safetensors", "--rays", "5"], "--rays: is for `bench render`"),
+        (["render", "--threads", "3"], "--threads: is for `bench infer`"),
+        (["render", "--ways", "eager"], "--ways: is for `bench infer`"),
     ],
 )
 def test_options_of_the_peers_are_refused_without_them(words: list[str], message: str):

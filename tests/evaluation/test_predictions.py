@@ -242,3 +242,27 @@ def test_a_cache_begun_anew_holds_nothing_of_the_one_before_however_long_its_sce
     assert all(writer.has(frame) for frame in frames)
     writer.begin(fresh=True)
     assert not any(writer.has(frame) for frame in frames)
+
+
+def test_a_fresh_start_removes_nothing_of_a_folder_that_is_no_cache(tmp_path):
+    precious = tmp_path / "scene-0001" / "001_precious.npz"
+    precious.parent.mkdir()
+    precious.write_bytes(b"of somebody else")
+    _begun(tmp_path, fresh=True)
+    assert precious.read_bytes() == b"of somebody else"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_manifest_of_something_else_is_never_replaced(tmp_path, fresh):
+    (tmp_path / "manifest.json").write_text('{"format": "splattingocc-labels", "scenes": {}}')
+    with pytest.raises(ValueError, match=r"manifest\.json: of something else than predictions, which may not be replaced; --dump-dir"):
+        _begun(tmp_path, fresh=fresh)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_class_out_of_range_of_another_program_is_named_with_its_array_and_value(tmp_path):
+    semantics = np.full(SHAPE, 17, dtype=np.uint8)
+    semantics[3, 4, 5] = 255
+    np.savez_compressed(tmp_path / "t.npz", semantics=semantics)
+    with pytest.raises(ValueError, match=r"t\.npz: semantics holds 255, expected whole numbers from 0 to 17"):
+        read_grid(tmp_path / "t.npz")

@@ -9,6 +9,7 @@ from splattingocc.evaluation.miou import OccupancyScores
 from splattingocc.evaluation.predictions import Provenance
 from splattingocc.evaluation.ray_iou import RayIoUScores
 from splattingocc.evaluation.report import (
+    add_metrics,
     class_table,
     markdown,
     metrics_of,
@@ -83,3 +84,16 @@ def test_a_class_has_its_masked_its_unmasked_and_its_ray_score():
     line = next(line for line in text.splitlines() if "barrier" in line)
     assert [float(word) for word in line.split() if word[0].isdigit()] == [1.0, 1.0, 5.0]
     assert "RayIoU" not in _printed(class_table([ROW]))
+
+
+def test_scores_of_other_data_or_rays_replace_what_there_was_and_say_so(tmp_path):
+    path = tmp_path / "metrics_val.json"
+    of = {"checkpoint": "c" * 64, "data": "/data/a v1"}
+    assert add_metrics(path, {**of, "model": {"f_score": 1.0}}) == []
+    assert add_metrics(path, {**of, "rendering": {"num_rays": 5}, "rendering_part": "all"}) == []
+    assert json.loads(path.read_text())["model"] == {"f_score": 1.0}
+    assert add_metrics(path, {**of, "rendering": {"num_rays": 3}, "rendering_part": "held_out"}) == [
+        f"{path}: replaces what was rendered along all rays"
+    ]
+    assert add_metrics(path, {**of, "data": "/data/b v1", "model": {"f_score": 2.0}}) == [f"{path}: replaces the scores on /data/a v1"]
+    assert json.loads(path.read_text()) == {**of, "data": "/data/b v1", "model": {"f_score": 2.0}}

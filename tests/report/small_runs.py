@@ -29,9 +29,15 @@ def grid_of(*blocks: Block) -> Tensor:
     return semantics
 
 
-def write_cache(folder: Path, frames: dict[str, int], split: str = "val", grids: Mapping[str, Tensor] | None = None) -> PredictionCache:
+def write_cache(
+    folder: Path,
+    frames: dict[str, int],
+    split: str = "val",
+    grids: Mapping[str, Tensor] | None = None,
+    decided_by: Mapping[str, str] | None = None,
+) -> PredictionCache:
     """Write a cache of so many key frames of each scene: grids by token, which is `<scene>-<number>`, or a car of one cell."""
-    provenance = Provenance("config", CHECKPOINT, "c" * 40, 0.3, split, {"what": "test"})
+    provenance = Provenance("config", CHECKPOINT, "c" * 40, 0.3, split, {"what": "test", **(decided_by or {})})
     writer = PredictionWriter(folder, provenance)
     writer.begin()
     cached = [CachedFrame(scene, number, f"{scene}-{number}") for scene, count in frames.items() for number in range(count)]

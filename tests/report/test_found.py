@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from small_runs import write_cache, write_scores
+from small_runs import CHECKPOINT, write_cache, write_scores
 
 from splattingocc.engine.ledger import recorded
 from splattingocc.report.found import find
@@ -108,3 +109,27 @@ def test_a_folder_without_anything_is_refused_in_one_line(name: str, tmp_path: P
     with pytest.raises(ValueError, match=r"no run and no prediction cache|no such folder") as refused:
         find(tmp_path / name, split="val", most_frames=20)
     assert "\n" not in str(refused.value)
+
+
+def test_scores_of_another_network_or_of_other_data_are_known_without_a_row_too(tmp_path: Path) -> None:
+    write_cache(tmp_path / "output", {"scene-0001": 1}, decided_by={"data.dataroot": "/data/a", "data.version": "v1"})
+    for scores, reason in (
+        ({"checkpoint": "cd" * 32, "data": "/data/a v1"}, "of another checkpoint than the predictions"),
+        ({"checkpoint": CHECKPOINT, "data": "/data/b v1"}, "of /data/b v1, the predictions are of /data/a v1; left out"),
+    ):
+        (tmp_path / "metrics_val.json").write_text(json.dumps({**scores, "rendering": {"num_rays": 5}}))
+        found = find(tmp_path, split="val", most_frames=20)
+        assert not found.rendering
+        assert any(reason in line for line in found.missing)
+    own = {"checkpoint": CHECKPOINT, "data": "/data/a v1", "rendering": {"num_rays": 5}, "rendering_part": "held_out"}
+    (tmp_path / "metrics_val.json").write_text(json.dumps(own))
+    assert find(tmp_path, split="val", most_frames=20).rendering == {"rendered, held_out rays": {"num_rays": 5}}
+
+
+def test_a_cache_that_was_put_beside_runs_takes_nothing_of_theirs(tmp_path: Path) -> None:
+    write_cache(tmp_path / "output", {"scene-0001": 1})
+    (tmp_path / "run_b").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "run_b" / "picture.png")
+    found = find(tmp_path / "output", split="val", most_frames=20)
+    assert found.folder == tmp_path / "output"
+    assert not found.pictures

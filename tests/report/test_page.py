@@ -119,8 +119,11 @@ def test_voxels_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     write_run(tmp_path)
     (tmp_path / "overview.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"overview\.png: cannot be read as an image"):
-        report_of(tmp_path)
+    (tmp_path / "curves.png").write_bytes(b"no picture either")
+    text = report_of(tmp_path)
+    for name in ("overview", "curves"):
+        assert re.search(rf"<li>\w+: \S*{name}\.png: cannot be read as an image", text)
+        assert f"<figcaption>{name}.png</figcaption>" not in text
 
 
 def test_the_command_writes_it_and_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
