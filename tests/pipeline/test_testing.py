@@ -140,7 +140,7 @@ def test_scores_of_one_network_are_kept_beside_each_other_and_those_of_another_r
     scored = json.loads(path.read_text())
     command(dataroot, network, "--eval", "render", *labels)
     both = json.loads(path.read_text())
-    assert both == scored | {"rendering": both["rendering"]}
+    assert both == scored | {"rendering": both["rendering"], "rendering_part": "all"}
     assert "replaces" not in capsys.readouterr().out
     command(dataroot, network, "--eval", "segm")
     assert "RayIoU, which the test before asked for, is no longer in it" in capsys.readouterr().out
@@ -149,7 +149,7 @@ def test_scores_of_one_network_are_kept_beside_each_other_and_those_of_another_r
     save_weights(weights, other, {**metadata, "threshold": "0.9"})
     command(dataroot, other, "--eval", "segm", "--fresh")
     assert f"replaces the scores of checkpoint {sha256_of(network)[:12]}" in capsys.readouterr().out
-    assert list(json.loads(path.read_text())) == ["model", "checkpoint", "markdown"]
+    assert list(json.loads(path.read_text())) == ["model", "checkpoint", "markdown", "data"]
 
 
 def test_options_that_would_do_nothing_are_refused_or_said_to_do_nothing(dataroot: Path, own_run: Path, capsys: pytest.CaptureFixture):
