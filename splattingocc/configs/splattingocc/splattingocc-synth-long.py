@@ -18,51 +18,18 @@ street in every world: on other worlds of seed 0 it has learned from scenes 9001
 
 from pathlib import Path
 
-from splattingocc.data.augment import AugmentConfig
-from splattingocc.data.loaders import LoaderConfig
-from splattingocc.engine.options import OptimizationConfig
-from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
-from splattingocc.models.backbones.mobilenet import MobileNetV2Config
-from splattingocc.models.image_reader import ImageReaderConfig
-from splattingocc.models.lift.sampling import SamplingLiftConfig
-from splattingocc.models.neck import FPNConfig
-from splattingocc.models.network import NetworkConfig
-from splattingocc.models.stereo import CostVolumeConfig
-from splattingocc.models.volume_encoder import UNet3dConfig
+from splattingocc.evaluation.calibrate import CalibrationConfig
+from splattingocc.experiment import ExperimentConfig, load_config
 
 
 def config() -> ExperimentConfig:
-    return ExperimentConfig(
-        name="splattingocc-synth-long",
-        data=DataConfig(
-            dataroot=Path("data/synthetic-long"),
-            version="v1.0-mini",
-            loader=LoaderConfig(
-                image_size=(96, 240),
-                num_rays=10_000,
-                held_out_fraction=0.1,
-                label_frames=7,
-                previous_frames=1,
-                augment=AugmentConfig(
-                    max_zoom=1.2,
-                    flip_probability=0.5,
-                    brightness=0.2,
-                    contrast=0.2,
-                    saturation=0.2,
-                    mirror_x_probability=0.5,
-                    mirror_y_probability=0.5,
-                ),
-            ),
-            batch_size=1,
-            num_workers=1,
-        ),
-        network=NetworkConfig(
-            backbone=MobileNetV2Config(),
-            neck=FPNConfig(channels=64, stride=4),
-            image_reader=ImageReaderConfig(stereo=CostVolumeConfig(channels=16)),
-            lift=SamplingLiftConfig(channels=16, coarsening=2),
-            volume_encoder=UNet3dConfig(channels=(16, 32, 64), blocks=(1, 1, 2)),
-        ),
-        optimization=OptimizationConfig(learning_rate=2e-3, warmup_steps=30, image_steps=2400),
-        trainer=TrainerConfig(max_epochs=3, accelerator="auto", predict_all_cells=False),
+    base = load_config(Path("splattingocc-synth-stereo"))
+    return base.model_copy(
+        update={
+            "name": "splattingocc-synth-long",
+            "data": base.data.model_copy(update={"dataroot": Path("data/synthetic-long")}),
+            "optimization": base.optimization.model_copy(update={"warmup_steps": 30, "image_steps": 2400}),
+            "trainer": base.trainer.model_copy(update={"max_epochs": 3}),
+            "calibration": CalibrationConfig(criterion="rays"),
+        }
     )
