@@ -20,7 +20,7 @@ from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.calibration import calibrate
 from splattingocc.pipeline.prediction import positions_to_test
-from splattingocc.splatting.field import Field, Occupancy
+from splattingocc.splatting.field import Field, Occupancy, OccupancyThreshold
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.query import gaussian_of_cell
 from splattingocc.splatting.read_out import read_out
@@ -137,9 +137,10 @@ def score_read_outs(
 ) -> dict[str, dict[str, object]]:
     """Return, for each read-out, its figures at the threshold that 2D labels chose, and each figure at the threshold best for it.
 
-    The second is an oracle's, among `THRESHOLDS` and the chosen one: 3D truth of the split itself chooses.
+    The second is an oracle's, among `THRESHOLDS` and the chosen one: 3D truth of the split itself chooses. Ground has its share of
+    each, as in the experiment.
     """
-    candidates = {name: (thresholds[name], *THRESHOLDS) for name in read_outs}
+    candidates, ratio = {name: (thresholds[name], *THRESHOLDS) for name in read_outs}, config.calibration.ground_ratio
     tallies = {name: [Tally() for _ in candidates[name]] for name in read_outs}
     positions = positions_to_test(config, index, split)
     samples = predict_fields(network, build_prediction_loader(config, index, positions))
@@ -148,10 +149,10 @@ def score_read_outs(
         origins = ray_origins(index, position)
         seen = cast_grid(truth.semantics, origins)
         for name, read in read_outs.items():
-            occupancy = read(predicted)
-            probabilities, classes = occupancy.probabilities.cpu(), occupancy.semantics.cpu()
+            occupancy = read(predicted).map(Tensor.cpu)
             for tally, threshold in zip(tallies[name], candidates[name]):
-                tally.add(torch.where(probabilities >= threshold, classes, FREE).to(torch.uint8), truth, origins, seen)
+                by = OccupancyThreshold(ground=ratio * threshold, others=threshold)
+                tally.add(by.applied_to(occupancy).semantics, truth, origins, seen)
     return {name: _chosen_and_best(candidates[name], [tally.figures() for tally in tallies[name]]) for name in read_outs}
 
 

@@ -24,7 +24,7 @@ from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.camera_maps import camera_images, camera_maps, front_of
 from splattingocc.pipeline.prediction import open_network
-from splattingocc.splatting.field import Field
+from splattingocc.splatting.field import Field, OccupancyThreshold
 from splattingocc.struct import stack
 from splattingocc.visualization.film import write_film
 from splattingocc.visualization.grids import DrawnGrid, PaintedGrid, draw_grid, paint_grids
@@ -80,7 +80,7 @@ def draw_key_frame(
     network, _ = open_network(config, checkpoint)
     key_frame, (field,) = index[position], _fields(config, network, index, [position])
     predicted = cache.read(CachedFrame(key_frame.scene, key_frame.index_in_scene, key_frame.token)).semantics
-    shown = _show_key_frame(config, key_frame, predicted, _made_by(checkpoint, provenance.threshold), options)
+    shown = _show_key_frame(config, key_frame, predicted, _made_by(checkpoint, provenance.occupancy_threshold), options)
     return _draw(config, field, key_frame, shown, out, options)
 
 
@@ -127,7 +127,7 @@ def film_scene(
         all_have_truth = all(truth_path(config.data.truth_folder, scene, token).exists() for token in tokens)
         channels = _cameras_of(index, positions)
         for number, (position, field) in enumerate(zip(positions, fields)):
-            predicted = field.read_out(config.grid.voxels, threshold=threshold).semantics.cpu()
+            predicted = threshold.read_out(field, config.grid.voxels).semantics.cpu()
             shown = _show_key_frame(config, index[position], predicted, made_by, options)
             grids = shown.grids if all_have_truth else shown.grids[:1]
             drawn = [draw_grid(grid, _turned(options, number / len(positions)), from_above=False) for grid in grids]
@@ -164,7 +164,7 @@ def draw_cached_grids(
     if known is not None and not {*tokens} <= {*known[1].tokens}:
         known = None
     voxels, provenance = grid_of_cache(folder.parent), provenance_of_cache(folder.parent)
-    made_by = () if provenance is None else _details(provenance.config, provenance.checkpoint_hash, provenance.threshold)
+    made_by = () if provenance is None else _details(provenance.config, provenance.checkpoint_hash, provenance.occupancy_threshold)
     pictures: list[Path] = []
 
     def frames() -> Iterator[UInt8[Tensor, "h w 3"]]:
@@ -253,16 +253,16 @@ def _show_key_frame(
     return _show(predicted, config.grid.voxels, truth, heading, options)
 
 
-def _made_by(checkpoint: Path, threshold: float) -> tuple[str, ...]:
+def _made_by(checkpoint: Path, threshold: OccupancyThreshold) -> tuple[str, ...]:
     path = checkpoint.resolve()
     return _details(f"{path.parent.name}/{path.name}", sha256_of(checkpoint), threshold)
 
 
-def _details(network: str, digest: str, threshold: float) -> tuple[str, ...]:
-    return f"{network} ({digest[:8]})", f"threshold {threshold:.3f}"
+def _details(network: str, digest: str, threshold: OccupancyThreshold) -> tuple[str, ...]:
+    return f"{network} ({digest[:8]})", f"threshold {threshold}"
 
 
-def _with_threshold(config: ExperimentConfig, checkpoint: Path) -> tuple[OccupancyNetwork, float]:
+def _with_threshold(config: ExperimentConfig, checkpoint: Path) -> tuple[OccupancyNetwork, OccupancyThreshold]:
     network, threshold = open_network(config, checkpoint)
     if threshold is None:
         raise ValueError(f"{checkpoint}: has no occupancy threshold; only the network file of a finished training has one")
@@ -298,7 +298,7 @@ def _predict(config: ExperimentConfig, checkpoint: Path, index: Index, position:
     """Return what a network sees in a key frame, and its grids at the network's own threshold."""
     network, threshold = _with_threshold(config, checkpoint)
     (field,) = _fields(config, network, index, [position])
-    predicted = field.read_out(config.grid.voxels, threshold=threshold).semantics.cpu()
+    predicted = threshold.read_out(field, config.grid.voxels).semantics.cpu()
     return field, _show_key_frame(config, index[position], predicted, _made_by(checkpoint, threshold), options)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.networks import experiment_of, run_folder
 from splattingocc.pipeline.prediction import open_network
-from splattingocc.splatting.field import Field, Occupancy
+from splattingocc.splatting.field import Field, Occupancy, OccupancyThreshold
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.struct import Struct, stack
 from splattingocc.taxonomy import FREE
@@ -109,7 +110,7 @@ def predict_key_frame(config: ExperimentConfig, checkpoint: Path, index: Index, 
     if threshold is None:
         raise ValueError(f"{checkpoint}: has no occupancy threshold; only the network file of a finished training has one")
     ((_, field),) = predict_fields(network, build_prediction_loader(config, index, [position]))
-    occupancy = field.read_out(config.grid.voxels, threshold=threshold)
+    occupancy = threshold.read_out(field, config.grid.voxels)
     return PredictedOccupancy(occupancy.probabilities, occupancy.semantics, config.grid.voxels, field, config.render)
 
 
@@ -129,16 +130,33 @@ class Predictor:
     A network that looks at earlier frames remembers those that it was given with their `world_from_ego`; `reset` forgets them.
     """
 
-    def __init__(self, network: OccupancyNetwork, config: ExperimentConfig, *, threshold: float) -> None:
-        if not isinstance(threshold, int | float) or not 0 < threshold <= 1:
-            raise ValueError(f"threshold is {threshold!r}, expected a number of more than 0 and at most 1")
-        self.network, self.config, self.threshold = network.eval(), config, threshold
+    def __init__(
+        self,
+        network: OccupancyNetwork,
+        config: ExperimentConfig,
+        *,
+        threshold: SupportsFloat,
+        ground_threshold: SupportsFloat | None = None,
+    ) -> None:
+        self.network, self.config = network.eval(), config
+        others = _threshold("threshold", threshold)
+        ground = others if ground_threshold is None else _threshold("ground_threshold", ground_threshold)
+        self._threshold = OccupancyThreshold(ground=ground, others=others)
         self._earlier: list[EarlierFrame] = []
         self._has_said: set[str] = set()
 
     @classmethod
-    def load(cls, path: str | Path, *, threshold: float | None = None, device: str | torch.device | None = None) -> Predictor:
-        """Open the file of a trained network, or `zoo/<name>`, with the occupancy threshold in it unless another is given.
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        threshold: SupportsFloat | None = None,
+        ground_threshold: SupportsFloat | None = None,
+        device: str | torch.device | None = None,
+    ) -> Predictor:
+        """Open the file of a trained network, or `zoo/<name>`, with the occupancy thresholds in it unless others are given.
+
+        `threshold` alone is of every class; `ground_threshold` of GROUND_CLASSES.
 
         Without a device it runs on the first CUDA device where there is one. A file that is damaged, of another version or not there is
         a `ValueError`, and so is a checkpoint of an unfinished training, which has no threshold, where none is given.
@@ -154,11 +172,22 @@ class Predictor:
             finished = run_folder(path) / NETWORK_FILE
             instead = f"take {finished}, or give one" if finished.is_file() else "give one"
             raise ValueError(f"{path}: has no threshold, which only the network of a finished training has; {instead}, threshold=0.5")
-        threshold = calibrated if threshold is None else threshold
-        assert threshold is not None
-        if threshold == calibrated == 0:
-            raise ValueError(f"{path}: its threshold is 0, by which every cell is occupied; give one, threshold=0.5")
-        return cls(network, config, threshold=threshold)
+        if threshold is None:
+            assert calibrated is not None
+            if calibrated.lowest == 0:
+                raise ValueError(f"{path}: its threshold is 0, by which every cell is occupied; give one, threshold=0.5")
+            threshold, ground_threshold = calibrated.others, calibrated.ground if ground_threshold is None else ground_threshold
+        return cls(network, config, threshold=threshold, ground_threshold=ground_threshold)
+
+    @property
+    def threshold(self) -> float:
+        """From which probability on a cell is occupied, where its class is none of GROUND_CLASSES."""
+        return self._threshold.others
+
+    @property
+    def ground_threshold(self) -> float:
+        """The same, where its class is one of them."""
+        return self._threshold.ground
 
     @property
     def grid(self) -> VoxelGrid:
@@ -198,7 +227,7 @@ class Predictor:
         views = stack([self._with_earlier(*frame, pose)])
         ((_, field),) = predict_fields(self.network, [PredictionSample("", views)])
         self._earlier = [] if pose is None else [EarlierFrame(*frame, pose), *self._earlier][: self.config.network.previous_frames]
-        occupancy = field.read_out(self.grid, threshold=self.threshold)
+        occupancy = self._threshold.read_out(field, self.grid)
         return PredictedOccupancy(occupancy.probabilities, occupancy.semantics, self.grid, field, self.config.render)
 
     def inputs(
@@ -260,6 +289,16 @@ def _pose(world_from_ego: Array) -> Float64[np.ndarray, "4 4"]:
     pose = as_numpy(world_from_ego)
     check_pose(pose, "world_from_ego", farthest=FARTHEST_POSITION)
     return pose.astype(np.float64)
+
+
+def _threshold(name: str, value: SupportsFloat) -> float:
+    try:
+        found = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError):  # of arrays and tensors
+        found = math.nan
+    if not 0 < found <= 1:
+        raise ValueError(f"{name} is {value!r}, expected a number of more than 0 and at most 1")
+    return found
 
 
 def _device(name: str | torch.device) -> torch.device:

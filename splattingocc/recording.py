@@ -76,7 +76,7 @@ def record(config: ExperimentConfig, checkpoint: Path, index: Index, positions: 
                     recording.log_labels(key_frame, store)
                 field = next(predict_fields(network, [stack([samples[i]])]))[1]
                 grid = config.grid.voxels
-                recording.log_occupancy("predicted", field.read_out(grid, threshold=threshold).semantics.cpu(), grid)
+                recording.log_occupancy("predicted", threshold.read_out(field, grid).semantics.cpu(), grid)
                 if isinstance(field, Gaussians):
                     recording.log_gaussians(field)
                 if truth_path(config.data.truth_folder, key_frame.scene, key_frame.token).exists():

@@ -26,6 +26,7 @@ from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.pipeline.prediction import predict
 from splattingocc.splatting.density import DensityVolume
 from splattingocc.splatting.gaussians import Gaussians
+from splattingocc.taxonomy import GROUND_CLASSES
 
 SMALL = {
     "backbone": {"kind": "mobilenet_v2"},
@@ -52,7 +53,7 @@ def write(config: ExperimentConfig, path: Path, threshold: float | None = 0.3) -
         for name, weight in network.named_parameters():
             if not weight.any() and name.startswith(("temporal", "head")):
                 weight.normal_(std=0.3)
-    metadata = {} if threshold is None else {"threshold": repr(threshold)}
+    metadata = {} if threshold is None else {"threshold": repr(threshold), "ground_threshold": repr(threshold / 2)}
     save_network(network, config.network, path, metadata | {EXPERIMENT_KEY: config.model_dump_json()})
     return path
 
@@ -104,7 +105,26 @@ def test_arrays_give_bit_for_bit_what_the_command_predicts_from_files(synthetic_
         assert torch.equal(occupancy.semantics, expected.semantics)
         share = (occupancy.semantics != FREE).float().mean()
         assert 0.01 < share < 0.99
-    assert predictor.threshold == 0.3
+    assert (predictor.threshold, predictor.ground_threshold) == (0.3, 0.15)
+
+
+def test_a_threshold_that_is_given_is_of_every_class_and_ground_may_have_another(network: Path, rig: dict[str, Any]):
+    own, one, two, ground = (
+        Predictor.load(network, **given)
+        for given in ({}, {"threshold": np.float32(0.25)}, {"threshold": 0.3, "ground_threshold": 0.15}, {"ground_threshold": 0.1})
+    )
+    assert [(predictor.threshold, predictor.ground_threshold) for predictor in (own, one, two, ground)] == [
+        (0.3, 0.15), (0.25, 0.25), (0.3, 0.15), (0.3, 0.1)
+    ]  # fmt: skip
+    found, lower = own(**rig), ground(**rig)
+    assert torch.equal(found.semantics, two(**rig).semantics)
+    is_ground = torch.isin(found.semantics, torch.tensor(GROUND_CLASSES))
+    assert (found.probabilities[is_ground] < 0.3).any()
+    assert (found.probabilities[~is_ground & (found.semantics != FREE)] >= 0.3).all()
+    added = (found.semantics == FREE) & (lower.semantics != FREE)
+    assert added.any()
+    assert torch.isin(lower.semantics[added], torch.tensor(GROUND_CLASSES)).all()
+    assert torch.equal(lower.semantics[~added], found.semantics[~added])
 
 
 def test_layout_number_format_and_library_of_the_arrays_do_not_matter(network: Path, rig: dict[str, Any]):
@@ -276,6 +296,8 @@ def test_a_file_that_is_no_network_of_this_version_is_named_in_one_line(syntheti
         (lambda: Predictor.load(unfinished), r"unfinished\.safetensors: has no threshold.*; give one"),
         (lambda: Predictor.load(everything), r"everything\.safetensors: its threshold is 0, by which .*; give one"),
         (lambda: Predictor.load(network, threshold=1.5), r"threshold is 1\.5, expected"),
+        (lambda: Predictor.load(network, ground_threshold=0.0), r"ground_threshold is 0\.0, expected"),
+        (lambda: Predictor.load(network, threshold=np.array([0.1, 0.2])), r"threshold is array\(\[0\.1, 0\.2\]\), expected a number"),
         (
             lambda: Predictor.load(finished / "checkpoints" / "last.safetensors"),
             r"has no threshold.*; take .*network\.safetensors, or give",

@@ -111,7 +111,7 @@ def test_what_is_handed_on_keeps_where_it_is_from_and_names_no_folder_of_its_mac
 
 def test_the_card_says_what_the_network_is_and_what_it_scored(repository: Path, trained: Path):
     card = (repository / "README.md").read_text()
-    for expected in ("# tiny", "| small | 12.3 |", "| occupancy threshold | 0.05 |", "7 steps, seed 0", "64 × 128", 'load("zoo/tiny")'):
+    for expected in ("# tiny", "| small | 12.3 |", "| occupancy threshold | 0.050 |", "7 steps, seed 0", "64 × 128", 'load("zoo/tiny")'):
         assert expected in card
     assert "| began with the weights of | first.safetensors |" in card
     # Scores of another network of the run are not its own, and a name without a folder is in the folder at hand

@@ -4,6 +4,10 @@ Held-out rays of training frames are cast through what is occupied at a threshol
 where their labels say: neither 3D truth nor the validation set is needed. Thresholds around the best one do nearly as well; of these the
 highest is taken, which claims least.
 
+That one threshold is not the best for every class. What a ray meets at a low angle it meets spread over many cells, of which each is less
+probable than what stands upright; so the ground may have a share of the threshold (`ground_ratio`). Labels do not tell which: they call too
+many of its cells free (docs/experiments.md).
+
 A labelled ray also says two things about cells: those it crosses well before its hit are free, the cell of its hit is occupied, which gives
 free and occupied samples of the predicted probability, and the threshold that separates them best (`criterion`). Just above the ground
 nothing is free for sure: a ray that meets it at a low angle crosses, for metres, cells that it fills. One sweep hits few of the occupied
@@ -24,6 +28,7 @@ from splattingocc.config import Config, Distance, LabelFrames, Share
 from splattingocc.geometry.rays import RayLabels, Rays, free_distances
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.voxel_walk import cast_first_hit
+from splattingocc.splatting.field import OccupancyThreshold
 
 STEPS_PER_CELL = 4
 """Samples along a ray for each cell size: what slips between them is a corner clipped by less than a quarter cell."""
@@ -49,6 +54,9 @@ class CalibrationConfig(Config):
     ray_tolerance: Share = 0.01
     """How much more than the least mean error of the rays, relative, is as good as that: the highest such threshold is taken."""
 
+    ground_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The threshold of cells whose class is ground, as a share of the one that is chosen, which others keep."""
+
     label_frames: LabelFrames = 7
     """Key frames whose labels tell of each of the volumes, as many before it as after it; of the others what moves is left out."""
     margin: Distance = 0.6
@@ -67,7 +75,7 @@ class Calibration:
     """The chosen threshold and how the others would have done."""
 
     threshold: float
-    """A cell whose probability is at least this is occupied."""
+    """A cell whose probability is at least this is occupied, but for the ground's."""
     f1: float
     """F1 of the occupied class at the threshold."""
     thresholds: Float64[Tensor, " bin"]
@@ -77,6 +85,12 @@ class Calibration:
     occupied_by_bin: Int64[Tensor, " bin"]
     ray_errors: Float64[Tensor, " ray_threshold"] | None = None
     """Mean relative error of the rays' distances at RAY_THRESHOLDS, where they choose."""
+    ground_ratio: float = 1.0
+
+    @property
+    def occupancy_threshold(self) -> OccupancyThreshold:
+        """Return what a network is read out by."""
+        return OccupancyThreshold(ground=self.ground_ratio * self.threshold, others=self.threshold)
 
     @property
     def num_free(self) -> int:
@@ -95,7 +109,8 @@ class Calibration:
         """Return the curve and the reliability as plain values, to write as JSON."""
         curve = {f"{threshold:.2f}": f1 for threshold, f1 in zip(self.thresholds.tolist()[::10], self.f1_curve.tolist()[::10])}
         counts = {"num_free": self.num_free, "num_occupied": self.num_occupied}
-        found = {"threshold": self.threshold, "f1": self.f1, **counts, "f1_by_threshold": curve, "reliability": self.reliability()}
+        chosen = {"threshold": self.threshold, "ground_threshold": self.occupancy_threshold.ground, "f1": self.f1}
+        found = {**chosen, **counts, "f1_by_threshold": curve, "reliability": self.reliability()}
         if self.ray_errors is not None:
             found["ray_error_by_threshold"] = {f"{t:.2f}": error for t, error in zip(RAY_THRESHOLDS, self.ray_errors.tolist())}
         return found
@@ -162,7 +177,9 @@ class ThresholdCalibration:
         else:
             chosen = 1 + _middle_of_best(f1_curve[1:])
             threshold = thresholds[chosen].item()
-        return Calibration(threshold, f1_curve[chosen].item(), thresholds, f1_curve, self._free, self._occupied, ray_errors)
+        return Calibration(
+            threshold, f1_curve[chosen].item(), thresholds, f1_curve, self._free, self._occupied, ray_errors, self.config.ground_ratio
+        )
 
     def _mark(self, cells: Tensor, points: Float[Tensor, "*batch 3"]) -> None:
         indices, inside = self.grid.cells_of(points)

@@ -22,6 +22,7 @@ from torch import Tensor
 from splattingocc.files import BadFile, child, decoding, read_arrays, read_json, read_sealed_json, write_atomically, write_sealed_json
 from splattingocc.files.arrays import names_of_arrays
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
+from splattingocc.splatting.field import OccupancyThreshold
 from splattingocc.taxonomy import FREE
 
 FORMAT_VERSION = 3
@@ -73,7 +74,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint_hash: str
     commit: str
     threshold: float
-    """Occupancy probability from which on a voxel counts as occupied."""
+    """Occupancy probability from which on a voxel counts as occupied, but for the ground's."""
     split: str
     decided_by: dict[str, str]
     """Everything that decides what is predicted, by name: data, network, checkpoint, threshold, code."""
@@ -81,6 +82,14 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of the training."""
     grid: GridRecord = GridRecord()
     """That of the predictions."""
+    ground_threshold: float | None = None
+    """The same of voxels of ground; None in what was written before they had one of their own."""
+
+    @property
+    def occupancy_threshold(self) -> OccupancyThreshold:
+        """Return what the field was read out by."""
+        ground = self.threshold if self.ground_threshold is None else self.ground_threshold
+        return OccupancyThreshold(ground=ground, others=self.threshold)
 
     @property
     def digest(self) -> str:

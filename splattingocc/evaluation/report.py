@@ -103,7 +103,7 @@ def markdown(row: ScoredOccupancy, provenance: Provenance | None, split: str) ->
     made = ["–"] * 5
     if provenance is not None:
         seed = "–" if provenance.seed is None else str(provenance.seed)
-        made = [provenance.config, seed, provenance.checkpoint_hash[:12], provenance.commit[:12], f"{provenance.threshold:.3f}"]
+        made = [provenance.config, seed, provenance.checkpoint_hash[:12], provenance.commit[:12], str(provenance.occupancy_threshold)]
     cells = [row.name, split, *(_percent(value) for value in figures), *made]
     return MARKDOWN_HEADER + "\n| " + " | ".join(text.replace("|", r"\|") for text in cells) + " |"
 

@@ -25,13 +25,14 @@ from splattingocc.pipeline.made_up_sample import made_up_sample
 from splattingocc.pipeline.networks import load_experiment
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.provenance import environment
+from splattingocc.splatting.field import OccupancyThreshold
 from splattingocc.worker_pool import end_with_parent
 
 Way = Literal["eager", "torch.compile", "onnxruntime"]
 WAYS: tuple[Way, ...] = ("eager", "torch.compile", "onnxruntime")
 STATUS = Path("/proc/self/status")
 """Where Linux says how much memory a process has taken."""
-THRESHOLD = 0.1
+THRESHOLD = OccupancyThreshold.of_all(0.1)
 """Of a network that has none, because it was not trained."""
 
 
@@ -121,7 +122,7 @@ def _torch_run(case: Case, config: ExperimentConfig, views: Views, device: torch
         compile_parts(network)
 
     def run() -> None:
-        network(views).field[0].read_out(config.grid.voxels, threshold=threshold)
+        threshold.read_out(network(views).field[0], config.grid.voxels)
 
     return run
 
@@ -132,10 +133,10 @@ def compile_parts(network: OccupancyNetwork) -> None:
         part.compile()
 
 
-def _open(path: Path, config: ExperimentConfig, device: torch.device) -> tuple[OccupancyNetwork, float]:
+def _open(path: Path, config: ExperimentConfig, device: torch.device) -> tuple[OccupancyNetwork, OccupancyThreshold]:
     if is_network(path):
         network, threshold = open_network(config, path, device)
-        return network, threshold or THRESHOLD
+        return network, threshold if threshold is not None and threshold.lowest else THRESHOLD
     torch.manual_seed(0)
     return build_network(config, initial_weights=False).to(device).eval(), THRESHOLD
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from splattingocc.experiment import LARGEST_CONFIG, ExperimentConfig, load_confi
 from splattingocc.files import BadFile, child, decoding
 from splattingocc.geometry.voxel_grid import GridConfig
 from splattingocc.models.network import NetworkConfig
+from splattingocc.splatting.field import OccupancyThreshold
 from splattingocc.zoo import find_in_zoo, name_in_zoo
 
 FOR_TRAINING_ALONE = ("objective", "optimization", "trainer")
@@ -126,6 +128,18 @@ def _needed_to_test(found: Any) -> Any:
         loader["previous_frames"] = NetworkConfig.model_validate(needed.get("network", {})).previous_frames
         needed["data"] = data | {"loader": loader}
     return needed
+
+
+def threshold_in(metadata: Mapping[str, str]) -> OccupancyThreshold | None:
+    """Return what the metadata of a network's file say of its threshold; None of an unfinished training."""
+    if "threshold" not in metadata:
+        return None
+    # Until the ground had one of its own, files held one threshold
+    of_each = {name: float(metadata.get(name, metadata["threshold"])) for name in ("threshold", "ground_threshold")}
+    for name, threshold in of_each.items():
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"{name} {threshold}, expected 0 to 1")
+    return OccupancyThreshold(ground=of_each["ground_threshold"], others=of_each["threshold"])
 
 
 def with_folders_here(config: ExperimentConfig, network: Path) -> tuple[ExperimentConfig, list[str]]:

@@ -32,6 +32,7 @@ from splattingocc.pipeline.made_up_sample import made_up_sample
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.provenance import commit
 from splattingocc.splatting.aligned_read_out import AlignedReadOut
+from splattingocc.splatting.field import Occupancy, OccupancyThreshold
 from splattingocc.struct import stack
 from splattingocc.taxonomy import CLASSES
 
@@ -61,17 +62,17 @@ class ImagesToOccupancy(nn.Module):
     Every view is taken for one that a camera took: black images of `Cameras.nowhere` change nothing, because no cell lies before them.
     """
 
-    def __init__(self, network: OccupancyNetwork, config: ExperimentConfig, threshold: float) -> None:
+    def __init__(self, network: OccupancyNetwork, config: ExperimentConfig, threshold: OccupancyThreshold) -> None:
         """Raises `ValueError` for parts that have no twin."""
         super().__init__()
         _check(config)
         head = config.network.head
         assert isinstance(head, GaussianHeadConfig)
-        self.network, self.image_size = network, config.data.loader.image_size
+        self.network, self.image_size, self.threshold = network, config.data.loader.image_size, threshold
         self.read_out = AlignedReadOut(
             network.grid,
             network.head.centers,
-            threshold=threshold,
+            threshold=threshold.lowest,
             largest_scale=head.largest_scale,
             offset=OFFSET_REACH if head.learn_offsets else 0.0,
             peak=MAX_OPACITY,
@@ -87,7 +88,8 @@ class ImagesToOccupancy(nn.Module):
         volume = network.volume_encoder(lift_all_views(network.lift, reading, cameras[0]))
         source = EvidenceSource.of(reading, cameras, network.config.image_reader, network.grid.cell_size)
         evidence = collect_all_views(source.pixels[0], cameras[0], source.bins, network.head.centers, source.cell_size)
-        return self.read_out(network.head(volume, stack([evidence]))[0])
+        probabilities, classes = self.read_out(network.head(volume, stack([evidence]))[0])
+        return probabilities, self.threshold.applied_to(Occupancy(probabilities, classes)).semantics
 
 
 def _check(config: ExperimentConfig) -> None:
@@ -104,7 +106,7 @@ def export_onnx(config: ExperimentConfig, checkpoint: Path, path: Path, *, num_v
     """Write a trained network with its threshold as an ONNX file for any rig of so many cameras.
 
     With `half`, weights are stored as float16, and computed with as float32. What the file was made from, and what of it a caller needs to
-    know (grid, classes, image size, threshold), is in its metadata.
+    know (grid, classes, image size, thresholds), is in its metadata.
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise ValueError(f"exporting needs {', '.join(missing)}, which is not installed: pip install 'splattingocc[export]'")
@@ -119,7 +121,8 @@ def export_onnx(config: ExperimentConfig, checkpoint: Path, path: Path, *, num_v
     loader, grid = config.data.loader, config.grid.voxels
     about: dict[str, Any] = {
         "splattingocc": {"commit": commit(), "network_sha256": sha256_of(checkpoint), "config": config.name},
-        "threshold": threshold,
+        "threshold": threshold.others,
+        "ground_threshold": threshold.ground,
         "image_size": loader.image_size,
         "vertical_position": loader.vertical_position,
         "grid": {"lower": grid.lower, "upper": grid.upper, "cell_size": grid.cell_size},

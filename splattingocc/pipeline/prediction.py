@@ -38,8 +38,9 @@ from splattingocc.experiment import (
 from splattingocc.files import decoding, sha256_of, sole_writer
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.calibration import calibrate
-from splattingocc.pipeline.networks import check_grid
+from splattingocc.pipeline.networks import check_grid, threshold_in
 from splattingocc.provenance import commit, source_hash
+from splattingocc.splatting.field import OccupancyThreshold
 
 SEEN_BY_THE_NETWORK = ("image_size", "vertical_position", "previous_frames")
 """Options of the loader that decide what a network sees at test time."""
@@ -71,7 +72,9 @@ def trained_with(checkpoint: Path) -> TrainedWith | None:
         return msgspec.json.decode(metadata[EXPERIMENT_KEY], type=TrainedWith)
 
 
-def open_network(config: ExperimentConfig, checkpoint: Path, device: torch.device | None = None) -> tuple[OccupancyNetwork, float | None]:
+def open_network(
+    config: ExperimentConfig, checkpoint: Path, device: torch.device | None = None
+) -> tuple[OccupancyNetwork, OccupancyThreshold | None]:
     """Return a trained network and its occupancy threshold; a checkpoint of an unfinished training has none yet.
 
     Without a device it is on the first CUDA device where there is one.
@@ -84,10 +87,7 @@ def open_network(config: ExperimentConfig, checkpoint: Path, device: torch.devic
     metadata = load_network(network, config.network, checkpoint)
     network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     with decoding(checkpoint, "a network of this project"):
-        threshold = float(metadata["threshold"]) if "threshold" in metadata else None
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold {threshold}, expected 0 to 1")
-    return network, threshold
+        return network, threshold_in(metadata)
 
 
 def unlike_training(config: ExperimentConfig, checkpoint: Path) -> list[str]:
@@ -161,13 +161,14 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
     frames = frames_of(config, index, split)
     if threshold is None:
         # Of one process: others may round the last digit otherwise
-        threshold = gather(calibrate(config, network, index).threshold if rank() == 0 else None)[0]
+        threshold = gather(calibrate(config, network, index).occupancy_threshold if rank() == 0 else None)[0]
         assert threshold is not None
     provenance = Provenance(
         config=config.name,
         checkpoint_hash=sha256_of(checkpoint),
         commit=commit(),
-        threshold=threshold,
+        threshold=threshold.others,
+        ground_threshold=threshold.ground,
         split=split,
         decided_by=what_decides(config, checkpoint, threshold, split, index),
         seed=training_seed(checkpoint),
@@ -184,7 +185,7 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
         missing = [position for position in share(list(frames)) if not writer.has(frames[position])]
         samples = predict_fields(network, build_prediction_loader(config, index, missing))
         for (_, field), position in zip(track(samples, f"predicting {escape(split)}", total=len(missing), disable=rank() > 0), missing):
-            occupancy = field.read_out(config.grid.voxels, threshold=threshold)
+            occupancy = threshold.read_out(field, config.grid.voxels)
             writer.write(frames[position], occupancy.semantics.cpu(), occupancy.probabilities.cpu())
         gather(None)
         if rank() == 0:
@@ -204,7 +205,7 @@ def with_data_of(config: ExperimentConfig, provenance: Provenance) -> Experiment
     return config.model_copy(update={"data": data})
 
 
-def what_decides(config: ExperimentConfig, checkpoint: Path, threshold: float, split: str, index: Index) -> dict[str, str]:
+def what_decides(config: ExperimentConfig, checkpoint: Path, threshold: OccupancyThreshold, split: str, index: Index) -> dict[str, str]:
     """Return, by name, all that decides what is predicted of a split, but for the contents of the image files."""
     data, loader = config.data, config.data.loader
     return {
@@ -216,7 +217,8 @@ def what_decides(config: ExperimentConfig, checkpoint: Path, threshold: float, s
         "data.vehicle_masks": "none" if (masks := open_masks(data, index)) is None else masks.describe(index),
         "grid": config.grid.model_dump_json(),
         "network": config.network.model_dump_json(exclude={"backbone": {"weights", "allow_partial"}}),
-        "threshold": repr(threshold),
+        "threshold": repr(threshold.others),
+        "ground_threshold": repr(threshold.ground),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "tables": index.digest(positions_to_test(config, index, split)),
         "code": source_hash(),

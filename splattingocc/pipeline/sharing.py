@@ -12,7 +12,7 @@ from torch import Tensor
 from splattingocc.engine.checkpoint import CONFIG_KEY, DIGEST_KEY, EXPERIMENT_KEY, read_network, save_weights
 from splattingocc.experiment import ExperimentConfig
 from splattingocc.files import BadFile, read_json, sha256_of, write_atomically
-from splattingocc.pipeline.networks import experiment_of, run_folder
+from splattingocc.pipeline.networks import experiment_of, run_folder, threshold_in
 from splattingocc.zoo import NETWORK_NAME
 
 ORIGIN_KEY = "made_from_sha256"
@@ -102,7 +102,7 @@ def _card(shared: Path, weights: dict[str, Tensor], metadata: dict[str, str], ex
         "grid": f"{' × '.join(map(str, experiment.grid.voxels.shape))} cells of {experiment.grid.cell_size} m",
         "trained on": f"{data.dataroot} {data.version}; 2D labels only, {metadata.get('step', 'unknown')} steps, seed {experiment.seed}",
         **({} if first is None else {"began with the weights of": str(first)}),
-        "occupancy threshold": metadata["threshold"],
+        "occupancy threshold": str(threshold_in(metadata)),
         "parameters": f"{parameters / 1e6:.2f} M, {'matrices and convolutions stored as float16' if halved else 'float32'}, "
         f"{shared.stat().st_size / 1e6:.1f} MB",
         "commit of the training": metadata.get("commit", "unknown"),

@@ -126,13 +126,18 @@ def train(
     write_json(work_dir / "calibration.json", calibration.describe())
     metadata = {
         "threshold": repr(calibration.threshold),
+        "ground_threshold": repr(calibration.occupancy_threshold.ground),
         "calibration_f1": repr(calibration.f1),
         "step": str(metrics["last_step"]),
         EXPERIMENT_KEY: json.dumps(config.model_dump(mode="json")),
         "commit": commit(),
     }
     save_network(module.network, config.network, work_dir / NETWORK_FILE, metadata)
-    metrics |= {"threshold": calibration.threshold, "calibration_f1": calibration.f1}
+    metrics |= {
+        "threshold": calibration.threshold,
+        "ground_threshold": calibration.occupancy_threshold.ground,
+        "calibration_f1": calibration.f1,
+    }
     draw_curves(work_dir, scores=False)  # there may be those of another training
     write_json(work_dir / METRICS_FILE, metrics)
     return metrics

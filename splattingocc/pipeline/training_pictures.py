@@ -36,7 +36,10 @@ class WatchedFrame:
         calibration.update(probabilities, *self.rays)
         chosen = calibration.compute()
         (camera,) = camera_maps(config, field, key_frame, views=[front_of(key_frame)])
-        (painted,) = paint_grids(field.read_out(config.grid.voxels, threshold=chosen.threshold).semantics.cpu(), config.grid.voxels)
-        details = (f"{key_frame.scene}, key frame {key_frame.index_in_scene}", f"threshold {chosen.threshold:.3f}, best for its 2D labels")
+        (painted,) = paint_grids(chosen.occupancy_threshold.read_out(field, config.grid.voxels).semantics.cpu(), config.grid.voxels)
+        details = (
+            f"{key_frame.scene}, key frame {key_frame.index_in_scene}",
+            f"threshold {chosen.occupancy_threshold}, best for its 2D labels",
+        )
         heading = Heading(f"{config.name}, step {step}", (*details, f"F1 of occupied cells on these {chosen.f1:.3f}"))
         return sheet_of_training(camera, draw_grid(painted), heading)

@@ -120,7 +120,7 @@ def _subtitle(found: Found) -> str:
     by = found.cache.manifest.provenance
     scenes = len({frame.scene for frame in found.frames})
     shown = f"{len(found.frames)} of {len(found.cache)} key frames, {scenes} scene{'s' if scenes != 1 else ''}"
-    return f"{shown} · network {by.checkpoint_hash[:12]} · threshold {by.threshold:.3f} · commit {by.commit[:12]} · report of {made}"
+    return f"{shown} · network {by.checkpoint_hash[:12]} · threshold {by.occupancy_threshold} · commit {by.commit[:12]} · report of {made}"
 
 
 def _grid(grid: VoxelGrid) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _made_by(found: Found) -> Iterator[str]:
         rows = [["configuration", by.config], ["network", by.checkpoint_hash], ["commit", by.commit], ["split", by.split]]
         rows += [
             ["key frames", str(len(found.cache))],
-            ["threshold", f"{by.threshold:.4f}"],
+            ["threshold", str(by.occupancy_threshold)],
             ["seed", "–" if by.seed is None else str(by.seed)],
         ]
         blocks += ["<h2>Predictions</h2>", _table(["made by", ""], rows, words=True)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from splattingocc.geometry.rays import Rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.struct import Struct
+from splattingocc.taxonomy import FREE, GROUND_CLASSES
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,40 @@ class Occupancy(Struct):
     """That the cell is not free."""
     semantics: UInt8[Tensor, "x y z"]
     """Class index; the number of classes means free (17 of Occ3D's 0..16)."""
+
+
+@dataclass(frozen=True)
+class OccupancyThreshold:
+    """From which probability on, in (0, 1], a cell is occupied, by what its class would be."""
+
+    ground: float
+    """Of cells whose class is one of GROUND_CLASSES."""
+    others: float
+
+    @classmethod
+    def of_all(cls, threshold: float) -> OccupancyThreshold:
+        """Return the same threshold for every class."""
+        return cls(threshold, threshold)
+
+    @property
+    def lowest(self) -> float:
+        """Below it every cell is free."""
+        return min(self.ground, self.others)
+
+    def __str__(self) -> str:
+        both = "" if self.ground == self.others else f" (ground {self.ground:.3f})"
+        return f"{self.others:.3f}{both}"
+
+    def read_out(self, field: Field, grid: VoxelGrid) -> Occupancy:
+        """Turn an unbatched field, whose features are probabilities of Occ3D's classes, into the occupancy of a grid; without gradients."""
+        return self.applied_to(field.read_out(grid, threshold=self.lowest))
+
+    def applied_to(self, occupancy: Occupancy) -> Occupancy:
+        """Return an occupancy that was read out by a threshold not above these, by these."""
+        probabilities, classes = occupancy.probabilities, occupancy.semantics
+        is_ground = torch.stack([classes == ground for ground in GROUND_CLASSES]).any(dim=0)
+        filled = torch.where(is_ground, self.ground, self.others) <= probabilities
+        return Occupancy(probabilities, torch.where(filled, classes, torch.full_like(classes, FREE)))
 
 
 @dataclass(frozen=True)

@@ -231,11 +231,12 @@ def test_all_read_outs_choose_their_thresholds_alike(made, common, options, tmp_
     cell = comparison.cell_of(common, "fixed", 0)
     found = result_of(options, "fixed")["read_outs"]
     network, threshold = open_network(cell.experiment, cell.folder(options.work_dir) / "train" / NETWORK_FILE)
-    assert found["own"]["threshold"] == threshold
+    assert threshold is not None
+    assert found["own"]["threshold"] == threshold.others
     index = build_index(cell.experiment.data, tmp_path)
     for name in found.keys() - {"own"}:
         assert found[name]["threshold"] == threshold_of(name, cell.experiment, network, index)
-    assert calibrate(cell.experiment, network, index).threshold == threshold, "the network is read out as before"
+    assert calibrate(cell.experiment, network, index).occupancy_threshold == threshold, "the network is read out as before"
 
 
 def test_a_line_says_what_made_it_and_what_it_cost(made, options):

@@ -53,6 +53,16 @@ def test_overlapping_probabilities_get_the_threshold_of_best_f1_found_by_trying_
     assert result.f1 == pytest.approx(max(curve), abs=1e-6)
 
 
+def test_ground_has_its_share_of_the_threshold_that_is_chosen():
+    probabilities = torch.full(GRID.shape, 0.2)
+    probabilities[16] = 0.7
+    calibration = ThresholdCalibration(BY_CELLS.model_copy(update={"ground_ratio": 0.5}), GRID)
+    calibration.update(probabilities, *_rays_to_wall())
+    result = calibration.compute()
+    assert (result.threshold, result.occupancy_threshold.others) == pytest.approx((0.45, 0.45), abs=0.01)
+    assert result.occupancy_threshold.ground == result.describe()["ground_threshold"] == result.threshold / 2
+
+
 def test_frames_accumulate():
     torch.manual_seed(1)
     both = ThresholdCalibration(BY_CELLS, GRID)

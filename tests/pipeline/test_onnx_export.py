@@ -37,7 +37,8 @@ def write(path: Path, network: dict[str, Any] = {}, **loader: Any) -> Path:  # n
         for name, weight in built.named_parameters():
             if name.startswith("head") and weight.ndim > 1:
                 weight.normal_(std=0.3)
-    save_network(built, config.network, path, {"threshold": "0.3", EXPERIMENT_KEY: json.dumps(config.model_dump(mode="json"))})
+    metadata = {"threshold": "0.3", "ground_threshold": "0.15", EXPERIMENT_KEY: json.dumps(config.model_dump(mode="json"))}
+    save_network(built, config.network, path, metadata)
     return path
 
 
@@ -115,7 +116,8 @@ def test_the_file_says_what_a_caller_needs_to_know(network: Path, exported: Path
     onnx.checker.check_model(model)
     assert {entry.domain: entry.version for entry in model.opset_import}[""] == OPSET
     about = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
-    assert (about["threshold"], about["image_size"], about["grid"]["cell_size"], len(about["classes"])) == (0.3, [64, 128], 0.4, 17)
+    assert (about["threshold"], about["ground_threshold"]) == (0.3, 0.15)
+    assert (about["image_size"], about["grid"]["cell_size"], len(about["classes"])) == ([64, 128], 0.4, 17)
     assert re.fullmatch(r"[0-9a-f]{64}", about["splattingocc"]["network_sha256"])
     # Of which onnxruntime's threads lose additions where they meet in one row
     sums = {attribute.s for node in model.graph.node if node.op_type == "ScatterND" for attribute in node.attribute}

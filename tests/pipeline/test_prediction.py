@@ -8,6 +8,7 @@ from splattingocc.config import Config
 from splattingocc.engine.checkpoint import EXPERIMENT_KEY, save_network
 from splattingocc.experiment import DataConfig, ExperimentConfig, build_network
 from splattingocc.pipeline.prediction import open_network, training_seed, unlike_training, with_remembered_labels
+from splattingocc.splatting.field import OccupancyThreshold
 
 LOADER = {"image_size": [64, 128]}
 
@@ -49,6 +50,13 @@ def test_what_is_no_experiment_in_a_network_is_one_line(tmp_path: Path, experime
 @pytest.mark.parametrize("threshold", ["", "x", "nan", "inf", "-0.1", "1.5"])
 def test_a_threshold_that_is_none_is_one_line(tmp_path: Path, threshold: str):
     config, path = ExperimentConfig(name="x"), tmp_path / "network.safetensors"
-    save_network(build_network(config), config.network, path, {"threshold": threshold})
-    with pytest.raises(ValueError, match=r"network\.safetensors: not a network of this project: "):
-        open_network(config, path)
+    for thresholds in ({"threshold": threshold}, {"threshold": "0.3", "ground_threshold": threshold}):
+        save_network(build_network(config), config.network, path, thresholds)
+        with pytest.raises(ValueError, match=r"network\.safetensors: not a network of this project: "):
+            open_network(config, path)
+
+
+def test_a_file_of_one_threshold_has_it_for_every_class(tmp_path: Path):
+    config, path = ExperimentConfig(name="x"), tmp_path / "network.safetensors"
+    save_network(build_network(config), config.network, path, {"threshold": "0.3"})
+    assert open_network(config, path)[1] == OccupancyThreshold.of_all(0.3)

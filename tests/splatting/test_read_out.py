@@ -5,9 +5,11 @@ import torch
 from scenes import GRID, random_gaussians, random_means
 from torch import Tensor
 
+from splattingocc.splatting.field import OccupancyThreshold
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.splatting.read_out import cell_variance, read_out
 from splattingocc.splatting.reference import read_out_reference
+from splattingocc.taxonomy import GROUND_CLASSES, NUM_CLASSES
 
 
 @pytest.mark.parametrize("widen_by_cell", [True, False])
@@ -63,3 +65,24 @@ def test_a_bad_value_is_refused_by_name():
         read_out(dataclasses.replace(one_wall(0.0), features=torch.tensor([[float("nan"), 0.5]])), GRID, threshold=0.3)
     with pytest.raises(ValueError, match=r"gaussians\.scales"):
         read_out(dataclasses.replace(one_wall(0.0), scales=torch.zeros(1, 3)), GRID, threshold=0.3)
+
+
+def test_cells_of_ground_have_their_threshold_and_others_theirs():
+    """What two thresholds give is what each gives alone, by class."""
+    generator = torch.Generator().manual_seed(3)
+    gaussians = random_gaussians(random_means(500, generator), generator, scales=(0.05, 0.4))
+    features = torch.rand(500, NUM_CLASSES, generator=generator)
+    gaussians = dataclasses.replace(gaussians, features=features)
+    of = {threshold: read_out(gaussians, GRID, threshold=threshold).semantics for threshold in (0.2, 0.5)}
+    classes = of[0.2]
+    is_ground = torch.isin(classes, torch.tensor(GROUND_CLASSES))
+    for ground, others in ((0.2, 0.5), (0.5, 0.2)):
+        found = OccupancyThreshold(ground=ground, others=others).read_out(gaussians, GRID)
+        assert torch.equal(found.semantics, torch.where(is_ground, of[ground], of[others]))
+        assert torch.equal(found.probabilities, read_out(gaussians, GRID, threshold=0.5).probabilities)
+    assert not torch.equal(of[0.5][is_ground], classes[is_ground])
+    assert torch.equal(OccupancyThreshold.of_all(0.5).read_out(gaussians, GRID).semantics, of[0.5])
+    assert [str(threshold) for threshold in (OccupancyThreshold.of_all(0.5), OccupancyThreshold(0.1, 0.25))] == [
+        "0.500",
+        "0.250 (ground 0.100)",
+    ]
