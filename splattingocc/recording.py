@@ -73,6 +73,7 @@ def record(config: ExperimentConfig, checkpoint: Path, index: Index, positions: 
                 recording.log_vehicle(key_frame, _first_of(index, positions[i]))
                 recording.log_sensors(key_frame, config.data.dataroot)
                 if store is not None and key_frame.token in store:
+                    store.check_tables(index, key_frame.scene)
                     recording.log_labels(key_frame, store)
                 field = next(predict_fields(network, [stack([samples[i]])]))[1]
                 grid = config.grid.voxels

@@ -129,6 +129,14 @@ def test_labels_lie_on_the_picture_where_the_store_says(experiment: ExperimentCo
             assert torch.allclose(shown, camera.label_pixels, atol=0.1)
 
 
+def test_labels_of_other_tables_are_not_drawn(experiment: ExperimentConfig, checkpoint: Path, index: Index, tmp_path: Path) -> None:
+    moved = dataclasses.replace(index, K=index.K + [[0, 0, 20], [0, 0, 0], [0, 0, 0]])
+    for draw in (draw_key_frame_without_cache, draw_overview):
+        with pytest.raises(ValueError, match="the labels of scene-0001 were made from other tables"):
+            draw(experiment, checkpoint, moved, 0, tmp_path / "out.png")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_checkpoint_without_threshold_is_refused(experiment: ExperimentConfig, index: Index, tmp_path: Path) -> None:
     checkpoint = tmp_path / "network.safetensors"
     save_network(build_network(experiment), experiment.network, checkpoint, {})

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from splattingocc.data.key_frames import KeyFrame
+from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
 from splattingocc.data.labelled_rays import LabelledRays, labelled_rays
 from splattingocc.data.loaders import LoaderConfig, blacken, read_views, still_windows
@@ -60,6 +60,13 @@ def camera_maps(config: ExperimentConfig, field: Field, key_frame: KeyFrame, vie
 def front_of(key_frame: KeyFrame) -> int:
     """Return the camera that looks most nearly straight ahead."""
     return max(range(len(key_frame.cameras)), key=lambda view: key_frame.cameras[view].ego_from_sensor[0, 2])
+
+
+def check_labels(config: ExperimentConfig, index: Index, position: int) -> None:
+    """Raise a `ValueError` where a key frame's labels were made from other tables: they would be drawn where they do not belong."""
+    folder = config.data.label_folder
+    if (folder / MANIFEST_NAME).exists():
+        LabelStore.open(folder).check_tables(index, index[position].scene)
 
 
 def _labels_of(config: ExperimentConfig, key_frame: KeyFrame) -> tuple[LabelledRays, Int64[Tensor, " ray"]]:

@@ -656,6 +656,11 @@ def test_a_number_that_there_will_not_be_chooses_no_checkpoint(name: str, dataro
         with_trainer(small_experiment(dataroot), validate_epochs=1, best_by=name)
 
 
+def test_a_measurement_that_no_epoch_reaches_is_refused_before_the_training(dataroot: Path):
+    with pytest.raises(ValueError, match=r"trainer\.validate_epochs is 3, expected at most trainer\.max_epochs, 2"):
+        with_trainer(small_experiment(dataroot), validate_epochs=3, max_epochs=2)
+
+
 def test_a_finished_run_whose_network_is_damaged_is_finished_again(trained: Path, dataroot: Path, tmp_path: Path):
     work_dir = tmp_path / "run"
     shutil.copytree(trained, work_dir)
