@@ -46,8 +46,8 @@ CONFIG = CONFIGS / "splattingocc" / "splattingocc-synth-stereo.py"
 """What the demo trains."""
 WORLD = SynthConfig(num_scenes=30, num_val_scenes=6, frames_per_scene=4, image_size=(180, 320), seed=1)
 """What it trains on: many streets with few frames each. The frame before tells how far away things are, and labels of the other frames say
-what is hidden from one. Scene n of a seed is the same street in every world: with seeds 0 and 2 these would be among those that the network
-of the zoo has learned from."""
+what is hidden from one. Scene n of a seed is the same street in every world: with seeds 0, 2, 3 and 4 these would be among those that
+the network of the zoo has learned from."""
 PUBLISHED = "splattingocc-synth-long"
 """The network of the zoo that is scored on the same val scenes."""
 WORLD_WORKERS = 2

@@ -18,7 +18,6 @@ street in every world: on other worlds of seed 0 it has learned from scenes 9001
 
 from pathlib import Path
 
-from splattingocc.evaluation.calibrate import CalibrationConfig
 from splattingocc.experiment import ExperimentConfig, load_config
 
 
@@ -30,6 +29,6 @@ def config() -> ExperimentConfig:
             "data": base.data.model_copy(update={"dataroot": Path("data/synthetic-long")}),
             "optimization": base.optimization.model_copy(update={"warmup_steps": 30, "image_steps": 2400}),
             "trainer": base.trainer.model_copy(update={"max_epochs": 3}),
-            "calibration": CalibrationConfig(criterion="rays"),
+            "calibration": base.calibration.model_copy(update={"criterion": "rays"}),
         }
     )
