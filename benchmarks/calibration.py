@@ -4,9 +4,9 @@
 
 Prints JSON lines. One says how often the labels of the kept-back scenes call a cell free that truth fills, and of which class it is. Then,
 for each way to read out: how often cells of a predicted probability are filled, by labels and by truth; the threshold that each criterion
-chooses (`calibration.criterion`); and what each threshold scores on the val split. The last one says what the network's own read-out would
-score there with one threshold for cells whose class is ground and another for all others. What is best by truth is an oracle's: it is not
-to be used.
+chooses (`calibration.criterion`); and what each threshold, of all classes alike, scores on the val split. The last one says what the
+network's own read-out would score there with one threshold for cells whose class is ground and another for all others. What is best by
+truth is an oracle's: it is not to be used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from splattingocc.pipeline.calibration import calibration_frames, calibration_ra
 from splattingocc.pipeline.networks import load_experiment
 from splattingocc.pipeline.prediction import open_network, positions_to_test
 from splattingocc.provenance import environment
-from splattingocc.taxonomy import CLASSES, FREE, GROUND_CLASSES
+from splattingocc.splatting.field import OccupancyThreshold
+from splattingocc.taxonomy import CLASSES, FREE
 
 CRITERIA = ("cells", "rays")
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -52,6 +53,7 @@ def on_kept_back(
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Return what labels and truth say of the same cells, and what each way to read out is told by them."""
     store = LabelStore.open(config.data.label_folder)
+    index = store.labelled_part(index)
     positions, part = calibration_frames(config, index)
     grid = config.grid.voxels
     chosen = {
@@ -131,18 +133,15 @@ def with_two_thresholds(config: ExperimentConfig, network: OccupancyNetwork, ind
     """Return figures on the val split by the threshold of cells whose class is ground (rows) and that of all others (columns)."""
     positions = positions_to_test(config, index, "val")[::every]
     tallies = [[Tally() for _ in PAIRED] for _ in PAIRED]
-    ground = torch.tensor(GROUND_CLASSES, dtype=torch.uint8)
     for (_, predicted), position in zip(predict_fields(network, build_prediction_loader(config, index, positions)), positions):
         truth = read_truth(config.data.truth_folder, index[position].scene, index[position].token)
         origins = ray_origins(index, position)
         cast = cast_grid(truth.semantics, origins)
-        occupancy = own(predicted)
-        probabilities, classes = occupancy.probabilities.cpu(), occupancy.semantics.cpu()
-        is_ground = torch.isin(classes, ground)
+        occupancy = own(predicted).map(Tensor.cpu)
         for row, of_ground in zip(tallies, PAIRED):
             for tally, of_others in zip(row, PAIRED):
-                filled = probabilities >= torch.where(is_ground, of_ground, of_others)
-                tally.add(torch.where(filled, classes, FREE).to(torch.uint8), truth, origins, cast)
+                by = OccupancyThreshold(ground=of_ground, others=of_others)
+                tally.add(by.applied_to(occupancy).semantics, truth, origins, cast)
     figures = [[tally.figures() for tally in row] for row in tallies]
     return {name: [[round(of[name], 2) for of in row] for row in figures] for name in ("miou_17", "iou", "ray_iou")}
 

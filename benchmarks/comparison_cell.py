@@ -147,6 +147,7 @@ def run_cell(cell: Cell, work_dir: Path) -> dict[str, Any]:
         "key_frames": {split: len(index.of_split(split)) for split in ("train", SPLIT)},
         "image_steps": config.optimization.image_steps,
         "joint_steps": metrics["last_step"] - config.optimization.image_steps,
+        "ground_ratio": config.calibration.ground_ratio,
         **found,
         "losses": metrics["losses"],
         "seconds_per_step": _seconds_per_step(config, metrics["samples_per_second"]),

@@ -111,6 +111,12 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def _of_ground(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Say what share of a threshold ground has, where it is not all of it."""
+    ratios = sorted({line.get("ground_ratio", 1.0) for line in lines})
+    return "" if ratios == [1.0] else f", and ground has {_in_words(ratios)} of it (calibration.ground_ratio, found with 3D truth)"
+
+
 def report(results: Results, seeds: Sequence[int], command: str) -> str:
     """Return all tables, with what they were measured with."""
     lines = [line for of_variant in results.values() for seed, line in of_variant.items() if seed in seeds]
@@ -121,8 +127,9 @@ def report(results: Results, seeds: Sequence[int], command: str) -> str:
     parts = [
         f"`{command}`, commit {said['commit']}, {said['device']}. {said['config']}, key frames {said['key_frames']}: {said['image_steps']} "
         f"image steps, which all rows of a seed share, then {said['joint_steps']} joint steps. Mean ± standard deviation over seeds "
-        "(n − 1); percent, inside mask_camera but for RayIoU. The threshold is chosen from 2D labels in every row; *oracle* is each figure "
-        f"at the best of {1 + len(THRESHOLDS)} thresholds by the 3D truth that scores it. Distance error: median of "
+        "(n − 1); percent, inside mask_camera but for RayIoU. The threshold is chosen from 2D labels in every row"
+        f"{_of_ground(lines)}; *oracle* is each figure at the best of {1 + len(THRESHOLDS)} thresholds by the 3D truth that scores it. "
+        "Distance error: median of "
         "|rendered − labelled| / labelled over the labelled rays of the val split. Seconds are those of a joint step, with the loading of "
         "its samples; GiB is all that the process took (on a GPU its tensors)."
     ]

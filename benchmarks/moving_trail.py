@@ -73,7 +73,8 @@ def main() -> None:
     parser.add_argument("--dataroot", type=Path, required=True)
     options = parser.parse_args()
     index = read_index(options.dataroot, only_version(options.dataroot))
-    totals, pairs = measure(index, LabelStore.open(options.dataroot / "labels_2d"), options.dataroot / "gts")
+    store = LabelStore.open(options.dataroot / "labels_2d")
+    totals, pairs = measure(store.labelled_part(index), store, options.dataroot / "gts")
     for kind, (seen, free, other) in ((kind, found.tolist()) for kind, found in totals.items()):
         shares = (
             {"in_free_cells_percent": round(100 * free / seen, 2), "in_other_class_percent": round(100 * other / seen, 2)} if seen else {}

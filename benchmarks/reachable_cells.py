@@ -97,8 +97,9 @@ class BehindEncoder(nn.Module):
 def samples_of(config: ExperimentConfig, dataroot: Path | None) -> list[TrainingSample]:
     if dataroot is None:
         return [made_up_sample(config)]
-    index = build_index(config.data, None)
-    dataset = TrainingSet(index, LabelStore.open(config.data.label_folder), dataroot, config.data.loader, seed=0)
+    store = LabelStore.open(config.data.label_folder)
+    index = store.labelled_part(build_index(config.data, None))
+    dataset = TrainingSet(index, store, dataroot, config.data.loader, seed=0)
     return [stack([dataset[position]]) for position in range(len(dataset))]
 
 

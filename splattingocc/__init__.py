@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from splattingocc.geometry.rays import Rays
     from splattingocc.geometry.voxel_grid import VoxelGrid
     from splattingocc.predictor import OccupiedCells, PredictedOccupancy, Predictor
-    from splattingocc.splatting.field import Occupancy
+    from splattingocc.splatting.field import Occupancy, OccupancyThreshold
     from splattingocc.taxonomy import CLASSES, FREE, SKY
 
 __version__ = "0.1.0"
@@ -22,6 +22,7 @@ __all__ = [
     "SKY",
     "Cameras",
     "Occupancy",
+    "OccupancyThreshold",
     "OccupiedCells",
     "PredictedOccupancy",
     "Predictor",
@@ -36,6 +37,7 @@ _HOMES = {
     "SKY": "taxonomy",
     "Cameras": "geometry.cameras",
     "Occupancy": "splatting.field",
+    "OccupancyThreshold": "splatting.field",
     "OccupiedCells": "predictor",
     "PredictedOccupancy": "predictor",
     "Predictor": "predictor",

@@ -228,6 +228,11 @@ def _labels(index: Index, dataroot: Path, folder: Path | None) -> Finding:
     except (ValueError, OSError) as error:
         return Finding("2D labels", first_line(error), prepare if folder is None else f"{prepare} --out {shlex.quote(str(folder))}")
     known = {scene.name for scene in index.scenes}
+    try:
+        for name in known:
+            store.check_tables(index, name)
+    except ValueError as error:
+        return Finding("2D labels", first_line(error), prepare if folder is None else f"{prepare} --out {shlex.quote(str(folder))}", True)
     labelled = len(known & set(store.manifest.scenes))
     found = f"of {labelled} of {len(known)} scenes, from {store.manifest.source}"
     return Finding("2D labels", found, f"{prepare} makes the others" if labelled < len(known) else None)

@@ -175,8 +175,6 @@ class ExperimentConfig(Config):
                 f"data.loader.previous_frames is {loaded}, expected {needed}: that many earlier frames network.temporal.frames "
                 f"({self.network.temporal.frames}) and network.image_reader.stereo.kind ({self.network.image_reader.stereo.kind}) look at"
             )
-        if (every := self.trainer.validate_epochs) > (last := self.trainer.max_epochs):
-            raise ValueError(f"trainer.validate_epochs is {every}, expected at most trainer.max_epochs, {last}: nothing would be measured")
         names = [prefix + name for prefix in ("val/", "") for name in ("loss", *(f"loss/{name}" for name in objective.in_use))]
         if self.trainer.validate_epochs and self.trainer.best_by not in names:
             raise ValueError(f"trainer.best_by is {self.trainer.best_by}, expected one of {', '.join(names)}")

@@ -23,7 +23,7 @@ from splattingocc.files import sha256_of
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.camera_maps import camera_images, camera_maps, check_labels, front_of
-from splattingocc.pipeline.prediction import open_network
+from splattingocc.pipeline.prediction import check_tables_of, open_network
 from splattingocc.splatting.field import Field, OccupancyThreshold
 from splattingocc.struct import stack
 from splattingocc.visualization.film import write_film
@@ -77,7 +77,8 @@ def draw_key_frame(
     provenance = cache.manifest.provenance
     if provenance.checkpoint_hash != sha256_of(checkpoint):
         raise ValueError(f"{cache.directory}: predictions of another checkpoint than {checkpoint}; predict again")
-    check_labels(config, index, position)
+    check_tables_of(cache, config, index)
+    check_labels(config, index, [position])
     network, _ = open_network(config, checkpoint)
     key_frame, (field,) = index[position], _fields(config, network, index, [position])
     predicted = cache.read(CachedFrame(key_frame.scene, key_frame.index_in_scene, key_frame.token)).semantics
@@ -297,7 +298,7 @@ def _turned(options: PictureOptions, share: float) -> PictureConfig:
 
 def _predict(config: ExperimentConfig, checkpoint: Path, index: Index, position: int, options: PictureOptions) -> tuple[Field, _Shown]:
     """Return what a network sees in a key frame, and its grids at the network's own threshold."""
-    check_labels(config, index, position)
+    check_labels(config, index, [position])
     network, threshold = _with_threshold(config, checkpoint)
     (field,) = _fields(config, network, index, [position])
     predicted = threshold.read_out(field, config.grid.voxels).semantics.cpu()

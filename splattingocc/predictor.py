@@ -139,9 +139,8 @@ class Predictor:
         ground_threshold: SupportsFloat | None = None,
     ) -> None:
         self.network, self.config = network.eval(), config
-        others = _threshold("threshold", threshold)
-        ground = others if ground_threshold is None else _threshold("ground_threshold", ground_threshold)
-        self._threshold = OccupancyThreshold(ground=ground, others=others)
+        self.threshold = _threshold("threshold", threshold)
+        self.ground_threshold = self.threshold if ground_threshold is None else _threshold("ground_threshold", ground_threshold)
         self._earlier: list[EarlierFrame] = []
         self._has_said: set[str] = set()
 
@@ -174,20 +173,12 @@ class Predictor:
             raise ValueError(f"{path}: has no threshold, which only the network of a finished training has; {instead}, threshold=0.5")
         if threshold is None:
             assert calibrated is not None
-            if calibrated.lowest == 0:
+            if calibrated.others == 0:
                 raise ValueError(f"{path}: its threshold is 0, by which every cell is occupied; give one, threshold=0.5")
+            if calibrated.ground == 0 and ground_threshold is None:
+                raise ValueError(f"{path}: its ground_threshold is 0, by which every cell of ground is occupied; give ground_threshold=0.5")
             threshold, ground_threshold = calibrated.others, calibrated.ground if ground_threshold is None else ground_threshold
         return cls(network, config, threshold=threshold, ground_threshold=ground_threshold)
-
-    @property
-    def threshold(self) -> float:
-        """From which probability on a cell is occupied, where its class is none of GROUND_CLASSES."""
-        return self._threshold.others
-
-    @property
-    def ground_threshold(self) -> float:
-        """The same, where its class is one of them."""
-        return self._threshold.ground
 
     @property
     def grid(self) -> VoxelGrid:
@@ -227,7 +218,7 @@ class Predictor:
         views = stack([self._with_earlier(*frame, pose)])
         ((_, field),) = predict_fields(self.network, [PredictionSample("", views)])
         self._earlier = [] if pose is None else [EarlierFrame(*frame, pose), *self._earlier][: self.config.network.previous_frames]
-        occupancy = self._threshold.read_out(field, self.grid)
+        occupancy = OccupancyThreshold(ground=self.ground_threshold, others=self.threshold).read_out(field, self.grid)
         return PredictedOccupancy(occupancy.probabilities, occupancy.semantics, self.grid, field, self.config.render)
 
     def inputs(
@@ -293,11 +284,12 @@ def _pose(world_from_ego: Array) -> Float64[np.ndarray, "4 4"]:
 
 def _threshold(name: str, value: SupportsFloat) -> float:
     try:
-        found = math.nan if isinstance(value, str) else float(value)
-    except (TypeError, ValueError, RuntimeError):  # of arrays and tensors
+        found = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # of arrays and tensors, and of a number that no float is
         found = math.nan
     if not 0 < found <= 1:
-        raise ValueError(f"{name} is {value!r}, expected a number of more than 0 and at most 1")
+        given = f"of the shape {tuple(shape)}" if (shape := getattr(value, "shape", ())) else repr(value)
+        raise ValueError(f"{name} is {given}, expected a number of more than 0 and at most 1")
     return found
 
 

@@ -22,6 +22,7 @@ from splattingocc.experiment import ExperimentConfig, build_prediction_set
 from splattingocc.files import read_bytes, write_atomically
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.labels.lidar import read_points, to_world
+from splattingocc.pipeline.camera_maps import check_labels
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.splatting.gaussians import Gaussians
 from splattingocc.struct import stack
@@ -58,6 +59,7 @@ def record(config: ExperimentConfig, checkpoint: Path, index: Index, positions: 
     them.
     """
     check_rerun()
+    check_labels(config, index, positions)
     network, threshold = open_network(config, checkpoint)
     if threshold is None:
         raise ValueError(f"{checkpoint}: has no occupancy threshold; only the network file of a finished training has one")
@@ -73,7 +75,6 @@ def record(config: ExperimentConfig, checkpoint: Path, index: Index, positions: 
                 recording.log_vehicle(key_frame, _first_of(index, positions[i]))
                 recording.log_sensors(key_frame, config.data.dataroot)
                 if store is not None and key_frame.token in store:
-                    store.check_tables(index, key_frame.scene)
                     recording.log_labels(key_frame, store)
                 field = next(predict_fields(network, [stack([samples[i]])]))[1]
                 grid = config.grid.voxels

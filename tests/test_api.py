@@ -66,11 +66,11 @@ def test_the_page_names_everything_public_and_every_argument():
 def test_the_code_of_the_page_runs_and_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     network = {"lift": {"channels": 8, "coarsening": 4}, "volume_encoder": {"channels": (8, 16), "blocks": (1, 1)}}
     config = ExperimentConfig.model_validate({"name": "small", "data": {"loader": {"image_size": (32, 64)}}, "network": network})
-    metadata = {"threshold": "0.3", EXPERIMENT_KEY: config.model_dump_json()}
+    metadata = {"threshold": "0.3", "ground_threshold": "0.15", EXPERIMENT_KEY: config.model_dump_json()}
     save_network(build_network(config), config.network, tmp_path / "network.safetensors", metadata)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     # What the first block has from its reader
     cam_from_ego = np.array([[[0.0, -1, 0, 0], [0, 0, -1, 1.5], [1, 0, 0, 0], [0, 0, 0, 1]]])
     K = np.array([[[60.0, 0, 32], [0, 60, 16], [0, 0, 1]]])

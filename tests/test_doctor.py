@@ -208,6 +208,21 @@ def test_shared_memory_is_compared_with_batches(monkeypatch: pytest.MonkeyPatch)
     assert doctor._shared_memory() == []
 
 
+def test_labels_of_another_calibration_are_a_problem(root: Path, tmp_path: Path):
+    index = read_index(root, VERSION)
+    generate_labels(index, root, tmp_path / "store", num_workers=0)
+    path = root / VERSION / "calibrated_sensor.json"
+    rows = json.loads(path.read_text())
+    for row in rows:
+        row["translation"][2] += 0.1
+    path.write_text(json.dumps(rows))
+    finding = data_findings(root, labels=tmp_path / "store")["2D labels"]
+    assert "were made from other tables" in finding.found
+    assert finding.is_problem
+    assert finding.advice is not None
+    assert finding.advice.startswith("splattingocc prepare --dataroot")
+
+
 def test_a_sample_is_as_large_as_is_said(root: Path, tmp_path: Path):
     index = read_index(root, VERSION)
     generate_labels(index, root, tmp_path / "store", num_workers=0)

@@ -23,6 +23,7 @@ from splattingocc.data.occ3d import truth_path
 from splattingocc.engine.checkpoint import save_network
 from splattingocc.evaluation.predictions import Manifest, PredictionCache, Provenance
 from splattingocc.experiment import DataConfig, ExperimentConfig, build_network
+from splattingocc.files import sha256_of
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.labels.generate import generate_labels
 from splattingocc.models.backbones.mobilenet import MobileNetV2Config
@@ -134,6 +135,10 @@ def test_labels_of_other_tables_are_not_drawn(experiment: ExperimentConfig, chec
     for draw in (draw_key_frame_without_cache, draw_overview):
         with pytest.raises(ValueError, match="the labels of scene-0001 were made from other tables"):
             draw(experiment, checkpoint, moved, 0, tmp_path / "out.png")
+    provenance = Provenance("x", sha256_of(checkpoint), "e0", 0.3, "train", decided_by={"tables": "of before"})
+    cache = PredictionCache(tmp_path, Manifest(1, "occ3d", provenance, ()))
+    with pytest.raises(ValueError, match=r"was predicted from other tables than .* has now; predict again"):
+        draw_key_frame(experiment, checkpoint, cache, index, 0, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 

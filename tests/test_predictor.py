@@ -297,7 +297,7 @@ def test_a_file_that_is_no_network_of_this_version_is_named_in_one_line(syntheti
         (lambda: Predictor.load(everything), r"everything\.safetensors: its threshold is 0, by which .*; give one"),
         (lambda: Predictor.load(network, threshold=1.5), r"threshold is 1\.5, expected"),
         (lambda: Predictor.load(network, ground_threshold=0.0), r"ground_threshold is 0\.0, expected"),
-        (lambda: Predictor.load(network, threshold=np.array([0.1, 0.2])), r"threshold is array\(\[0\.1, 0\.2\]\), expected a number"),
+        (lambda: Predictor.load(network, threshold=np.array([0.1, 0.2])), r"threshold is of the shape \(2,\), expected a number"),
         (
             lambda: Predictor.load(finished / "checkpoints" / "last.safetensors"),
             r"has no threshold.*; take .*network\.safetensors, or give",

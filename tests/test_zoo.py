@@ -11,7 +11,7 @@ import torch
 
 from splattingocc import Predictor, zoo
 from splattingocc.cli import main, parse
-from splattingocc.engine.checkpoint import CONFIG_KEY, EXPERIMENT_KEY, read_network, save_network
+from splattingocc.engine.checkpoint import CONFIG_KEY, EXPERIMENT_KEY, read_network, save_network, save_weights
 from splattingocc.experiment import ExperimentConfig, build_network
 from splattingocc.files import sha256_of
 from splattingocc.pipeline.networks import find_network, load_experiment, run_folder
@@ -111,7 +111,7 @@ def test_what_is_handed_on_keeps_where_it_is_from_and_names_no_folder_of_its_mac
 
 def test_the_card_says_what_the_network_is_and_what_it_scored(repository: Path, trained: Path):
     card = (repository / "README.md").read_text()
-    for expected in ("# tiny", "| small | 12.3 |", "| occupancy threshold | 0.050 |", "7 steps, seed 0", "64 × 128", 'load("zoo/tiny")'):
+    for expected in ("# tiny", "| small | 12.3 |", "| occupancy threshold | 0.05 |", "7 steps, seed 0", "64 × 128", 'load("zoo/tiny")'):
         assert expected in card
     assert "| began with the weights of | first.safetensors |" in card
     # Scores of another network of the run are not its own, and a name without a folder is in the folder at hand
@@ -125,6 +125,16 @@ def test_the_card_says_what_the_network_is_and_what_it_scored(repository: Path, 
         assert expected in card
     with pytest.raises(SystemExit, match=r"README\.md: is there already; remove it to have it written anew"):
         main(["export", str(trained), str(repository / "network.safetensors"), "--fp16", "--card"])
+
+
+def test_a_threshold_that_is_none_is_named_before_anything_is_written(trained: Path, tmp_path: Path):
+    weights, metadata = read_network(trained)
+    path = tmp_path / "damaged.safetensors"
+    save_weights(weights, path, {**metadata, "threshold": "x"})
+    with pytest.raises(SystemExit, match=r"damaged\.safetensors: not a network of this project: ") as stopped:
+        main(["export", str(path), str(tmp_path / "out" / "network.safetensors"), "--card"])
+    assert "\n" not in str(stopped.value.code)
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_that_float16_cannot_hold_are_refused(trained: Path, tmp_path: Path):

@@ -58,7 +58,7 @@ class Visualize:
         from splattingocc.experiment import build_index
         from splattingocc.pictures import draw_key_frame_without_cache, draw_overview, film_scene
         from splattingocc.pipeline.networks import network_to_test, run_folder, with_folders_here
-        from splattingocc.pipeline.prediction import positions_to_test, unlike_training, with_remembered_labels
+        from splattingocc.pipeline.prediction import about_options, positions_to_test, with_remembered_labels
         from splattingocc.recording import check_rerun, record
 
         options = options_of(self.view, self.size, self.keep, self.hide, self.below)
@@ -78,7 +78,7 @@ class Visualize:
         named = found_network(self.checkpoint, self.experiment.name, say=True)
         folder, checkpoint = run_folder(named), network_to_test(named)
         self.experiment = with_remembered_labels(self.experiment, checkpoint)
-        for line in (*remarks, *unlike_training(self.experiment, checkpoint)):
+        for line in (*remarks, *about_options(self.experiment, checkpoint)):
             print(line, file=sys.stderr)
         index = build_index(self.experiment.data, index_folder(folder))
         positions = positions_to_test(self.experiment, index, self.split)

@@ -24,7 +24,7 @@ from splattingocc.experiment import ExperimentConfig
 from splattingocc.files import check_name, child, sole_writer
 
 MIB, GIB = 2**20, 2**30
-TRAINING_HEADLINE = ("loss", "samples_per_second", "peak_memory_gib", "threshold")
+TRAINING_HEADLINE = ("loss", "samples_per_second", "peak_memory_gib", "threshold", "ground_threshold")
 """What the ledger keeps of a training's metrics."""
 
 
@@ -179,7 +179,7 @@ class Test:
         from splattingocc.experiment import build_index
         from splattingocc.files import sha256_of
         from splattingocc.pipeline.networks import network_to_test, run_folder, with_folders_here
-        from splattingocc.pipeline.prediction import unlike_training, unused_calibration, with_remembered_labels
+        from splattingocc.pipeline.prediction import about_options, with_remembered_labels
         from splattingocc.visualization.curves import draw_curves
 
         remarks: list[str] = []
@@ -203,8 +203,7 @@ class Test:
                 named, checkpoint = self.checkpoint, gather(network_to_test(self.checkpoint) if rank() == 0 else None)[0]
                 assert checkpoint is not None
                 remarks += [f"{named} is {checkpoint}"] if named != checkpoint else []
-                remarks += unlike_training(self.experiment, checkpoint)
-                remarks += unused_calibration(self.experiment, checkpoint)
+                remarks += about_options(self.experiment, checkpoint)
                 self.checkpoint = checkpoint
             for line in remarks if rank() == 0 else ():
                 print(line, file=sys.stderr)
@@ -268,12 +267,15 @@ class Test:
         return f"{self.experiment.data.truth_folder}: no truth of split {self.split}"
 
     def _predictions(self, index: Index, work_dir: Path | None, frames: Sequence[CachedFrame]) -> Predictions:
-        from splattingocc.evaluation.predictions import open_predictions
-        from splattingocc.pipeline.prediction import predict
+        from splattingocc.evaluation.predictions import PredictionCache, open_predictions
+        from splattingocc.pipeline.prediction import check_tables_of, predict
 
         if self.checkpoint is None or work_dir is None:
             assert self.from_cache is not None
-            return open_predictions(self.from_cache, frames)
+            found = open_predictions(self.from_cache, frames)
+            if isinstance(found, PredictionCache):
+                check_tables_of(found, self.experiment, index)
+            return found
         dump_dir = self.dump_dir or child(work_dir, "output" if self.split == "val" else f"output_{self.split}")
         return predict(self.experiment, self.checkpoint, dump_dir, split=self.split, index=index, fresh=self.fresh)
 

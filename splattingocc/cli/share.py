@@ -91,13 +91,13 @@ class Export:
     def _write_key_frame(self, network: Path) -> None:
         from splattingocc.experiment import build_index
         from splattingocc.pipeline.networks import run_folder, with_folders_here
-        from splattingocc.pipeline.prediction import positions_to_test, unlike_training, with_remembered_labels
+        from splattingocc.pipeline.prediction import about_options, positions_to_test, with_remembered_labels
         from splattingocc.predictor import predict_key_frame
         from splattingocc.taxonomy import FREE
 
         experiment, remarks = with_folders_here(self.experiment, network)
         experiment = with_remembered_labels(experiment, network)
-        for line in (*remarks, *unlike_training(experiment, network)):
+        for line in (*remarks, *about_options(experiment, network)):
             print(line, file=sys.stderr)
         index = build_index(experiment.data, index_folder(run_folder(network)))
         positions = positions_to_test(experiment, index, self.split)

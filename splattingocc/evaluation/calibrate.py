@@ -5,8 +5,8 @@ where their labels say: neither 3D truth nor the validation set is needed. Thres
 highest is taken, which claims least.
 
 That one threshold is not the best for every class. What a ray meets at a low angle it meets spread over many cells, of which each is less
-probable than what stands upright; so the ground may have a share of the threshold (`ground_ratio`). Labels do not tell which: they call too
-many of its cells free (docs/experiments.md).
+probable than what stands upright; so the ground may have a share of the threshold (`ground_ratio`). Labels of a few key frames do not tell
+which: they call too many of its cells free (docs/experiments.md).
 
 A labelled ray also says two things about cells: those it crosses well before its hit are free, the cell of its hit is occupied, which gives
 free and occupied samples of the predicted probability, and the threshold that separates them best (`criterion`). Just above the ground
@@ -77,7 +77,7 @@ class Calibration:
     threshold: float
     """A cell whose probability is at least this is occupied, but for the ground's."""
     f1: float
-    """F1 of the occupied class at the threshold."""
+    """F1 of the occupied class at the threshold, all classes alike."""
     thresholds: Float64[Tensor, " bin"]
     f1_curve: Float64[Tensor, " bin"]
     free_by_bin: Int64[Tensor, " bin"]

@@ -62,11 +62,13 @@ def front_of(key_frame: KeyFrame) -> int:
     return max(range(len(key_frame.cameras)), key=lambda view: key_frame.cameras[view].ego_from_sensor[0, 2])
 
 
-def check_labels(config: ExperimentConfig, index: Index, position: int) -> None:
-    """Raise a `ValueError` where a key frame's labels were made from other tables: they would be drawn where they do not belong."""
+def check_labels(config: ExperimentConfig, index: Index, positions: Sequence[int]) -> None:
+    """Raise a `ValueError` where labels of key frames were made from other tables: they would be drawn where they do not belong."""
     folder = config.data.label_folder
     if (folder / MANIFEST_NAME).exists():
-        LabelStore.open(folder).check_tables(index, index[position].scene)
+        store = LabelStore.open(folder)
+        for name in dict.fromkeys(index[position].scene for position in positions):
+            store.check_tables(index, name)
 
 
 def _labels_of(config: ExperimentConfig, key_frame: KeyFrame) -> tuple[LabelledRays, Int64[Tensor, " ray"]]:

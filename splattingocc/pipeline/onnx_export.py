@@ -89,7 +89,9 @@ class ImagesToOccupancy(nn.Module):
         source = EvidenceSource.of(reading, cameras, network.config.image_reader, network.grid.cell_size)
         evidence = collect_all_views(source.pixels[0], cameras[0], source.bins, network.head.centers, source.cell_size)
         probabilities, classes = self.read_out(network.head(volume, stack([evidence]))[0])
-        return probabilities, self.threshold.applied_to(Occupancy(probabilities, classes)).semantics
+        if not self.threshold.is_of_all:
+            classes = self.threshold.applied_to(Occupancy(probabilities, classes)).semantics
+        return probabilities, classes
 
 
 def _check(config: ExperimentConfig) -> None:

@@ -104,12 +104,20 @@ def unlike_training(config: ExperimentConfig, checkpoint: Path) -> list[str]:
     ]
 
 
+def about_options(config: ExperimentConfig, checkpoint: Path) -> list[str]:
+    """Say what of an experiment a trained network was trained without: images that are others, a calibration that does nothing."""
+    return [*unlike_training(config, checkpoint), *unused_calibration(config, checkpoint)]
+
+
 def unused_calibration(config: ExperimentConfig, checkpoint: Path) -> list[str]:
     """Say that options of the calibration do nothing for a network that has its threshold."""
-    found, threshold = trained_with(checkpoint), read_metadata(checkpoint).get("threshold")
+    found = trained_with(checkpoint)
+    with decoding(checkpoint, "a network of this project"):
+        threshold = threshold_in(read_metadata(checkpoint))
     if found is None or threshold is None:
         return []
-    now, then = config.calibration.model_dump(mode="json"), found.calibration
+    # Until ground had a threshold of its own, it had all of the others'
+    now, then = config.calibration.model_dump(mode="json"), {"ground_ratio": 1.0} | found.calibration
     changed = [f"calibration.{name} {value}" for name, value in now.items() if name in then and then[name] != value]
     if not changed:
         return []
@@ -192,6 +200,14 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
             writer.finish(list(frames.values()))
         gather(None)
     return read_predictions(out)
+
+
+def check_tables_of(cache: PredictionCache, config: ExperimentConfig, index: Index) -> None:
+    """Raise a `ValueError` where predictions were made with other calibration, poses or files than the tables tell of now."""
+    provenance = cache.manifest.provenance
+    then, now = provenance.decided_by.get("tables"), index.digest(positions_to_test(config, index, provenance.split))
+    if then is not None and then != now:
+        raise ValueError(f"{cache.directory}: was predicted from other tables than {index.version} has now; predict again")
 
 
 def with_data_of(config: ExperimentConfig, provenance: Provenance) -> ExperimentConfig:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from splattingocc.engine.checkpoint import CONFIG_KEY, DIGEST_KEY, EXPERIMENT_KEY, read_network, save_weights
 from splattingocc.experiment import ExperimentConfig
-from splattingocc.files import BadFile, read_json, sha256_of, write_atomically
+from splattingocc.files import BadFile, decoding, read_json, sha256_of, write_atomically
 from splattingocc.pipeline.networks import experiment_of, run_folder, threshold_in
 from splattingocc.zoo import NETWORK_NAME
 
@@ -33,7 +33,9 @@ def share_network(network: Path, out: Path, *, half: bool, card: bool = False) -
     if card and (path := card_path(out)).exists():
         raise ValueError(f"{path}: is there already; remove it to have it written anew")
     weights, metadata = read_network(network)
-    if "threshold" not in metadata:
+    with decoding(network, "a network of this project"):
+        threshold = threshold_in(metadata)
+    if threshold is None:
         raise BadFile(network, "has no threshold, which only the network of a finished training has")
     experiment_of(network)  # or it is of another version, which is better said now
     kept = {key: value for key, value in metadata.items() if key != DIGEST_KEY}

@@ -50,7 +50,9 @@ def build_training_batches(config: ExperimentConfig, index: Index) -> TrainingBa
     masks = open_masks(data, index)
     dataset = TrainingSet(index, store, data.dataroot, data.loader, seed=config.seed, masks=masks)
     kept_back = None
-    if config.trainer.validate_epochs:
+    if (every := config.trainer.validate_epochs) > (last := config.trainer.max_epochs):
+        raise ValueError(f"trainer.validate_epochs is {every}, expected at most trainer.max_epochs, {last}: nothing would be measured")
+    if every:
         positions = index.of_scenes(calibration_scenes(index, data.loader))
         if not positions:
             raise ValueError(

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer, seed_everything
+from pydantic import ValidationError
 
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import inside
-from splattingocc.data.loaders import TrainingSet
 from splattingocc.engine.batches import TrainingBatches
 from splattingocc.engine.checkpoint import (
     CONFIG_KEY,
@@ -44,11 +44,11 @@ from splattingocc.engine.signals import InterruptedTraining, handlers_restored, 
 from splattingocc.engine.training_pictures import DrawPictures
 from splattingocc.experiment import ExperimentConfig, build_index
 from splattingocc.files import BadFile, decoding, read_json, write_json
-from splattingocc.losses.loss import LabelKind
-from splattingocc.losses.objective import Losses, ObjectiveConfig, about_missing_labels
+from splattingocc.losses.objective import Losses
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.calibration import calibrate, calibration_frames, calibration_rays, check_labels_reach_grid
 from splattingocc.pipeline.networks import check_grid
+from splattingocc.pipeline.remarks import about_batch, about_idle_options, about_labels
 from splattingocc.pipeline.trainer import build_module, build_trainer, build_training_batches
 from splattingocc.pipeline.training_pictures import WatchedFrame
 from splattingocc.provenance import circumstances, commit, environment
@@ -96,7 +96,12 @@ def train(
     if trainer.is_global_zero:
         if checkpoint is not None and (changed := _changed_since(config, checkpoint)):
             print(f"{resume_from}: goes on with other options than it was trained with: {changed}")
-        for line in (*about_labels(store, batches.dataset, whole, config.objective), about_batch(config, trainer.world_size)):
+        about = about_labels(store, batches.dataset, whole, config.objective)
+        for line in (
+            *about,
+            about_batch(config, trainer.world_size),
+            *about_idle_options(config, len(batches.dataset), trainer.world_size),
+        ):
             print(line)
         check_labels_reach_grid(config, index, store)
         if config.trainer.picture_steps:
@@ -163,9 +168,18 @@ def _changed_since(config: ExperimentConfig, checkpoint: dict[str, Any]) -> str:
     """Return the options that are others than those a checkpoint was trained with, and what they were; nothing where all are the same."""
     if EXPERIMENT_KEY not in checkpoint:  # it was not always kept
         return ""
-    now, then = config.model_dump(mode="json"), json.loads(checkpoint[EXPERIMENT_KEY])
+    now, then = config.model_dump(mode="json"), options_in(type(config), checkpoint[EXPERIMENT_KEY])
     before = differences(then, now)
     return ", ".join(f"{name}={value} (before: {before.get(name)})" for name, value in differences(now, then).items())
+
+
+def options_in(kind: type[ExperimentConfig], experiment: str) -> Any:
+    """Return the options of an experiment that a file holds; those that there were not yet have their default, as far as it is known."""
+    found = json.loads(experiment)
+    try:
+        return kind.model_validate(found).model_dump(mode="json")
+    except ValidationError:  # of another version, or with parts of its own
+        return found
 
 
 def load_initial_network(config: ExperimentConfig, network: OccupancyNetwork, path: Path) -> str:
@@ -187,7 +201,7 @@ def finished_metrics(config: ExperimentConfig, work_dir: Path, step: int) -> dic
         _, metadata = read_network(work_dir / NETWORK_FILE)
         metrics = read_json(work_dir / METRICS_FILE, dict[str, Any], what="the metrics of a training")
         with decoding(work_dir / NETWORK_FILE, "a network with its experiment"):
-            then = json.loads(metadata[EXPERIMENT_KEY])
+            then = options_in(type(config), metadata[EXPERIMENT_KEY])
     except BadFile:
         return None
     if metadata.get("step") != str(step) or metrics.get("last_step") != step:
@@ -223,35 +237,6 @@ def set_aside(work_dir: Path, resume_from: Path | None, *, step: int) -> None:
             earlier = sum(1 for _ in table.parent.glob(f"{table.stem}_before_*.csv"))
             table.rename(table.with_name(f"{table.stem}_before_{1 + earlier}.csv"))
     print(f"{work_dir}: holds another training; its checkpoints are kept in {aside.name} (--auto-resume goes on from the newest instead)")
-
-
-def about_batch(config: ExperimentConfig, world_size: int) -> str:
-    accumulated, learning_rate = config.trainer.accumulate_batches, config.optimization.learning_rate
-    samples = config.data.batch_size * world_size * accumulated
-    share_of_each = f"{world_size} × data.batch_size {config.data.batch_size}"
-    if accumulated > 1:
-        share_of_each += f" × trainer.accumulate_batches {accumulated}"
-    return f"{samples} samples a step ({share_of_each}); peak learning rate {learning_rate:g}, as configured: it is not scaled"
-
-
-def about_labels(store: LabelStore, dataset: TrainingSet, whole: Index, objective: ObjectiveConfig) -> Iterator[str]:
-    """Say what a training does not see and cannot learn; nothing to learn from at all is a `ValueError`."""
-    index = dataset.index
-    if left_out := len(whole) + len(whole.incomplete) - len(index):
-        yield f"{len(index)} key frames have labels; {left_out} others of {whole.version} have none (prepare says which) and are left out"
-    records = [store.manifest.scenes[name] for name in {index[position].scene for position in dataset.positions}]
-    if not sum(record.num_rays for record in records):
-        raise ValueError(
-            f"{store.folder}: not one labelled ray in the {len(dataset)} key frames to train on; look at `splattingocc prepare`"
-        )
-    counts: dict[LabelKind, int] = {
-        "class": sum(record.num_classified for record in records),
-        "distance": sum(record.num_measured for record in records),
-    }
-    try:
-        yield from about_missing_labels(objective, {kind for kind, count in counts.items() if not count})
-    except ValueError as error:
-        raise ValueError(f"{store.folder}: {error}") from error
 
 
 def _fit(
@@ -305,6 +290,7 @@ def replay(config: ExperimentConfig, path: Path, index: Index) -> Losses:
 
     Of several batches of a step, what was saved are those that were not finite; each is computed by itself, as it was.
     """
+    index = LabelStore.open(config.data.label_folder).labelled_part(index)
     module = build_module(config, initial_weights=False)
     metadata = load_network(module.network, config.network, path)
     dataset = build_training_batches(config, index).dataset

@@ -39,7 +39,8 @@ class WatchedFrame:
         (painted,) = paint_grids(chosen.occupancy_threshold.read_out(field, config.grid.voxels).semantics.cpu(), config.grid.voxels)
         details = (
             f"{key_frame.scene}, key frame {key_frame.index_in_scene}",
-            f"threshold {chosen.occupancy_threshold}, best for its 2D labels",
+            f"threshold {chosen.threshold:.4g}, best for its 2D labels: F1 of occupied cells {chosen.f1:.3f}",
+            *([] if chosen.ground_ratio == 1 else [f"ground drawn from {chosen.occupancy_threshold.ground:.4g} on"]),
         )
-        heading = Heading(f"{config.name}, step {step}", (*details, f"F1 of occupied cells on these {chosen.f1:.3f}"))
+        heading = Heading(f"{config.name}, step {step}", details)
         return sheet_of_training(camera, draw_grid(painted), heading)

@@ -57,17 +57,22 @@ class OccupancyThreshold:
         return cls(threshold, threshold)
 
     @property
+    def is_of_all(self) -> bool:
+        """Say whether every class has the same."""
+        return self.ground == self.others
+
+    @property
     def lowest(self) -> float:
         """Below it every cell is free."""
         return min(self.ground, self.others)
 
     def __str__(self) -> str:
-        both = "" if self.ground == self.others else f" (ground {self.ground:.3f})"
-        return f"{self.others:.3f}{both}"
+        return f"{self.others:.4g}" if self.is_of_all else f"{self.others:.4g} (ground {self.ground:.4g})"
 
     def read_out(self, field: Field, grid: VoxelGrid) -> Occupancy:
         """Turn an unbatched field, whose features are probabilities of Occ3D's classes, into the occupancy of a grid; without gradients."""
-        return self.applied_to(field.read_out(grid, threshold=self.lowest))
+        occupancy = field.read_out(grid, threshold=self.lowest)
+        return occupancy if self.is_of_all else self.applied_to(occupancy)
 
     def applied_to(self, occupancy: Occupancy) -> Occupancy:
         """Return an occupancy that was read out by a threshold not above these, by these."""

@@ -13,6 +13,7 @@ from jaxtyping import Float64, Int64
 
 from splattingocc.files import BadFile, read_bytes, read_json, write_atomically
 from splattingocc.files.step_tables import read_step_table
+from splattingocc.splatting.field import OccupancyThreshold
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,6 +46,7 @@ class _Calibration(msgspec.Struct):
     f1: float
     f1_by_threshold: dict[str, float]
     reliability: list[_Reliability]
+    ground_threshold: float | None = None
 
 
 class _Band(msgspec.Struct):
@@ -183,6 +185,8 @@ def _panels_of_calibration(run_folder: Path) -> list[Callable[[Axes], None]]:
     except ValueError as error:
         raise BadFile(path, f"f1_by_threshold: expected numbers as its keys: {error}") from error
 
+    both = OccupancyThreshold(found.threshold if found.ground_threshold is None else found.ground_threshold, found.threshold)
+
     def draw_reliability(axes: Axes) -> None:
         # Ranges that hold no cell are left out of the file; all have the same width
         lowers = [each.lower for each in found.reliability]
@@ -192,7 +196,7 @@ def _panels_of_calibration(run_folder: Path) -> list[Callable[[Axes], None]]:
         axes.bar(
             lowers, _shares([each.cells for each in found.reliability]), width, align="edge", alpha=0.15, color="C0", label="share of cells"
         )
-        axes.axvline(found.threshold, color="C3", linewidth=1, linestyle="--", label=f"threshold {found.threshold:.3f}")
+        axes.axvline(found.threshold, color="C3", linewidth=1, linestyle="--", label=f"threshold {both}")
         axes.set(
             title="reliability, on 2D labels", xlabel="predicted probability", ylabel="share that is occupied", xlim=(0, 1), ylim=(0, 1)
         )

@@ -12,9 +12,11 @@ import pytest
 
 from splattingocc.cli import main
 from splattingocc.data.nuscenes import read_index
-from splattingocc.engine.checkpoint import read_network, save_weights
+from splattingocc.engine.checkpoint import EXPERIMENT_KEY, read_network, save_weights
 from splattingocc.files import sha256_of
 from splattingocc.labels.generate import generate_labels
+from splattingocc.pipeline.networks import load_experiment
+from splattingocc.pipeline.prediction import about_options
 
 CONFIG = Path(__file__).parents[2] / "configs" / "splattingocc" / "splattingocc-synth.py"
 SMALL = (
@@ -164,6 +166,18 @@ def test_options_that_would_do_nothing_are_refused_or_said_to_do_nothing(dataroo
     assert "was chosen when it was trained: calibration.criterion" in said
     assert "calibration.margin 0.8 does nothing" in said
     drawing = ["visualize", str(CONFIG), str(network), *of(dataroot), *SMALL]
+    # A network of before ground had a threshold of its own
+    weights, metadata = read_network(network)
+    experiment = json.loads(metadata[EXPERIMENT_KEY])
+    assert experiment["calibration"].pop("ground_ratio") == 1
+    metadata = {name: value for name, value in metadata.items() if name != "ground_threshold"} | {EXPERIMENT_KEY: json.dumps(experiment)}
+    save_weights(weights, own_run / "of_before.safetensors", metadata)
+    trained = load_experiment(network)
+    with_half = trained.model_copy(update={"calibration": trained.calibration.model_copy(update={"ground_ratio": 0.5})})
+    for file in (network, own_run / "of_before.safetensors"):
+        assert about_options(trained, file) == []
+        (line,) = about_options(with_half, file)
+        assert line.endswith("was chosen when it was trained: calibration.ground_ratio 0.5 does nothing")
     for words, said in (
         (["--film", "--overview", "x.png"], "--overview: draws no film"),
         (["--film", "--view", "above"], "--view above: films are seen from behind"),
@@ -183,6 +197,22 @@ def test_another_numbering_of_the_classes_is_noticed(dataroot: Path, tmp_path: P
     printed = " ".join(capsys.readouterr().out.split())
     assert "warning: not one voxel is predicted free (17)" in printed
     assert "are 0: does 0 mean empty there?" in printed
+
+
+def test_predictions_made_from_other_tables_are_neither_scored_nor_drawn(dataroot: Path, own_run: Path, tmp_path: Path):
+    network, data = own_run / "network.safetensors", tmp_path / "data"
+    command(dataroot, network, "--eval", "segm")
+    command(dataroot, "--from-cache", own_run / "output", "--eval", "segm")
+    shutil.copytree(dataroot, data)
+    # The folder may lie elsewhere
+    command(data, "--from-cache", own_run / "output", "--eval", "segm")
+    path = data / "v1.0-mini" / "calibrated_sensor.json"
+    rows = json.loads(path.read_text())
+    for row in rows:
+        row["translation"][2] += 0.1
+    path.write_text(json.dumps(rows))
+    message = refused(lambda: command(data, "--from-cache", own_run / "output", "--eval", "segm"))
+    assert message.endswith("output: was predicted from other tables than v1.0-mini has now; predict again")
 
 
 def without_truth(dataroot: Path, out: Path) -> Path:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -48,8 +49,11 @@ from splattingocc.models.temporal import TemporalConfig
 from splattingocc.models.volume_encoder import UNet3dConfig
 from splattingocc.pipeline.calibration import calibrate, spread
 from splattingocc.pipeline.prediction import open_network, predict
+from splattingocc.pipeline.remarks import about_idle_options
 from splattingocc.pipeline.scoring import prior_predictions, score_rendering
-from splattingocc.pipeline.training import build_module, load_initial_network, replay, set_aside, train
+from splattingocc.pipeline.training import build_module, load_initial_network, options_in, replay, set_aside, train
+from splattingocc.splatting.field import OccupancyThreshold
+from splattingocc.taxonomy import FREE, GROUND_CLASSES
 
 CONFIG = Path(__file__).parents[2] / "configs" / "splattingocc" / "splattingocc-synth.py"
 
@@ -87,7 +91,7 @@ def small_experiment(dataroot: Path) -> ExperimentConfig:
             volume_encoder=UNet3dConfig(channels=(8, 16), blocks=(1, 1)),
         ),
         # Of rays there are 49 thresholds to cast at, which would be a seventh of all these trainings
-        calibration=CalibrationConfig(criterion="cells"),
+        calibration=CalibrationConfig(criterion="cells", ground_ratio=0.5),
         optimization=OptimizationConfig(learning_rate=1e-3, warmup_steps=2, ema_decay=0.7),
         trainer=TrainerConfig(max_epochs=2, accelerator="cpu"),
     )
@@ -656,9 +660,56 @@ def test_a_number_that_there_will_not_be_chooses_no_checkpoint(name: str, dataro
         with_trainer(small_experiment(dataroot), validate_epochs=1, best_by=name)
 
 
-def test_a_measurement_that_no_epoch_reaches_is_refused_before_the_training(dataroot: Path):
+def test_a_measurement_that_no_epoch_reaches_is_refused_before_the_training(dataroot: Path, tmp_path: Path):
+    config = with_trainer(small_experiment(dataroot), validate_epochs=3, max_epochs=2)
     with pytest.raises(ValueError, match=r"trainer\.validate_epochs is 3, expected at most trainer\.max_epochs, 2"):
-        with_trainer(small_experiment(dataroot), validate_epochs=3, max_epochs=2)
+        train(config, tmp_path / "run", show_progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"optimization": {"image_steps": 10}}, ["optimization.image_steps 10 of 10 steps: the image branch alone learns, no volume does"]),
+        ({"optimization": {"image_steps": 6, "warmup_steps": 4}}, []),
+        (
+            {"optimization": {"image_steps": 6, "warmup_steps": 5}},
+            ["optimization.warmup_steps 5 of 4 steps: the peak learning rate is never reached"],
+        ),
+        ({"optimization": {"step_factor": 0.5}}, ["optimization.step_factor: does nothing without optimization.schedule step"]),
+        (
+            {"optimization": {"schedule": "step", "step_epochs": (5, 7)}},
+            ["optimization.step_epochs (5, 7) of 5 epochs: the learning rate never falls"],
+        ),
+        ({"optimization": {"schedule": "step", "step_epochs": (4, 7)}}, []),
+        ({"trainer": {"best_by": "loss"}}, ["trainer.best_by loss: does nothing without trainer.validate_epochs"]),
+        (
+            {"calibration": {"criterion": "cells", "ray_tolerance": 0.1}},
+            ["calibration.ray_tolerance 0.1: does nothing without calibration.criterion rays"],
+        ),
+    ],
+)
+def test_options_that_do_nothing_in_a_training_are_said(changes: dict[str, dict[str, Any]], said: list[str]):
+    """Of nine samples in two processes, two at a time for each and two batches a step: two steps in each of five epochs."""
+    options = {
+        "name": "x",
+        "data": {"batch_size": 2},
+        "optimization": {"warmup_steps": 1},
+        "trainer": {"max_epochs": 5, "accumulate_batches": 2},
+    }
+    for part, values in changes.items():
+        options[part] = {**options.get(part, {}), **values}
+    assert [*about_idle_options(ExperimentConfig.model_validate(options), 9, 2)] == said
+
+
+def test_options_that_an_earlier_version_had_not_are_no_change(dataroot: Path):
+    """A file of before says nothing of an option that came since; it was trained with what is its default."""
+    config = small_experiment(dataroot)
+    options = config.model_dump(mode="json")
+    assert options_in(type(config), json.dumps(options)) == options
+    assert options["data"]["loader"].pop("label_frames") == 1
+    assert options_in(type(config), json.dumps(options)) == config.model_dump(mode="json")
+    assert options_in(type(config), '{"of": "another version"}') == {"of": "another version"}
 
 
 def test_a_finished_run_whose_network_is_damaged_is_finished_again(trained: Path, dataroot: Path, tmp_path: Path):
@@ -883,7 +934,22 @@ def test_predictions_are_cached_scored_and_kept(on_occ3ds_grid: tuple[Experiment
     index = build_index(config.data, tmp_path)
     cache = predict(config, trained / "network.safetensors", tmp_path / "output", split="val", index=index)
     assert len(cache) == 2
-    assert cache.manifest.provenance.seed == config.seed
+    provenance = cache.manifest.provenance
+    assert provenance.seed == config.seed
+    metadata, metrics = read_metadata(trained / "network.safetensors"), json.loads((trained / "metrics.json").read_text())
+    chosen = (float(metadata["ground_threshold"]), float(metadata["threshold"]))
+    assert chosen == (metrics["ground_threshold"], metrics["threshold"]) == (metrics["threshold"] / 2, metrics["threshold"])
+    assert provenance.occupancy_threshold == OccupancyThreshold(*chosen)
+    assert [provenance.decided_by[name] for name in ("ground_threshold", "threshold")] == [*map(repr, chosen)]
+    predicted = [cache.read(frame) for frame in cache.frames]
+    ground = torch.cat([found.semantics[torch.isin(found.semantics, torch.tensor(GROUND_CLASSES))] for found in predicted])
+    assert len(ground)
+    for found in predicted:
+        assert found.probabilities is not None
+        is_ground = torch.isin(found.semantics, torch.tensor(GROUND_CLASSES))
+        # As float16
+        assert (found.probabilities[is_ground] > chosen[0] - 1e-3).all()
+        assert (found.probabilities[~is_ground & (found.semantics != FREE)] > chosen[1] - 1e-3).all()
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "output").rglob("*.npz")}
     predict(config, trained / "network.safetensors", tmp_path / "output", split="val", index=index)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "output").rglob("*.npz")} == written

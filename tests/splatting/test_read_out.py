@@ -83,6 +83,6 @@ def test_cells_of_ground_have_their_threshold_and_others_theirs():
     assert not torch.equal(of[0.5][is_ground], classes[is_ground])
     assert torch.equal(OccupancyThreshold.of_all(0.5).read_out(gaussians, GRID).semantics, of[0.5])
     assert [str(threshold) for threshold in (OccupancyThreshold.of_all(0.5), OccupancyThreshold(0.1, 0.25))] == [
-        "0.500",
-        "0.250 (ground 0.100)",
+        "0.5",
+        "0.25 (ground 0.1)",
     ]
