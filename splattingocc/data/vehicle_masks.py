@@ -50,6 +50,11 @@ class VehicleMasks:
         """Return the cameras of a data set that have a mask."""
         return [channel for channel in _camera_channels(index) if self.path_of(channel).exists()]
 
+    @property
+    def files(self) -> list[Path]:
+        """All masks that are there."""
+        return sorted(self.folder.glob("*.png"))
+
     def path_of(self, channel: str) -> Path:
         """Return the file of a camera's mask, whether it is there or not."""
         return child(self.folder, f"{channel}.png")

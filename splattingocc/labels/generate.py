@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from splattingocc.data.camera_images import check_size
 from splattingocc.data.key_frames import Index, KeyFrame
 from splattingocc.data.label_store import (
     MANIFEST_NAME,
@@ -25,11 +27,12 @@ from splattingocc.data.label_store import (
     write_scene,
 )
 from splattingocc.data.vehicle_masks import VehicleMasks
-from splattingocc.files import BadFile, sha256_of, sole_writer
+from splattingocc.files import BadFile, open_image, read_json, sha256_of, sole_writer, write_json
 from splattingocc.labels.lidar import LidarLabels
 from splattingocc.labels.source import LabelSource, MissingInput
 from splattingocc.worker_pool import run_jobs
 
+INPUTS_SEEN = "inputs_seen.json"
 IF_KILLED = "a label worker was killed, most likely for want of memory; finished scenes are kept, use fewer workers"
 
 
@@ -50,7 +53,8 @@ def generate_labels(
     They are made from LiDAR points with classes, or from another `source`. What the masks in the folder `vehicle_masks` cover has no
     labels (`data/vehicle_masks.py`).
 
-    Scenes that are already there, whole and made from the same tables with the same options, are kept. A run that was killed and
+    Scenes that are already there, whole and made from the same tables and files with the same options, are kept; what lies at a path is
+    looked at again where its size or time is another, and what is gone since is no reason to make anything again. A run that was killed and
     started again leaves the same bytes as one that was not. The first error stops the run and names the key frame. With `skip_missing`,
     key frames of which a file (an image, a sweep, a map) or a sensor is missing are left out, and the manifest says which; a store in
     which nothing is labelled is a `ValueError` all the same. With `num_workers` of 0 the work is done in this process; workers are
@@ -67,15 +71,17 @@ def generate_labels(
         manifest = _begin(index, out, describe(source, masks, index))
         manifest = msgspec.structs.replace(manifest, asked=tuple({*manifest.asked, *names}))
         write_manifest(out, manifest)
-        jobs = []
+        jobs, seen = [], InputsSeen(out, dataroot, source, masks)
         for name in names:
             key_frames = [index[position] for position in index.of_scenes([name])]
             skipped = missing_files(key_frames, dataroot, source) if skip_missing else {}
             labelled = [key_frame.token for key_frame in key_frames if key_frame.token not in skipped]
             made_from = scene_fingerprint(index, labelled, manifest.source)
             job = SceneJob(name, key_frames, dataroot, out, manifest, source, masks, skipped, made_from)
-            if not _is_finished(job, manifest.scenes.get(name)):
+            record = manifest.scenes.get(name)
+            if record is None or not _is_finished(job, record) or not seen.are_those_of(record, job):
                 jobs.append(job)
+                seen.note(job)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, disable=not show_progress) as progress:
             task = progress.add_task("2D labels, scenes", total=len(names), completed=len(names) - len(jobs))
@@ -84,6 +90,7 @@ def generate_labels(
                 manifest = msgspec.structs.replace(manifest, scenes={**manifest.scenes, name: record})
                 write_manifest(out, manifest)
                 progress.advance(task)
+        seen.write()
         manifest = read_manifest(out)
     if not sum(manifest.scenes[name].num_rays for name in names):
         raise ValueError(f"{out}: not one labelled ray in {len(names)} scenes; {_why_nothing(manifest, names)}")
@@ -143,12 +150,59 @@ class SceneJob:
     source_sha256: str
     """As `scene_fingerprint` gives it of the others."""
 
+    @property
+    def labelled(self) -> list[KeyFrame]:
+        """The key frames that get labels."""
+        return [key_frame for key_frame in self.key_frames if key_frame.token not in self.skipped]
 
-def _is_finished(job: SceneJob, record: SceneRecord | None) -> bool:
+
+def _is_finished(job: SceneJob, record: SceneRecord) -> bool:
     path = scene_path(job.out, job.name)
-    if record is None or record.source_sha256 != job.source_sha256 or not path.is_file() or record.skipped != job.skipped:
+    if record.source_sha256 != job.source_sha256 or not path.is_file() or record.skipped != job.skipped:
         return False
     return sha256_of(path) == record.sha256
+
+
+class InputsSeen:
+    """Remembers of which sizes and times the files were that labels are made from, so that a store which is whole is seen to be so at once.
+
+    It lies beside the store's manifest and is no part of it: the same labels have the same bytes wherever they are made.
+    """
+
+    def __init__(self, out: Path, dataroot: Path, source: LabelSource, masks: VehicleMasks | None) -> None:
+        self._path, self._dataroot, self._source, self._masks = out / INPUTS_SEEN, dataroot, source, masks
+        self._seen: dict[str, str] = {}
+        with suppress(BadFile, OSError):
+            self._seen = read_json(self._path, dict[str, str], what="sizes and times of inputs")
+
+    def note(self, job: SceneJob) -> None:
+        """Look at the files of a scene whose labels are about to be made."""
+        self._seen.pop(job.name, None)
+        with suppress(ValueError, OSError):  # one is not there, which whoever reads it says
+            self._seen[job.name] = self._state(job)
+
+    def are_those_of(self, record: SceneRecord, job: SceneJob) -> bool:
+        """Say whether the files of a scene hold what its labels were made from, as far as they are there."""
+        try:
+            state = self._state(job)
+            if self._seen.get(job.name) == state:
+                return True
+            found = inputs_sha256(job.labelled, self._dataroot, self._source, self._masks)
+        except (ValueError, OSError):  # one is gone
+            return True
+        self._seen[job.name] = state
+        return found == record.inputs_sha256
+
+    def write(self) -> None:
+        """Keep what was seen."""
+        write_json(self._path, dict(sorted(self._seen.items())))
+
+    def _state(self, job: SceneJob) -> str:
+        paths = [path for key_frame in job.labelled for path in self._source.input_files(key_frame, self._dataroot)]
+        if self._masks is not None:
+            paths += self._masks.files
+        stats = [(str(path), path.stat()) for path in paths]
+        return hashlib.sha256(repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]).encode()).hexdigest()
 
 
 def label_scene(job: SceneJob) -> SceneRecord:
@@ -160,6 +214,8 @@ def label_scene(job: SceneJob) -> SceneRecord:
         try:
             if (image := _missing_image(key_frame, job.dataroot)) is not None:
                 raise BadFile(image, "no such file; --skip-missing leaves such key frames out")
+            if i == min(labelled):
+                _check_image_sizes(key_frame, job.dataroot)
             table = job.source.label(key_frame, job.dataroot, others=others)
             tables[key_frame.token] = table if job.masks is None else job.masks.visible(table, key_frame.cameras)
         except ValueError as error:
@@ -171,9 +227,17 @@ def label_scene(job: SceneJob) -> SceneRecord:
         steps=job.manifest.steps_per_pixel,
         num_cameras=len(job.manifest.cameras),
         source_sha256=job.source_sha256,
-        inputs_sha256=inputs_sha256([*labelled.values()], job.dataroot, job.source, job.masks),
+        inputs_sha256=inputs_sha256(job.labelled, job.dataroot, job.source, job.masks),
         skipped=job.skipped,
     )
+
+
+def _check_image_sizes(key_frame: KeyFrame, dataroot: Path) -> None:
+    """Refuse images of another size than the tables say: labels would lie elsewhere in them, and a training would end at the first."""
+    for camera in key_frame.cameras:
+        path = dataroot / camera.filename
+        with open_image(path) as image:
+            check_size(path, image, camera)
 
 
 def _missing_image(key_frame: KeyFrame, dataroot: Path) -> Path | None:
@@ -226,5 +290,6 @@ def verify_inputs(store: LabelStore, index: Index, dataroot: Path, source: Label
         frames = [index[position] for position in index.of_scenes([name])]
         key_frames = [frame for frame in frames if frame.token not in record.skipped]
         if inputs_sha256(key_frames, dataroot, source, masks) != record.inputs_sha256:
-            reason = f"the labels of {name} were made from other sweeps, classes or maps than are there now"
+            what = "other sweeps, classes or maps than are there now; `splattingocc prepare` makes them again"
+            reason = f"the labels of {name} were made from {what}"
             raise BadFile(scene_path(store.folder, name), reason)

@@ -72,10 +72,11 @@ def network_to_test(network: Path) -> Path:
     finished = run_folder(network) / NETWORK_FILE
     if network.is_symlink():
         network = network.resolve()
-    return network if is_safetensors(network) or not _are_the_same(finished, network) else finished
+    return network if is_safetensors(network) or not hold_the_same(finished, network) else finished
 
 
-def _are_the_same(finished: Path, checkpoint: Path) -> bool:
+def hold_the_same(finished: Path, checkpoint: Path) -> bool:
+    """Say whether a network's file holds the network of a checkpoint, weight for weight."""
     try:
         weights, metadata = read_network(finished)
     except BadFile:

@@ -47,7 +47,7 @@ from splattingocc.files import BadFile, decoding, read_json, write_json
 from splattingocc.losses.objective import Losses
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.calibration import calibrate, calibration_frames, calibration_rays, check_labels_reach_grid
-from splattingocc.pipeline.networks import check_grid
+from splattingocc.pipeline.networks import check_grid, hold_the_same
 from splattingocc.pipeline.remarks import about_batch, about_idle_options, about_labels
 from splattingocc.pipeline.trainer import build_module, build_trainer, build_training_batches
 from splattingocc.pipeline.training_pictures import WatchedFrame
@@ -58,6 +58,8 @@ from splattingocc.zoo import find_in_zoo
 
 METRICS_FILE = "metrics.json"
 """What a training measured of itself; scores are in `metrics_<split>.json`."""
+RESULTS = (NETWORK_FILE, "calibration.json", METRICS_FILE, "curves.png", "config.json", "environment.json")
+"""What a training leaves beside its checkpoints, and nothing else says of which training it is."""
 
 
 def train(
@@ -79,7 +81,7 @@ def train(
         resume_from = resume_from.resolve()  # the link leads to another checkpoint as soon as there is one
     checkpoint = None if resume_from is None else _to_go_on_from(config, resume_from)
     trained = checkpoint if checkpoint and TrainingBatches.epochs_done(checkpoint) == config.trainer.max_epochs else None
-    if trained is not None and (metrics := finished_metrics(config, work_dir, trained["global_step"])) is not None:
+    if trained is not None and resume_from is not None and (metrics := finished_metrics(config, work_dir, resume_from)) is not None:
         return metrics
     trainer = build_trainer(config, work_dir, show_progress=show_progress)
     keep_freed_memory()
@@ -195,8 +197,9 @@ def load_initial_network(config: ExperimentConfig, network: OccupancyNetwork, pa
     return f"begins with the weights of {path}" + (f", which has no {' and no '.join(new)}: that is new" if new else "")
 
 
-def finished_metrics(config: ExperimentConfig, work_dir: Path, step: int) -> dict[str, Any] | None:
-    """Return what a training of so many steps in this folder measured, where it is wholly finished; says so."""
+def finished_metrics(config: ExperimentConfig, work_dir: Path, checkpoint: Path) -> dict[str, Any] | None:
+    """Return what the training whose last checkpoint this is measured, where it is wholly finished in this folder; says so."""
+    step = read_checkpoint(checkpoint)["global_step"]
     try:
         _, metadata = read_network(work_dir / NETWORK_FILE)
         metrics = read_json(work_dir / METRICS_FILE, dict[str, Any], what="the metrics of a training")
@@ -206,6 +209,8 @@ def finished_metrics(config: ExperimentConfig, work_dir: Path, step: int) -> dic
         return None
     if metadata.get("step") != str(step) or metrics.get("last_step") != step:
         return None
+    if not hold_the_same(work_dir / NETWORK_FILE, checkpoint):
+        return None  # it is of a training before this one, which was killed before it had its own
     print(f"{work_dir}: this training was finished before, at step {step}; nothing is changed")
     if changed := differences(config.model_dump(mode="json"), then):
         print(f"not applied, because it was trained without: {', '.join(f'{name}={value}' for name, value in changed.items())}")
@@ -213,7 +218,7 @@ def finished_metrics(config: ExperimentConfig, work_dir: Path, step: int) -> dic
 
 
 def set_aside(work_dir: Path, resume_from: Path | None, *, step: int) -> None:
-    """Keep what another training left out of the way of this one, which must never go on from it.
+    """Keep what another training left out of the way of this one, which must never go on from it nor pass its network for its own.
 
     That is all of it, where this one begins at step 0 or goes on from another folder's checkpoint, and what came after, where it goes on
     from a checkpoint of this folder, of the given step.
@@ -224,6 +229,8 @@ def set_aside(work_dir: Path, resume_from: Path | None, *, step: int) -> None:
     others = [path for path in found if not is_own or found[path] > step]
     if not is_own and (folder / "best.ckpt").exists():
         others.append(folder / "best.ckpt")
+    if others or (not is_own and (work_dir / NETWORK_FILE).exists()):
+        others += [path for name in RESULTS if (path := work_dir / name).exists()]
     if not others:
         return
     link_latest(work_dir, None)  # before what it leads to is elsewhere
@@ -236,7 +243,8 @@ def set_aside(work_dir: Path, resume_from: Path | None, *, step: int) -> None:
         if resume_from is not None and not is_own and table.exists():
             earlier = sum(1 for _ in table.parent.glob(f"{table.stem}_before_*.csv"))
             table.rename(table.with_name(f"{table.stem}_before_{1 + earlier}.csv"))
-    print(f"{work_dir}: holds another training; its checkpoints are kept in {aside.name} (--auto-resume goes on from the newest instead)")
+    instead = "--auto-resume goes on from the newest instead"
+    print(f"{work_dir}: holds another training; its checkpoints and results are kept in {aside.name} ({instead})")
 
 
 def _fit(

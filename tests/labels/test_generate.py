@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_nuscenes
+from PIL import Image
 
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
@@ -197,6 +198,20 @@ def test_changed_contents_under_the_same_names_are_found(tiny_dataroot: Path, tm
     store.verify(index)
     with pytest.raises(ValueError, match=r"the labels of scene-0002 were made from other sweeps, classes or maps than are there now"):
         generate.verify_inputs(store, index, tmp_path, LidarLabels())
+    # What is there now is what labels are made from, and then nothing is left to do
+    before = contents(tmp_path / "labels")
+    generate_labels(index, tmp_path, tmp_path / "labels", show_progress=False)
+    changed = {name for name, content in contents(tmp_path / "labels").items() if before[name] != content}
+    assert changed - {"scene-0002.safetensors"} == {"manifest.json", "inputs_seen.json"}  # the point may have had no label
+    generate.verify_inputs(LabelStore.open(tmp_path / "labels"), index, tmp_path, LidarLabels())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "label_scene", lambda job: pytest.fail(job.name))
+        generate_labels(index, tmp_path, tmp_path / "labels", show_progress=False)
+        (tmp_path / "labels" / "inputs_seen.json").unlink()
+        generate_labels(index, tmp_path, tmp_path / "labels", show_progress=False)
+        # Sweeps that are gone since take nothing from labels that are there
+        path.unlink()
+        generate_labels(index, tmp_path, tmp_path / "labels", show_progress=False)
     with pytest.raises(ValueError, match=r"the store holds lidar points, .*; give the options that made it"):
         generate.verify_inputs(store, index, tmp_path, LidarLabels(LidarLabelConfig(other_key_frames=(-1,))))
 
@@ -298,6 +313,18 @@ def test_an_unknown_scene_is_refused_before_anything_is_written(index: Index, ti
     with pytest.raises(ValueError, match="scene scene-7777 is not in"):
         generate_labels(index, tiny_dataroot, tmp_path / "store", scenes=["scene-7777"], show_progress=False)
     assert not (tmp_path / "store").exists()
+
+
+def test_images_of_another_size_than_the_tables_say_are_seen_before_a_training(own_data: Path, tmp_path: Path):
+    index = read_index(own_data, tiny_nuscenes.VERSION)
+    path = own_data / index[0].cameras[2].filename
+    with Image.open(path) as image:
+        image.resize((image.width // 2, image.height // 2)).save(path)
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(path.name)}: \d+×\d+ pixels, expected \d+×\d+, the size of images of .*key frame"
+    ) as caught:
+        generate_labels(index, own_data, tmp_path / "store", show_progress=False)
+    assert "\n" not in str(caught.value)
 
 
 def test_two_runs_in_one_folder_at_once_are_refused(index: Index, tiny_dataroot: Path, undisturbed: Path, tmp_path: Path):

@@ -26,7 +26,7 @@ from splattingocc.data.label_store import RayTable, write_manifest, write_scene
 from splattingocc.data.loaders import LoaderConfig, TrainingSet
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.samples import TrainingSample
-from splattingocc.engine.checkpoint import newest_checkpoint, read_metadata, read_network, save_network
+from splattingocc.engine.checkpoint import EXPERIMENT_KEY, newest_checkpoint, read_metadata, read_network, save_network
 from splattingocc.engine.checkpoint_writing import BestCheckpoint
 from splattingocc.engine.loggers import MetricsTable
 from splattingocc.engine.module import OccupancyModule
@@ -51,7 +51,7 @@ from splattingocc.pipeline.calibration import calibrate, spread
 from splattingocc.pipeline.prediction import open_network, predict
 from splattingocc.pipeline.remarks import about_idle_options
 from splattingocc.pipeline.scoring import prior_predictions, score_rendering
-from splattingocc.pipeline.training import build_module, load_initial_network, options_in, replay, set_aside, train
+from splattingocc.pipeline.training import RESULTS, build_module, load_initial_network, options_in, replay, set_aside, train
 from splattingocc.splatting.field import OccupancyThreshold
 from splattingocc.taxonomy import FREE, GROUND_CLASSES
 
@@ -562,11 +562,35 @@ def test_a_training_from_the_start_never_goes_on_from_what_was_there(trained: Pa
     work_dir = tmp_path / "run"
     shutil.copytree(trained, work_dir)
     train(with_epochs(small_experiment(dataroot), 1), work_dir, show_progress=False)
-    assert "its checkpoints are kept in checkpoints_before_1" in capsys.readouterr().out
+    assert "its checkpoints and results are kept in checkpoints_before_1" in capsys.readouterr().out
     newest = newest_checkpoint(work_dir)
     assert newest is not None
     assert newest.name == "step_00000004.ckpt"
-    assert (work_dir / "checkpoints_before_1" / "step_00000008.ckpt").exists()
+    aside = work_dir / "checkpoints_before_1"
+    for name in ("network.safetensors", "calibration.json", "metrics.json", "config.json"):
+        assert (aside / name).read_bytes() == (trained / name).read_bytes()
+    assert (aside / "step_00000008.ckpt").exists()
+
+
+def test_the_network_of_another_training_is_never_taken_for_that_of_one_that_was_killed_before_it_had_its_own(
+    trained: Path, dataroot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    work_dir = tmp_path / "run"
+    shutil.copytree(trained, work_dir)
+    config = small_experiment(dataroot)
+    config = config.model_copy(update={"optimization": config.optimization.model_copy(update={"learning_rate": 3e-3})})
+    with monkeypatch.context() as patch:
+        patch.setattr("splattingocc.pipeline.training.calibrate", lambda *arguments: pytest.exit("killed"))
+        with pytest.raises(pytest.exit.Exception, match="killed"):
+            train(config, work_dir, show_progress=False)
+    assert not (work_dir / "network.safetensors").exists()
+    # As earlier versions left it
+    for name in ("network.safetensors", "metrics.json"):
+        shutil.copy(trained / name, work_dir / name)
+    train(config, work_dir, resume_from=newest_checkpoint(work_dir), show_progress=False)
+    found, before = (read_metadata(folder / "network.safetensors") for folder in (work_dir, trained))
+    assert json.loads(found[EXPERIMENT_KEY])["optimization"]["learning_rate"] == 3e-3
+    assert found["step"] == before["step"]
 
 
 @pytest.mark.parametrize("wrong", [("--data.labels", "nowhere"), ("--data.version", "v1.0-none"), ("--data.dataroot", "nowhere")])
@@ -592,7 +616,8 @@ def test_going_on_from_another_folder_leaves_nothing_to_go_on_from_by_mistake(tr
     shutil.copy(trained / "checkpoints" / other.name, other)
     set_aside(work_dir, other, step=4)
     assert newest_checkpoint(work_dir) is None
-    assert {path.name for path in (work_dir / "checkpoints_before_1").iterdir()} == {"step_00000004.ckpt", "step_00000008.ckpt"}
+    checkpoints = {"step_00000004.ckpt", "step_00000008.ckpt"}
+    assert {path.name for path in (work_dir / "checkpoints_before_1").iterdir()} == {*checkpoints, *RESULTS}
     assert not (work_dir / "logs" / "metrics.csv").exists()
     assert (work_dir / "logs" / "metrics_before_1.csv").exists()
 
@@ -605,7 +630,7 @@ def test_going_on_from_an_older_checkpoint_sets_aside_what_came_after_it(trained
     assert newest.exists()
     set_aside(work_dir, older, step=4)
     assert newest_checkpoint(work_dir) == older
-    assert [path.name for path in (work_dir / "checkpoints_before_1").iterdir()] == ["step_00000008.ckpt"]
+    assert {path.name for path in (work_dir / "checkpoints_before_1").iterdir()} == {"step_00000008.ckpt", *RESULTS}
     assert (work_dir / "logs" / "metrics.csv").exists()
 
 
