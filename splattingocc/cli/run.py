@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -22,6 +22,9 @@ from splattingocc.evaluation import report
 from splattingocc.evaluation.predictions import CachedFrame, Predictions
 from splattingocc.experiment import ExperimentConfig
 from splattingocc.files import check_name, child, sole_writer
+
+if TYPE_CHECKING:
+    from splattingocc.pipeline.prediction import OpenedNetwork
 
 MIB, GIB = 2**20, 2**30
 TRAINING_HEADLINE = ("loss", "samples_per_second", "peak_memory_gib", "threshold", "ground_threshold")
@@ -130,6 +133,8 @@ class Train:
         is_first = process_number(self.launcher) == 0
         if self.resume_from is not None:
             self.resume_from = found_network(self.resume_from, self.experiment.name, say=is_first)
+        if self.validate and is_first:
+            self._check_validation()
         with sole_writer(work_dir) if is_first else nullcontext():
             resume_from = newest_checkpoint(work_dir) if self.resume_from is None and self.auto_resume else self.resume_from
             with early_warnings_ignored(), recorded_run("train", self.config, self.experiment, work_dir, self.launcher) as entry:
@@ -141,6 +146,15 @@ class Train:
             with processes(self.launcher):
                 gather(None)  # the first process writes the network's file, all of them read it
             Test(self.config, self.experiment, work_dir / NETWORK_FILE, launcher=self.launcher, fresh=True).run()
+
+    def _check_validation(self) -> None:
+        """Find what `--validate` would want before the training, not after it."""
+        from splattingocc.experiment import build_index
+        from splattingocc.pipeline.prediction import positions_to_test
+
+        positions_to_test(self.experiment, build_index(self.experiment.data, None), "val")
+        if (folder := self.experiment.data.gts) is not None and not folder.is_dir():
+            raise ValueError(f"--data.gts {folder}: no such folder, and --validate scores against the truth in it")
 
 
 @dataclass
@@ -177,12 +191,12 @@ class Test:
         from splattingocc.engine.checkpoint import is_network
         from splattingocc.engine.distributed import gather, process_number, processes, rank, started_by
         from splattingocc.experiment import build_index
-        from splattingocc.files import sha256_of
         from splattingocc.pipeline.networks import network_to_test, run_folder, with_folders_here
-        from splattingocc.pipeline.prediction import about_options, with_remembered_labels
+        from splattingocc.pipeline.prediction import about_options, open_once, with_remembered_labels
         from splattingocc.visualization.curves import draw_curves
 
         remarks: list[str] = []
+        opened: OpenedNetwork | None = None
         if is_network(self.config):
             self.experiment, remarks = with_folders_here(self.experiment, self.config)
             self.checkpoint = self.config if self.checkpoint is None and self.from_cache is None else self.checkpoint
@@ -205,14 +219,17 @@ class Test:
                 remarks += [f"{named} is {checkpoint}"] if named != checkpoint else []
                 remarks += about_options(self.experiment, checkpoint)
                 self.checkpoint = checkpoint
+                opened = open_once(self.experiment, checkpoint)
+                if len({*gather(opened.digest)}) > 1:
+                    raise ValueError(f"{checkpoint}: was replaced while processes read it; test again")
             for line in remarks if rank() == 0 else ():
                 print(line, file=sys.stderr)
             index = build_index(self.experiment.data, work_dir)
-            metrics = self._metrics(index, work_dir, entry, Console(quiet=rank() > 0))
+            metrics = self._metrics(opened, index, work_dir, entry, Console(quiet=rank() > 0))
             if rank() == 0 and work_dir is not None and metrics:
                 path = work_dir / f"metrics_{check_name(self.split, '--split')}.json"
-                if self.checkpoint is not None:
-                    metrics["checkpoint"] = sha256_of(self.checkpoint)
+                if opened is not None:
+                    metrics["checkpoint"] = opened.digest
                 metrics["data"] = f"{self.experiment.data.dataroot.resolve()} {self.experiment.data.version}"
                 for line in report.add_metrics(path, metrics):
                     print(line)
@@ -231,7 +248,9 @@ class Test:
         if self.part != "all" and not {"render", "all"} & {*self.eval}:
             raise ValueError(f"--part {self.part}: does nothing without --eval render, whose rays it chooses")
 
-    def _metrics(self, index: Index, work_dir: Path | None, entry: dict[str, Any], console: Console) -> dict[str, Any]:
+    def _metrics(
+        self, opened: OpenedNetwork | None, index: Index, work_dir: Path | None, entry: dict[str, Any], console: Console
+    ) -> dict[str, Any]:
         """Predict and score; put the headline into the ledger's entry, print the tables and return everything."""
         from splattingocc.pipeline.prediction import frames_of
         from splattingocc.pipeline.scoring import check_truth, score_rendering
@@ -239,7 +258,7 @@ class Test:
         frames = list(frames_of(self.experiment, index, self.split).values())
         asked = set(self.eval or ("segm",))
         kinds = {"segm", "ray", "render"} if "all" in asked else asked
-        if "render" in kinds and self.checkpoint is None:
+        if "render" in kinds and opened is None:
             raise ValueError("--eval render: needs the network itself; give a checkpoint instead of --from-cache")
         has_truth = not kinds & {"segm", "ray"} or check_truth(self.experiment, frames)
         if not has_truth and (self.eval or self.checkpoint is None):
@@ -248,13 +267,13 @@ class Test:
         console.print(f"{self.split}: {len(frames)} of {whole} key frames", highlight=False, markup=False)
         metrics: dict[str, Any] = {}
         if kinds & {"segm", "ray"}:
-            predictions = self._predictions(index, work_dir, frames)
+            predictions = self._predictions(opened, index, work_dir, frames)
             if not has_truth:
                 console.print(f"predicted; {self._no_truth()}: nothing to score", markup=False)
                 return {}
             metrics |= self._score(predictions, index, entry, console, rays="ray" in kinds)
-        if "render" in kinds and self.checkpoint is not None:
-            scores = score_rendering(self.experiment, self.checkpoint, split=self.split, part=self.part, index=index)
+        if "render" in kinds and opened is not None:
+            scores = score_rendering(self.experiment, opened, split=self.split, part=self.part, index=index)
             console.print(report.rendering_table({f"{self.split}, {self.part} rays": scores}))
             metrics |= {"rendering": scores, "rendering_part": self.part}
         return metrics
@@ -266,18 +285,18 @@ class Test:
             return "grid is not Occ3D's, of which the truth is: there is none of this one"
         return f"{self.experiment.data.truth_folder}: no truth of split {self.split}"
 
-    def _predictions(self, index: Index, work_dir: Path | None, frames: Sequence[CachedFrame]) -> Predictions:
+    def _predictions(self, opened: OpenedNetwork | None, index: Index, work_dir: Path | None, frames: Sequence[CachedFrame]) -> Predictions:
         from splattingocc.evaluation.predictions import PredictionCache, open_predictions
         from splattingocc.pipeline.prediction import check_tables_of, predict
 
-        if self.checkpoint is None or work_dir is None:
+        if opened is None or work_dir is None:
             assert self.from_cache is not None
             found = open_predictions(self.from_cache, frames)
             if isinstance(found, PredictionCache):
                 check_tables_of(found, self.experiment, index)
             return found
         dump_dir = self.dump_dir or child(work_dir, "output" if self.split == "val" else f"output_{self.split}")
-        return predict(self.experiment, self.checkpoint, dump_dir, split=self.split, index=index, fresh=self.fresh)
+        return predict(self.experiment, opened, dump_dir, split=self.split, index=index, fresh=self.fresh)
 
     def _score(self, predictions: Predictions, index: Index, entry: dict[str, Any], console: Console, *, rays: bool) -> dict[str, Any]:
         from splattingocc.evaluation.predictions import PredictionCache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ from splattingocc.experiment import (
     open_masks,
     skipped_key_frames,
 )
-from splattingocc.files import decoding, sha256_of, sole_writer
+from splattingocc.files import BadFile, decoding, sha256_of, sole_writer
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.calibration import calibrate
-from splattingocc.pipeline.networks import check_grid, threshold_in
+from splattingocc.pipeline.networks import check_grid, check_is_there, threshold_in
 from splattingocc.provenance import commit, source_hash
 from splattingocc.splatting.field import OccupancyThreshold
 
@@ -88,6 +89,30 @@ def open_network(
     network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     with decoding(checkpoint, "a network of this project"):
         return network, threshold_in(metadata)
+
+
+@dataclass(frozen=True)
+class OpenedNetwork:
+    """A network's file as it was when it was read: a training may put another in its place, or remove it, while it is tested."""
+
+    network: OccupancyNetwork
+    threshold: OccupancyThreshold | None
+    """None of a training that is not finished."""
+    digest: str
+    """sha256 of the file."""
+    seed: int | None
+    """Of the training, where the file says so."""
+
+
+def open_once(config: ExperimentConfig, checkpoint: Path) -> OpenedNetwork:
+    """Read all of a network's file that testing wants; one that is replaced meanwhile is a `ValueError`."""
+    check_is_there(checkpoint)
+    digest = sha256_of(checkpoint)
+    seed = training_seed(checkpoint)
+    network, threshold = open_network(config, checkpoint)
+    if sha256_of(checkpoint) != digest:
+        raise BadFile(checkpoint, "was replaced while it was read; try again")
+    return OpenedNetwork(network, threshold, digest, seed)
 
 
 def unlike_training(config: ExperimentConfig, checkpoint: Path) -> list[str]:
@@ -160,12 +185,15 @@ def frames_of(config: ExperimentConfig, index: Index, split: str) -> dict[int, C
     return {position: CachedFrame(frame.scene, frame.index_in_scene, frame.token) for position, frame in key_frames.items()}
 
 
-def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str, index: Index, fresh: bool = False) -> PredictionCache:
+def predict(
+    config: ExperimentConfig, checkpoint: Path | OpenedNetwork, out: Path, *, split: str, index: Index, fresh: bool = False
+) -> PredictionCache:
     """Write the predicted occupancy of a split into a cache; frames that are there already, decided by all the same, are kept.
 
     A cache that something else decided is a `ValueError`, unless `fresh` says to predict anew.
     """
-    network, threshold = open_network(config, checkpoint)
+    opened = open_once(config, checkpoint) if isinstance(checkpoint, Path) else checkpoint
+    network, threshold = opened.network, opened.threshold
     frames = frames_of(config, index, split)
     if threshold is None:
         # Of one process: others may round the last digit otherwise
@@ -173,13 +201,13 @@ def predict(config: ExperimentConfig, checkpoint: Path, out: Path, *, split: str
         assert threshold is not None
     provenance = Provenance(
         config=config.name,
-        checkpoint_hash=sha256_of(checkpoint),
+        checkpoint_hash=opened.digest,
         commit=commit(),
         threshold=threshold.others,
         ground_threshold=threshold.ground,
         split=split,
-        decided_by=what_decides(config, checkpoint, threshold, split, index),
-        seed=training_seed(checkpoint),
+        decided_by=what_decides(config, opened.digest, threshold, split, index),
+        seed=opened.seed,
         grid=GridRecord.of(config.grid.voxels),
     )
     writer = PredictionWriter(out, provenance)
@@ -221,11 +249,14 @@ def with_data_of(config: ExperimentConfig, provenance: Provenance) -> Experiment
     return config.model_copy(update={"data": data})
 
 
-def what_decides(config: ExperimentConfig, checkpoint: Path, threshold: OccupancyThreshold, split: str, index: Index) -> dict[str, str]:
-    """Return, by name, all that decides what is predicted of a split, but for the contents of the image files."""
+def what_decides(config: ExperimentConfig, checkpoint: str, threshold: OccupancyThreshold, split: str, index: Index) -> dict[str, str]:
+    """Return, by name, all that decides what is predicted of a split, but for the contents of the image files.
+
+    Of the checkpoint it is the sha256 of its file.
+    """
     data, loader = config.data, config.data.loader
     return {
-        "checkpoint": sha256_of(checkpoint),
+        "checkpoint": checkpoint,
         "split": split,
         "data.dataroot": str(data.dataroot.resolve()),
         "data.version": data.version,

@@ -26,7 +26,7 @@ from splattingocc.experiment import (
     build_prediction_loader,
 )
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
-from splattingocc.pipeline.prediction import open_network, positions_to_test
+from splattingocc.pipeline.prediction import OpenedNetwork, open_network, positions_to_test
 
 
 def check_truth(config: ExperimentConfig, frames: Sequence[CachedFrame]) -> bool:
@@ -59,9 +59,11 @@ def score(
     return [scored(name, reduce(add, parts)) for name, parts in zip(names, zip(*gather(counts)))]
 
 
-def score_rendering(config: ExperimentConfig, checkpoint: Path, *, split: str, part: Part, index: Index) -> dict[str, float | int]:
+def score_rendering(
+    config: ExperimentConfig, checkpoint: Path | OpenedNetwork, *, split: str, part: Part, index: Index
+) -> dict[str, float | int]:
     """Render a trained network along labelled rays of a split and compare with the labels. Processes share the work."""
-    network, _ = open_network(config, checkpoint)
+    network = open_network(config, checkpoint)[0] if isinstance(checkpoint, Path) else checkpoint.network
     store = LabelStore.open(config.data.label_folder)
     every = positions_to_test(config, index, split)
     for name in dict.fromkeys(index[position].scene for position in every):

@@ -57,7 +57,7 @@ def predict_gaussians(found: Found, most: int) -> dict[str, PackedGaussians]:
         by = found.cache.manifest.provenance
         config, _ = with_folders_here(with_data_of(found.experiment, by), found.network)
         index = build_index(config.data, found.folder)
-        now = what_decides(config, found.network, by.occupancy_threshold, found.split, index)
+        now = what_decides(config, by.checkpoint_hash, by.occupancy_threshold, found.split, index)
         other = [name for name in by.decided_by if name.startswith("data.") or name == "tables" if by.decided_by[name] != now.get(name)]
         if other:
             there, here = by.decided_by[other[0]], now.get(other[0])

@@ -13,6 +13,7 @@ import pytest
 from splattingocc.cli import main
 from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.checkpoint import EXPERIMENT_KEY, read_network, save_weights
+from splattingocc.evaluation.predictions import CachedFrame, PredictionWriter
 from splattingocc.files import sha256_of
 from splattingocc.labels.generate import generate_labels
 from splattingocc.pipeline.networks import load_experiment
@@ -152,6 +153,33 @@ def test_scores_of_one_network_are_kept_beside_each_other_and_those_of_another_r
     command(dataroot, other, "--eval", "segm", "--fresh")
     assert f"replaces the scores of checkpoint {sha256_of(network)[:12]}" in capsys.readouterr().out
     assert list(json.loads(path.read_text())) == ["model", "checkpoint", "markdown", "data"]
+
+
+def test_a_network_that_is_replaced_while_it_is_tested_is_scored_as_it_was(dataroot: Path, own_run: Path, monkeypatch: pytest.MonkeyPatch):
+    network, finish = own_run / "network.safetensors", PredictionWriter.finish
+    digest = sha256_of(network)
+
+    def replaced(writer: PredictionWriter, frames: list[CachedFrame]) -> None:
+        finish(writer, frames)
+        network.write_bytes(b"of another training")
+
+    monkeypatch.setattr(PredictionWriter, "finish", replaced)
+    command(dataroot, network, "--eval", "all", "--data.labels", dataroot / "my_labels")
+    scores = json.loads((own_run / "metrics_val.json").read_text())
+    assert scores["checkpoint"] == digest
+    assert f"| {digest[:12]} |" in scores["markdown"]
+    assert scores["rendering"]["num_rays"] > 0
+
+
+def test_what_validation_wants_is_looked_for_before_the_training(dataroot: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    shutil.copytree(dataroot, data)
+    words = ["train", str(CONFIG), *of(data), *SMALL, *SEEN, "--data.labels", str(data / "my_labels"), "--work-dir", str(tmp_path / "run")]
+    message = refused(lambda: main([*words, "--validate", "--data.gts", str(tmp_path / "nope")]))
+    assert message.endswith("nope: no such folder, and --validate scores against the truth in it")
+    (data / "v1.0-mini" / "splits.json").unlink()
+    assert "split val of v1.0-mini has no key frames" in refused(lambda: main([*words, "--validate"]))
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_options_that_would_do_nothing_are_refused_or_said_to_do_nothing(dataroot: Path, own_run: Path, capsys: pytest.CaptureFixture):
