@@ -18,6 +18,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from splattingocc.cli.ending import ending_well
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import inside, labelled_rays
 from splattingocc.data.nuscenes import read_index
@@ -125,6 +126,8 @@ def loss_of(rendering: Rendering, labels: RayLabels, options: Options) -> Tensor
 
 
 def main(options: Options) -> None:
+    if options.steps < 1 or not 0 < options.held_out < 1:
+        raise ValueError(f"--steps {options.steps} --held-out {options.held_out}: expected at least one step and a share between 0 and 1")
     (rays, labels), (held_out_rays, held_out_labels) = read_rays(options)
     print(f"{len(labels.distances)} rays train, {len(held_out_labels.distances)} are held out")
     volume = FreeVolume(options)
@@ -148,4 +151,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    with ending_well(Path(__file__).name, is_last=True):
+        main(tyro.cli(Options, description=__doc__))

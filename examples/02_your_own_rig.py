@@ -23,6 +23,7 @@ import tyro
 from numpy import ndarray
 from PIL import Image
 
+from splattingocc.cli.ending import ending_well
 from splattingocc.data.key_frames import KeyFrame, SensorFrame
 from splattingocc.data.nuscenes_taxonomy import CLASS_OF_LIDARSEG
 from splattingocc.data.own_data import write_index
@@ -188,4 +189,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    with ending_well(Path(__file__).name, is_last=True):
+        main(tyro.cli(Options, description=__doc__))

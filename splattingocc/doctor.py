@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from splattingocc.data.key_frames import Index, KeyFrame
+from splattingocc.data.key_frames import Index, KeyFrame, Scene
 from splattingocc.data.label_store import LABEL_FOLDER, LabelStore
 from splattingocc.data.loaders import LoaderConfig
 from splattingocc.data.nuscenes import read_index, versions_of
 from splattingocc.data.nuscenes_tables import TABLES
+from splattingocc.data.occ3d import truth_path
 from splattingocc.data.own_data import OWN_INDEX
 from splattingocc.files import first_line
 from splattingocc.geometry.rays import Rays
@@ -62,7 +63,8 @@ def examine(
     if index is None:
         return findings
     findings += [*_splits(index, dataroot / version), *_files(frames, dataroot), *_point_classes(frames, dataroot)]
-    return [*findings, _labels(index, dataroot, labels), _truth(gts or dataroot / "gts")]
+    findings += [Finding("cameras", line, "compare K with the sizes of the images") for line in index.doubtful_cameras()]
+    return [*findings, _labels(index, dataroot, labels), _truth(index, gts or dataroot / "gts")]
 
 
 def _packages() -> list[Finding]:
@@ -238,6 +240,14 @@ def _labels(index: Index, dataroot: Path, folder: Path | None) -> Finding:
     return Finding("2D labels", found, f"{prepare} makes the others" if labelled < len(known) else None)
 
 
-def _truth(folder: Path) -> Finding:
-    scenes = sum(1 for path in folder.glob("*") if path.is_dir())
-    return Finding("Occ3D truth", f"{scenes} scenes" if scenes else "none", None if scenes else "only `splattingocc test` needs it")
+def _truth(index: Index, folder: Path) -> Finding:
+    there = sum(1 for scene in index.scenes if scene.count and _has_truth(folder, index, scene))
+    if not there:
+        elsewhere = "" if not folder.is_dir() else f"; in {folder} there is none of these scenes, laid out as <scene>/<token>/labels.npz"
+        return Finding("Occ3D truth", "none", f"only `splattingocc test` needs it{elsewhere}")
+    return Finding("Occ3D truth", f"of {there} of {len(index.scenes)} scenes")
+
+
+def _has_truth(folder: Path, index: Index, scene: Scene) -> bool:
+    """Say whether there is truth of the first key frame of a scene."""
+    return truth_path(folder, scene.name, index.tokens[scene.first]).is_file()

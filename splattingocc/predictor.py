@@ -231,6 +231,7 @@ class Predictor:
     ) -> dict[str, np.ndarray]:
         """Return what `splattingocc export NETWORK out.onnx` takes, by name, from what a call takes: images cut and scaled, and `K`."""
         seen, cameras = views_of_arrays(images, K, cam_from_ego, self.config.data.loader, vehicle_masks)
+        self._say_what_is_missing(no_pose=False, no_masks=vehicle_masks is None)
         return {"images": seen.numpy(), "K": cameras.K.numpy(), "cam_from_ego": cameras.cam_from_ego.numpy()}
 
     def _with_earlier(

@@ -15,6 +15,7 @@ from splattingocc.data.key_frames import KeyFrame
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.loaders import LoaderConfig, TrainingSet
 from splattingocc.data.nuscenes import read_index
+from splattingocc.data.occ3d import truth_path
 from splattingocc.data.own_data import write_index
 from splattingocc.labels.generate import generate_labels
 
@@ -89,13 +90,19 @@ def test_a_relative_root_links_and_places_elsewhere_are_healthy(root: Path, tmp_
     for name in ("samples", "lidarseg"):
         (root / name).rename(tmp_path / name)
         (root / name).symlink_to(tmp_path / name)
-    (tmp_path / "truth" / "scene-0003").mkdir(parents=True)
+    truth = truth_path(tmp_path / "truth", "scene-0003", index.tokens[index.of_scenes(["scene-0003"])[0]])
+    truth.parent.mkdir(parents=True)
+    truth.touch()
     monkeypatch.chdir(tmp_path)
     findings = data_findings(Path("tiny"), labels=Path("store"), gts=Path("truth"))
     assert findings.keys() == DATA
     assert not any(finding.is_problem or finding.advice for finding in findings.values())
     assert findings["2D labels"].found.startswith("of 3 of 3 scenes, from ")
-    assert findings["Occ3D truth"].found == "1 scenes"
+    assert findings["Occ3D truth"].found == "of 1 of 3 scenes"
+    nested = data_findings(Path("tiny"), labels=Path("store"), gts=tmp_path)["Occ3D truth"]
+    assert nested.found == "none"
+    assert nested.advice is not None
+    assert "laid out as <scene>/<token>/labels.npz" in nested.advice
 
 
 def test_an_empty_split_is_warned_of(root: Path):
@@ -206,6 +213,19 @@ def test_shared_memory_is_compared_with_batches(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.undo()
     monkeypatch.setattr(doctor, "SHARED_MEMORY", Path("/no/such/folder"))
     assert doctor._shared_memory() == []
+
+
+def test_a_matrix_of_images_of_another_size_is_doubted(root: Path):
+    path = root / VERSION / "calibrated_sensor.json"
+    rows = json.loads(path.read_text())
+    for row in rows:
+        row["camera_intrinsic"] = [
+            [2 * value if line < 2 else value for value in values] for line, values in enumerate(row["camera_intrinsic"])
+        ]
+    path.write_text(json.dumps(rows))
+    (finding,) = [finding for finding in doctor.examine(root, VERSION) if finding.name == "cameras" and "CAM_FRONT:" in finding.found]
+    assert "lies outside of its images of" in finding.found
+    assert finding.found.endswith("is its K one of images of another size?")
 
 
 def test_labels_of_another_calibration_are_a_problem(root: Path, tmp_path: Path):

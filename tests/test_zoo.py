@@ -121,7 +121,7 @@ def test_the_card_says_what_the_network_is_and_what_it_scored(repository: Path, 
     main(["export", str(trained), "small.safetensors", "--card"])
     scores.write_text(tested)
     card = Path("README.md").read_text()
-    for expected in ("# elsewhere", "Not tested yet", 'load("zoo/elsewhere/small.safetensors")'):
+    for expected in ("# elsewhere", "Not tested yet", 'load("small.safetensors")'):
         assert expected in card
     with pytest.raises(SystemExit, match=r"README\.md: is there already; remove it to have it written anew"):
         main(["export", str(trained), str(repository / "network.safetensors"), "--fp16", "--card"])

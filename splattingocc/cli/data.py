@@ -98,6 +98,10 @@ class Prepare:
         print(f"{out}: {manifest.num_rays:,} labelled rays in {frames} key frames of {len(records)} scenes")
         if not any(scene.num_classified for scene in records):
             print("no label has a class: they train geometry only")
+        if not any(scene.num_measured for scene in records):
+            print("no label has a distance: look at the units of the depth maps (--dense.depth-scale) and at --dense.max-distance")
+        for line in index.doubtful_cameras():
+            print(line)
         if left := len(index.scenes) - len(records):
             print(f"{left} more scenes of {index.version} have no labels")
         reasons = {**{token: reason for token, (_, reason) in index.incomplete.items()}, **manifest.skipped}

@@ -25,6 +25,9 @@ WIDE = 120
 """Columns of a terminal that has room for all of them."""
 
 
+MOST_THREADS = 1024
+
+
 @dataclass
 class Bench:
     """Measure on this machine; prints p50 and p95 of several runs."""
@@ -37,7 +40,7 @@ class Bench:
     """For `render`: rays of one run."""
     repeats: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Timed runs, after one that is not."""
-    threads: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = (1, 2)
+    threads: tuple[int, ...] = (1, 2)
     """For `infer`: how many threads of the CPU to time it with, one after the other."""
     ways: tuple[Literal["eager", "torch.compile", "onnxruntime"], ...] = ("eager", "torch.compile", "onnxruntime")
     """For `infer`: what runs the network; `torch.compile` its convolutions alone, and it needs a C++ compiler."""
@@ -95,6 +98,9 @@ class Bench:
             raise ValueError("expected a network or a configuration, as in `splattingocc bench infer NETWORK`")
         if not self.threads or not self.ways:
             raise ValueError(f"--{'ways' if self.threads else 'threads'}: expected at least one")
+        for count in self.threads:
+            if not 1 <= count <= MOST_THREADS:
+                raise ValueError(f"--threads {count}: expected 1 to {MOST_THREADS}")
         path = find_in_zoo(self.network)
         rows = bench_inference(path, ways=self.ways, repeats=self.repeats, threads=self.threads, onnx=self.onnx)
         if self.json:

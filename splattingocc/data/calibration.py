@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64, Int64
 
 from splattingocc.files import images
 
 FOCAL_LENGTHS = (1.0, 1e6)
 """Pixels."""
-FARTHEST_PRINCIPAL_POINT = 10
+FARTHEST_PRINCIPAL_POINT = 2
 """Widths and heights of the image, from its corner."""
 LARGEST_SKEW = 0.1
 """Share of the focal length."""
@@ -57,6 +57,14 @@ def check_intrinsics(K: Any, image_size: tuple[int, int], where: str) -> None:
         raise ValueError(f"{where} has its principal point at u {cx:g}, v {cy:g}: far outside of an image of {height}×{width} pixels")
     if abs(skew) > LARGEST_SKEW * fx:
         raise ValueError(f"{where} has a skew of {skew:g} at a focal length of {fx:g}, expected at most {LARGEST_SKEW:g} of it")
+
+
+def principal_points_outside(
+    K: Float64[np.ndarray, "*frame 3 3"], image_sizes: Int64[np.ndarray, "*frame 2"]
+) -> Bool[np.ndarray, "*frame"]:
+    """Say where a principal point lies at or beyond the border of its image, which hints at a matrix of images of another size."""
+    points, sizes = K[..., :2, 2], image_sizes[..., ::-1]
+    return np.asarray(((points <= 0) | (points >= sizes)).any(axis=-1))
 
 
 def check_pose(pose: Any, where: str, *, farthest: float) -> None:

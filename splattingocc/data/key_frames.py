@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from splattingocc.data.calibration import principal_points_outside
 from splattingocc.files import check_name, check_relative
 from splattingocc.files.names import LONGEST_NAME
 from splattingocc.geometry.cameras import Cameras
@@ -202,6 +203,20 @@ class Index:
         left = {scene.name for scene in scenes}
         splits = {split: tuple(name for name in names if name in left) for split, names in self.splits.items()}
         return replace(self, scenes=tuple(scenes), splits=splits, **changes)
+
+    def doubtful_cameras(self) -> list[str]:
+        """Say of which cameras the principal point lies outside of their images; each with the first key frame of which that is so."""
+        outside = principal_points_outside(self.K, self.image_sizes)
+        if self.sensor_present is not None:
+            outside &= self.sensor_present[:, int(self.has_lidar) :]
+        found = []
+        for camera, channel in enumerate(self.channels[int(self.has_lidar) :]):
+            if (frames := np.flatnonzero(outside[:, camera])).size:
+                (u, v), (height, width) = self.K[frames[0], camera, :2, 2], self.image_sizes[frames[0], camera]
+                where = f"u {u:g} v {v:g}, lies outside of its images of {height}×{width} pixels"
+                of = f"key frame {self.tokens[frames[0]]}"
+                found.append(f"{channel}: the principal point, {where} ({of}): is its K one of images of another size?")
+        return found
 
     def digest(self, positions: Sequence[int]) -> str:
         """Return a digest of all that the tables say of these key frames: files, channels, times, calibration and poses."""

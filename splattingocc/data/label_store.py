@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 from splattingocc.data.key_frames import Index
 from splattingocc.files import BadFile, child, decoding, read_json, read_sealed_json, sha256_of, write_atomically, write_sealed_json
-from splattingocc.taxonomy import IGNORE
+from splattingocc.taxonomy import IGNORE, SKY
 
 FORMAT_NAME = "splattingocc-labels"
 FORMAT_VERSION = 6
@@ -73,7 +73,7 @@ class SceneRecord(msgspec.Struct, frozen=True):
     """Of the contents of the files that they were made from."""
     num_rays: int
     num_classified: int
-    """Rays whose class is known (the sky's included)."""
+    """Rays whose class is known, the sky's left out: of sky alone nothing can be learned about classes."""
     num_measured: int
     """Rays whose distance is known."""
     tokens: tuple[str, ...]
@@ -188,7 +188,7 @@ def write_scene(
         source_sha256=source_sha256,
         inputs_sha256=inputs_sha256,
         num_rays=sum(len(table) for table in tables.values()),
-        num_classified=sum(int((table.semantics != IGNORE).sum()) for table in tables.values()),
+        num_classified=sum(int(((table.semantics != IGNORE) & (table.semantics != SKY)).sum()) for table in tables.values()),
         num_measured=sum(int(np.isfinite(table.distances).sum()) for table in tables.values()),
         tokens=tuple(tables),
         skipped=dict(skipped or {}),

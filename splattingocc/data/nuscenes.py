@@ -64,7 +64,7 @@ def _tables_key(folder: Path) -> str:
         path = folder / f"{name}.json"
         if path.exists():
             stat = path.stat()
-            state.append((name, stat.st_size, stat.st_mtime_ns))
+            state.append((name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     return hashlib.sha256(msgspec.json.encode(state)).hexdigest()
 
 

@@ -31,7 +31,7 @@ OWN_INDEX = "key_frames.msgpack"
 _KEY = "own data"
 
 
-def write_index(dataroot: Path, version: str, key_frames: Iterable[KeyFrame], splits: Mapping[str, Sequence[str]]) -> Path:
+def write_index(dataroot: Path, version: str, key_frames: Iterable[KeyFrame], splits: Mapping[str, Iterable[str]]) -> Path:
     """Write the index of a data set into `dataroot/version`, where `read_index` finds it, and return the file's path.
 
     Key frames come scene by scene and in order of time within each; `splits` names the scenes of each split, at least `train`. Key
@@ -42,15 +42,25 @@ def write_index(dataroot: Path, version: str, key_frames: Iterable[KeyFrame], sp
     frames = list(key_frames)
     if not frames:
         raise ValueError("no key frames were given")
+    check_name(version, "version")
+    if not isinstance(splits, Mapping):
+        raise ValueError(f"splits is {type(splits).__name__}, expected the names of the scenes of each split, by its name")
+    splits = {split: _names_of(split, names) for split, names in splits.items()}
     for frame in frames:
         _check(frame, frames[0], dataroot)
     scenes = _scenes(frames)
     _check_image_sizes(frames)
     _check_splits(splits, {name for name, _, _ in scenes})
     path = dataroot / version / OWN_INDEX
-    splits_and_scenes = {"scenes": scenes, "splits": {split: list(names) for split, names in splits.items()}}
+    splits_and_scenes = {"scenes": scenes, "splits": splits}
     save_columns(path, _KEY, {**splits_and_scenes, **_columns(frames)})
     return path
+
+
+def _names_of(split: str, names: Iterable[str]) -> list[str]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ValueError(f"splits: {split}: is {names!r}, expected names of scenes")
+    return list(names)  # a generator gives them once
 
 
 def read_own_index(folder: Path, version: str) -> Index:

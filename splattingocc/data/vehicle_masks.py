@@ -32,10 +32,14 @@ class VehicleMasks:
     @classmethod
     def open(cls, folder: Path, index: Index) -> VehicleMasks:
         """Open the masks of a data set; `ValueError` where the folder has none for any of its cameras, or one of another size."""
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder, expected masks of the own vehicle in it")
         masks = cls(folder)
+        names = [f"{channel}.png" for channel in _camera_channels(index)]
         if not masks.channels(index):
-            names = ", ".join(f"{channel}.png" for channel in _camera_channels(index))
-            raise ValueError(f"{folder}: has no mask of any camera; expected some of {names}")
+            raise ValueError(f"{folder}: has no mask of any camera; expected some of {', '.join(names)}")
+        if unknown := [path.name for path in masks.files if path.name not in names]:
+            raise ValueError(f"{folder / unknown[0]}: is the mask of no camera of these data; expected some of {', '.join(names)}")
         for number, channel in enumerate(_camera_channels(index)):
             rows = (
                 np.arange(len(index)) if index.sensor_present is None else np.flatnonzero(index.sensor_present[:, number + index.has_lidar])

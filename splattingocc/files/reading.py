@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import re
@@ -90,7 +91,7 @@ def read_bytes(path: Path, *, limit: int = LARGEST_FILE) -> bytes:
 
 def read_json(path: Path, content_type: type[T] | Any = Any, *, what: str = "a JSON file") -> T:
     """Return a JSON file's content, checked against a type of msgspec's."""
-    content = read_bytes(path, limit=LARGEST_JSON)
+    content = read_bytes(path, limit=LARGEST_JSON).removeprefix(codecs.BOM_UTF8)
     with decoding(path, what):
         return msgspec.json.decode(content, type=content_type)
 

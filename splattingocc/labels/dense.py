@@ -96,7 +96,7 @@ class DenseLabels:
             distances = f"depth maps {config.depth.resolve()} ({config.depth_scale} per metre, along the {config.depth_along})"
         more = "" if config.confidence is None else f", confidence {config.confidence.resolve()} at least {config.min_confidence}"
         more += f", {config.point_columns} columns" if config.point_columns != 5 else ""
-        names = config.class_map if isinstance(config.class_map, str) else f"{config.class_map}, sha256 {sha256_of(config.class_map)[:12]}"
+        names = config.class_map if isinstance(config.class_map, str) else f"sha256 {sha256_of(config.class_map)[:12]}"
         classes = f"class maps {config.semantics and config.semantics.resolve()} ({names})"
         return f"{classes}, distances from {distances}, stride {config.stride}, max_distance {config.max_distance} m{more}"
 
@@ -119,11 +119,15 @@ def read_class_table(class_map: str | Path) -> UInt8[np.ndarray, " source"]:
     elif class_map == "cityscapes":
         table[: len(CITYSCAPES_TRAIN_IDS)] = [_INDEX_OF_NAME[name] for name in CITYSCAPES_TRAIN_IDS]
     else:
+        given: dict[int, str] = {}
         for number, name in _read_class_file(Path(class_map)).items():
             if not (number.isascii() and number.isdecimal() and len(number) <= 3 and int(number) <= 255):
                 raise ValueError(f"{class_map}: key {number!r}, expected a number from 0 to 255")
             if name not in _INDEX_OF_NAME:
                 raise ValueError(f"{class_map}: {number} is {name!r}, expected one of {', '.join(_INDEX_OF_NAME)}")
+            if int(number) in given:
+                raise ValueError(f"{class_map}: {int(number)} is given twice, as {given[int(number)]!r} and as {number!r}")
+            given[int(number)] = number
             table[int(number)] = _INDEX_OF_NAME[name]
     return table
 

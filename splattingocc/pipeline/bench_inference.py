@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import multiprocessing
 import resource
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -72,7 +73,17 @@ def bench_inference(
         # A process for each: threads and peak memory are a process's
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
             try:
-                yield found | pool.submit(measure, case).result()
+                # Workers inherit what is blocked: Ctrl-C is for this process, with which they end
+                blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                try:
+                    measured = pool.submit(measure, case)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+                yield found | measured.result()
+            except KeyboardInterrupt:
+                for worker in multiprocessing.active_children():
+                    worker.terminate()
+                raise
             except BrokenProcessPool:
                 yield {**found, "device": case.device, "failed": "its process was killed, perhaps for memory"}
 

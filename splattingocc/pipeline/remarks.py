@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore
-from splattingocc.data.loaders import TrainingSet
+from splattingocc.data.loaders import LoaderConfig, TrainingSet
 from splattingocc.engine.options import OptimizationConfig
 from splattingocc.evaluation.calibrate import CalibrationConfig
 from splattingocc.experiment import ExperimentConfig, TrainerConfig
@@ -24,7 +24,7 @@ def about_batch(config: ExperimentConfig, world_size: int) -> str:
     return f"{samples} samples a step ({share_of_each}); peak learning rate {learning_rate:g}, as configured: it is not scaled"
 
 
-def about_idle_options(config: ExperimentConfig, num_samples: int, world_size: int) -> Iterator[str]:
+def about_idle_options(config: ExperimentConfig, num_samples: int, world_size: int, num_kept_back: int) -> Iterator[str]:
     """Say which options do nothing in a training on so many samples, and why."""
     optimization, trainer, calibration = config.optimization, config.trainer, config.calibration
     of_each = math.ceil(num_samples / world_size)
@@ -39,6 +39,8 @@ def about_idle_options(config: ExperimentConfig, num_samples: int, world_size: i
         yield f"optimization.{', '.join(changed)}: does nothing without optimization.schedule step"
     if optimization.schedule == "step" and all(epoch >= trainer.max_epochs for epoch in optimization.step_epochs):
         yield f"optimization.step_epochs {optimization.step_epochs} of {trainer.max_epochs} epochs: the learning rate never falls"
+    if (wanted := config.data.loader.calibration_scenes) != LoaderConfig().calibration_scenes and wanted > num_kept_back:
+        yield f"data.loader.calibration_scenes {wanted}: {num_kept_back} are kept back, at most one in eight of the training scenes"
     if trainer.best_by != TrainerConfig().best_by and not trainer.validate_epochs:
         yield f"trainer.best_by {trainer.best_by}: does nothing without trainer.validate_epochs"
     if calibration.criterion != "rays" and calibration.ray_tolerance != CalibrationConfig().ray_tolerance:
@@ -50,6 +52,8 @@ def about_labels(store: LabelStore, dataset: TrainingSet, whole: Index, objectiv
     index = dataset.index
     if left_out := len(whole) + len(whole.incomplete) - len(index):
         yield f"{len(index)} key frames have labels; {left_out} others of {whole.version} have none (prepare says which) and are left out"
+    if not len(dataset):
+        raise ValueError(f"split train of {whole.version} has no key frame to train on (splits.json beside the tables decides)")
     records = [store.manifest.scenes[name] for name in {index[position].scene for position in dataset.positions}]
     if not sum(record.num_rays for record in records):
         raise ValueError(

@@ -114,7 +114,8 @@ def _card(shared: Path, weights: dict[str, Tensor], metadata: dict[str, str], ex
     tested = scores.strip() if scores else "Not tested yet."
     name = shared.resolve().parent.name
     # Only so is a file known by the name of its folder
-    known_as = f"zoo/{name}" if shared.name == NETWORK_NAME else f"zoo/{name}/{shared.name}"
+    is_in_zoo = shared.name == NETWORK_NAME and shared.resolve().parent.parent.name == "zoo"
+    known_as = f"zoo/{name}" if is_in_zoo else str(shared)
     use = f'from splattingocc import Predictor\n\npredictor = Predictor.load("{known_as}")'
     return (
         f"# {name}\n\n{table}\n\n## Scores\n\n{tested}\n\n"

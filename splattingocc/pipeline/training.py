@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import inside
+from splattingocc.data.loaders import calibration_scenes
 from splattingocc.engine.batches import TrainingBatches
 from splattingocc.engine.checkpoint import (
     CONFIG_KEY,
@@ -102,7 +103,7 @@ def train(
         for line in (
             *about,
             about_batch(config, trainer.world_size),
-            *about_idle_options(config, len(batches.dataset), trainer.world_size),
+            *about_idle_options(config, len(batches.dataset), trainer.world_size, len(calibration_scenes(index, config.data.loader))),
         ):
             print(line)
         check_labels_reach_grid(config, index, store)

@@ -69,6 +69,7 @@ def test_an_aim_is_reached_at_its_bound():
         (["infer", "network.safetensors", "--peers"], "--peers: is for `bench render`"),
         (["infer", "network.safetensors", "--rays", "5"], "--rays: is for `bench render`"),
         (["render", "--threads", "3"], "--threads: is for `bench infer`"),
+        (["infer", "network.safetensors", "--threads", "0"], "--threads 0: expected 1 to 1024"),
         (["render", "--ways", "eager"], "--ways: is for `bench infer`"),
     ],
 )

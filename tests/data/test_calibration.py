@@ -30,7 +30,7 @@ def intrinsics(**numbers: float) -> np.ndarray:
         intrinsics().tolist(),
         intrinsics().astype(np.float32),
         intrinsics(_00=1.0, _11=1e6),
-        intrinsics(_02=-1600.0, _12=9000.0),
+        intrinsics(_02=-1600.0, _12=1800.0),
         intrinsics(_01=-120.0),
     ],
 )
@@ -57,6 +57,7 @@ def test_a_pinhole_matrix_is_accepted(K: Any):
         (intrinsics(_11=0.002), "focal lengths 1260 and 0.002"),
         (intrinsics(_00=1e300), "focal lengths 1e+300 and 1260"),
         (intrinsics(_02=16_001.0), "here: K has its principal point at u 16001, v 450: far outside of an image of 900×1600 pixels"),
+        (intrinsics(_02=3_201.0), "principal point at u 3201, v 450: far outside of an image of 900×1600 pixels"),
         (intrinsics(_12=-1e12), "principal point at u 800, v -1e+12"),
         (intrinsics(_01=800.0), "here: K has a skew of 800 at a focal length of 1260, expected at most 0.1 of it"),
     ],

@@ -181,7 +181,7 @@ def test_the_manifest_counts_what_is_known_of_the_rays(tmp_path: Path):
     semantics, distances = np.array([255, 3, 254, 255], np.uint8), np.array([1.0, np.nan, np.nan, 2.0], np.float32)
     table = RayTable(table.camera_indices, semantics, table.pixels, distances)
     record = write_scene(tmp_path, "s", {"t": table}, steps=32, num_cameras=6, source_sha256="0", inputs_sha256="i")
-    assert (record.num_rays, record.num_classified, record.num_measured) == (4, 2, 2)
+    assert (record.num_rays, record.num_classified, record.num_measured) == (4, 1, 2)
 
 
 def test_a_distance_that_would_be_stored_as_zero_is_refused():

@@ -176,6 +176,14 @@ def test_what_is_wrong_is_named(root: Path, key_frames: list[KeyFrame], splits: 
     assert not (root / "mine").exists()
 
 
+def test_names_of_scenes_may_come_one_by_one(root: Path):
+    write_index(root, "mine", (frame for frame in frames()), {split: (name for name in names) for split, names in SPLITS.items()})
+    assert read_index(root, "mine").splits == {split: tuple(names) for split, names in SPLITS.items()}
+    with pytest.raises(ValueError, match=r"version '\.\./theirs' cannot name a file"):
+        write_index(root, "../theirs", frames(), SPLITS)
+    assert not (root.parent / "theirs").exists()
+
+
 def test_a_damaged_index_is_refused(root: Path):
     path = write_index(root, "mine", frames(), SPLITS)
     path.write_bytes(path.read_bytes()[:-40])

@@ -68,6 +68,15 @@ def test_faults_of_masks_are_named(index: Index, tmp_path: Path):
         image.save(path, kind)
         with pytest.raises(ValueError, match=rf"CAM_FRONT\.png: {fault}"):
             VehicleMasks.open(tmp_path, index)
+    Image.new("L", (WIDTH, HEIGHT)).save(path)
+    Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "CAM_FRNT_LEFT.png")
+    with pytest.raises(
+        ValueError, match=r"CAM_FRNT_LEFT\.png: is the mask of no camera of these data; expected some of CAM_FRONT_LEFT\.png"
+    ):
+        VehicleMasks.open(tmp_path, index)
+    (tmp_path / "CAM_FRNT_LEFT.png").unlink()
+    with pytest.raises(ValueError, match="nowhere: no such folder, expected masks of the own vehicle in it"):
+        VehicleMasks.open(tmp_path / "nowhere", index)
     path.write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"CAM_FRONT\.png: cannot be read as an image"):
         VehicleMasks.open(tmp_path, index)

@@ -707,6 +707,10 @@ def test_a_measurement_that_no_epoch_reaches_is_refused_before_the_training(data
             ["optimization.step_epochs (5, 7) of 5 epochs: the learning rate never falls"],
         ),
         ({"optimization": {"schedule": "step", "step_epochs": (4, 7)}}, []),
+        (
+            {"data": {"loader": {"calibration_scenes": 5}}},
+            ["data.loader.calibration_scenes 5: 1 are kept back, at most one in eight of the training scenes"],
+        ),
         ({"trainer": {"best_by": "loss"}}, ["trainer.best_by loss: does nothing without trainer.validate_epochs"]),
         (
             {"calibration": {"criterion": "cells", "ray_tolerance": 0.1}},
@@ -724,7 +728,7 @@ def test_options_that_do_nothing_in_a_training_are_said(changes: dict[str, dict[
     }
     for part, values in changes.items():
         options[part] = {**options.get(part, {}), **values}
-    assert [*about_idle_options(ExperimentConfig.model_validate(options), 9, 2)] == said
+    assert [*about_idle_options(ExperimentConfig.model_validate(options), 9, 2, 1)] == said
 
 
 def test_options_that_an_earlier_version_had_not_are_no_change(dataroot: Path):
