@@ -63,7 +63,7 @@ def examine(
     if index is None:
         return findings
     findings += [*_splits(index, dataroot / version), *_files(frames, dataroot), *_point_classes(frames, dataroot)]
-    findings += [Finding("cameras", line, "compare K with the sizes of the images") for line in index.doubtful_cameras()]
+    findings += [Finding("doubts", line, "look at calibration and poses") for line in index.doubts()]
     return [*findings, _labels(index, dataroot, labels), _truth(index, gts or dataroot / "gts")]
 
 

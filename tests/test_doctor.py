@@ -223,9 +223,21 @@ def test_a_matrix_of_images_of_another_size_is_doubted(root: Path):
             [2 * value if line < 2 else value for value in values] for line, values in enumerate(row["camera_intrinsic"])
         ]
     path.write_text(json.dumps(rows))
-    (finding,) = [finding for finding in doctor.examine(root, VERSION) if finding.name == "cameras" and "CAM_FRONT:" in finding.found]
+    (finding,) = [finding for finding in doctor.examine(root, VERSION) if finding.name == "doubts" and "CAM_FRONT:" in finding.found]
     assert "lies outside of its images of" in finding.found
     assert finding.found.endswith("is its K one of images of another size?")
+
+
+def test_a_vehicle_on_its_side_is_doubted(root: Path):
+    """As of quaternions in another order than nuScenes': x y z w."""
+    assert not [finding for finding in doctor.examine(root, VERSION) if finding.name == "doubts"]
+    path = root / VERSION / "ego_pose.json"
+    rows = json.loads(path.read_text())
+    for row in rows:
+        row["rotation"] = [0.0, 0.0, 0.5**0.5, 0.5**0.5]  # a quarter turn to the left
+    path.write_text(json.dumps(rows))
+    (finding,) = [finding for finding in doctor.examine(root, VERSION) if finding.name == "doubts"]
+    assert "are its quaternions in the order w x y z" in finding.found
 
 
 def test_labels_of_another_calibration_are_a_problem(root: Path, tmp_path: Path):

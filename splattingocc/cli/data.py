@@ -100,7 +100,7 @@ class Prepare:
             print("no label has a class: they train geometry only")
         if not any(scene.num_measured for scene in records):
             print("no label has a distance: look at the units of the depth maps (--dense.depth-scale) and at --dense.max-distance")
-        for line in index.doubtful_cameras():
+        for line in index.doubts():
             print(line)
         if left := len(index.scenes) - len(records):
             print(f"{left} more scenes of {index.version} have no labels")

@@ -21,6 +21,9 @@ from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.transforms import invert_rigid
 from splattingocc.struct import stack
 
+LEAST_UPRIGHT = 0.7
+"""Cosine of the angle between a vehicle's z axis and the world's: no road is so steep."""
+
 
 @dataclass(frozen=True)
 class SensorFrame:
@@ -204,8 +207,17 @@ class Index:
         splits = {split: tuple(name for name in names if name in left) for split, names in self.splits.items()}
         return replace(self, scenes=tuple(scenes), splits=splits, **changes)
 
-    def doubtful_cameras(self) -> list[str]:
-        """Say of which cameras the principal point lies outside of their images; each with the first key frame of which that is so."""
+    def doubts(self) -> list[str]:
+        """Say what may be, and hardly ever is: principal points outside of their images, and a vehicle that lies on its side."""
+        found = self._doubtful_cameras()
+        if (tilted := np.flatnonzero(self.world_from_key_ego[:, 2, 2] < LEAST_UPRIGHT)).size:
+            where = f"in {tilted.size} of {len(self)} key frames, first in {self.tokens[tilted[0]]}"
+            found.append(
+                f"the vehicle is tilted by 45° and more {where}: are its quaternions in the order w x y z, and is the world's z up?"
+            )
+        return found
+
+    def _doubtful_cameras(self) -> list[str]:
         outside = principal_points_outside(self.K, self.image_sizes)
         if self.sensor_present is not None:
             outside &= self.sensor_present[:, int(self.has_lidar) :]
