@@ -7,10 +7,11 @@
 
 Initialisation: torchvision's ImageNet weights of MobileNetV2 (docs/training.md says where from); without `--network.backbone.weights` it
 begins with random ones. A MobileNetV2, because its network in 16-bit numbers is small enough for the zoo. 4,752 steps, 2,400 of them of
-the image branch alone, which cost a third and teach what it lacks most, depth; by the pace of the zoo's last training about an hour and a
-half on one core. The zoo's network has had its steps in five trainings (its card says how), the last of them with depth from motion; from
-the ImageNet weights on this recipe has not been tried. The threshold is the one that stops rays where labels do: the demo's way to choose
-it is too high for a network of so many steps (docs/experiments.md); ground has half of it, as there. Scores are in docs/results.md.
+the image branch alone, which cost a third and teach what it lacks most, depth; by the pace of the zoo's fifth training about an hour and a
+half on one core. The zoo's network has had its steps in six trainings (its card says how), the last two with depth from motion, the last
+with `--data.loader.image-size 128 320`; from the ImageNet weights on this recipe has not been tried. The threshold is the one that stops
+rays where labels do: the demo's way to choose it is too high for a network of so many steps (docs/experiments.md); ground has half of it,
+as there. Scores are in docs/results.md.
 
 These are streets of seed 0 and the demo's are of seed 1, so what is trained here may be scored on the demo's. Scene n of a seed is the same
 street in every world: on other worlds of seed 0 it has learned from scenes 9001 to 9200.
