@@ -355,7 +355,7 @@ def _steps(options: Arguments) -> Iterator[dict[str, Any]]:
             start = bench._now(torch.device(options.device))
             loss = take()
             seconds.append(bench._now(torch.device(options.device)) - start)
-        line = {"what": f"step of {name}", "encoder": encoder, "batch_size": config.data.batch_size, "loss": float(loss)}
+        line = {"what": f"step of {name}", "encoder": encoder, "batch_size": config.data.batch_size, "loss": float(loss.detach())}
         seconds = seconds[1:] if options.small else seconds[3:]
         line |= {"seconds_p50": statistics.median(seconds), "samples_per_second": config.data.batch_size / statistics.median(seconds)}
         if options.device == "cuda":
