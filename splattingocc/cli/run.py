@@ -134,7 +134,7 @@ class Train:
         if self.resume_from is not None:
             self.resume_from = found_network(self.resume_from, self.experiment.name, say=is_first)
         if self.validate and is_first:
-            self._check_validation()
+            self._check_validation(work_dir)
         with sole_writer(work_dir) if is_first else nullcontext():
             resume_from = newest_checkpoint(work_dir) if self.resume_from is None and self.auto_resume else self.resume_from
             with early_warnings_ignored(), recorded_run("train", self.config, self.experiment, work_dir, self.launcher) as entry:
@@ -147,12 +147,12 @@ class Train:
                 gather(None)  # the first process writes the network's file, all of them read it
             Test(self.config, self.experiment, work_dir / NETWORK_FILE, launcher=self.launcher, fresh=True).run()
 
-    def _check_validation(self) -> None:
+    def _check_validation(self, work_dir: Path) -> None:
         """Find what `--validate` would want before the training, not after it."""
         from splattingocc.experiment import build_index
         from splattingocc.pipeline.prediction import positions_to_test
 
-        positions_to_test(self.experiment, build_index(self.experiment.data, None), "val")
+        positions_to_test(self.experiment, build_index(self.experiment.data, work_dir), "val")
         if (folder := self.experiment.data.gts) is not None and not folder.is_dir():
             raise ValueError(f"--data.gts {folder}: no such folder, and --validate scores against the truth in it")
 
