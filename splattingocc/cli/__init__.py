@@ -11,6 +11,7 @@ import difflib
 import importlib
 import importlib.util
 import io
+import itertools
 import os
 import re
 import sys
@@ -191,15 +192,19 @@ def _understand(command: type, prog: str, words: Sequence[str]) -> Any:
             # What the default is decides among several classes; `_with_kinds` has seen to that
             return tyro.cli(command, prog=prog, args=words, config=(tyro.conf.AvoidSubcommands,))
     except SystemExit as ended:
-        line = _in_one_line(ended, errors.getvalue(), prog)
+        line = _in_one_line(ended, errors.getvalue(), prog, words)
         if line is not None:
             errors = io.StringIO(line)
         raise
+    except ValueError as error:  # of the configuration itself, not of a part of it
+        if not hasattr(error, "title"):
+            raise
+        raise ValueError(_naming_options(one_line(error) or "", error, words)) from error
     finally:
         sys.stderr.write(errors.getvalue())
 
 
-def _in_one_line(ended: SystemExit, message: str, prog: str) -> str | None:
+def _in_one_line(ended: SystemExit, message: str, prog: str, words: Sequence[str]) -> str | None:
     """Return tyro's message about a value that an option cannot have as a line that names the one that was probably meant."""
     if refused := INVALID_CHOICE.search(TERMINAL_ART.sub(" ", message)):
         value, option, choices = refused.groups()
@@ -210,7 +215,18 @@ def _in_one_line(ended: SystemExit, message: str, prog: str) -> str | None:
     cause: BaseException | None = ended
     while cause is not None and not (isinstance(cause, ValueError) and hasattr(cause, "title")):
         cause = cause.__cause__ or cause.__context__
-    return f"{prog}: {one_line(cause)}\n" if isinstance(cause, Exception) else None
+    return f"{prog}: {_naming_options(one_line(cause) or '', cause, words)}\n" if isinstance(cause, Exception) else None
+
+
+def _naming_options(line: str, error: Any, words: Sequence[str]) -> str:
+    """Return pydantic's error, which names a class and its field, with the option of the command line that filled the field."""
+    given = {word.partition("=")[0] for word in words if word.startswith("--")}
+    for problem in error.errors(include_url=False):
+        field = ".".join(itertools.takewhile(lambda name: isinstance(name, str), problem["loc"]))
+        meant = [option for option in given if f".{option[2:]}".replace("-", "_").endswith(f".{field}")] if field else []
+        if len(meant) == 1:
+            line = line.replace(f"{error.title}.{field}", meant[0], 1)
+    return line
 
 
 def refuse(message: str) -> NoReturn:
