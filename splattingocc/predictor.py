@@ -37,6 +37,10 @@ from splattingocc.visualization.ply import MIN_OPACITY, save_cells, save_gaussia
 from splattingocc.zoo import find_in_zoo
 
 
+PROBED = 4
+"""Every so many-th cell along each axis is looked for in the views."""
+
+
 @dataclass(frozen=True)
 class OccupiedCells(Struct):
     """The cells of a grid that are not free, in the order x, y, z."""
@@ -215,6 +219,7 @@ class Predictor:
         frame = views_of_arrays(images, K, cam_from_ego, self.config.data.loader, vehicle_masks)
         pose = None if world_from_ego is None else _pose(world_from_ego)
         self._say_what_is_missing(pose is None, vehicle_masks is None)
+        self._say_which_see_nothing(frame[1])
         views = stack([self._with_earlier(*frame, pose)])
         ((_, field),) = predict_fields(self.network, [PredictionSample("", views)])
         self._earlier = [] if pose is None else [EarlierFrame(*frame, pose), *self._earlier][: self.config.network.previous_frames]
@@ -232,6 +237,7 @@ class Predictor:
         """Return what `splattingocc export NETWORK out.onnx` takes, by name, from what a call takes: images cut and scaled, and `K`."""
         seen, cameras = views_of_arrays(images, K, cam_from_ego, self.config.data.loader, vehicle_masks)
         self._say_what_is_missing(no_pose=False, no_masks=vehicle_masks is None)
+        self._say_which_see_nothing(cameras)
         return {"images": seen.numpy(), "K": cameras.K.numpy(), "cam_from_ego": cameras.cam_from_ego.numpy()}
 
     def _with_earlier(
@@ -250,6 +256,18 @@ class Predictor:
             self._warn("world_from_ego is not given: earlier frames, which this network looks at, are not used")
         if no_masks and self.config.data.vehicle_masks is not None:
             self._warn("vehicle_masks are not given: this network was trained on images in which the own vehicle is black")
+
+    def _say_which_see_nothing(self, cameras: Cameras) -> None:
+        """Warn of views that no cell is in: nearly always a `cam_from_ego` that is another transform."""
+        every = tuple(slice(None, None, PROBED) for _ in range(3))
+        centers = self.grid.centers()[every].reshape(-1, 3)
+        _, in_view = cameras.project(centers.expand(len(cameras.K), -1, -1))
+        blind = cameras.are_somewhere & ~in_view.any(dim=-1)
+        if blind.any():
+            which = ", ".join(f"images[{view}]" for view in blind.nonzero().flatten().tolist())
+            self._warn(
+                f"{which}: no cell of the grid is in view; cam_from_ego takes a point from the ego frame into the camera's (z ahead), in metres"
+            )
 
     def _warn(self, text: str) -> None:
         if text not in self._has_said:

@@ -209,6 +209,21 @@ def test_without_a_pose_nothing_is_remembered_and_that_is_said_once(looking_back
     assert torch.equal(predictor(**rig, world_from_ego=pose).probabilities, alone)
 
 
+def test_views_in_which_no_cell_is_are_named_once(network: Path, rig: dict[str, Any]):
+    predictor, absent = Predictor.load(network), [None, *rig["images"][1:]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictor(**rig)
+        predictor(**rig | {"images": absent})
+    turned = rig["cam_from_ego"].copy()
+    turned[1, :3, 3] = 0.0, 0.0, -100.0  # a hundred metres ahead of the whole grid
+    with pytest.warns(UserWarning, match=r"^images\[1\]: no cell of the grid is in view; cam_from_ego takes a point from the ego frame"):
+        predictor(**rig | {"cam_from_ego": turned})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictor(**rig | {"cam_from_ego": turned})
+
+
 def test_the_world_may_lie_anywhere(looking_back: Path, rig: dict[str, Any]):
     predictor, moved = Predictor.load(looking_back), np.eye(4)
     moved[0, 3] = 1.0
