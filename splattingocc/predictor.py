@@ -36,7 +36,6 @@ from splattingocc.taxonomy import FREE
 from splattingocc.visualization.ply import MIN_OPACITY, save_cells, save_gaussians
 from splattingocc.zoo import find_in_zoo
 
-
 PROBED = 4
 """Every so many-th cell along each axis is looked for in the views."""
 
@@ -266,7 +265,8 @@ class Predictor:
         if blind.any():
             which = ", ".join(f"images[{view}]" for view in blind.nonzero().flatten().tolist())
             self._warn(
-                f"{which}: no cell of the grid is in view; cam_from_ego takes a point from the ego frame into the camera's (z ahead), in metres"
+                f"{which}: no cell of the grid is in view; cam_from_ego takes a point from the ego frame into the camera's (z ahead), "
+                "in metres"
             )
 
     def _warn(self, text: str) -> None:

@@ -78,7 +78,7 @@ class Visualize:
         named = found_network(self.checkpoint, self.experiment.name, say=True)
         folder, checkpoint = run_folder(named), network_to_test(named)
         self.experiment = with_remembered_labels(self.experiment, checkpoint)
-        for line in (*remarks, *about_options(self.experiment, checkpoint)):
+        for line in (*remarks, *about_options(self.experiment, checkpoint, self.config)):
             print(line, file=sys.stderr)
         index = build_index(self.experiment.data, index_folder(folder))
         positions = positions_to_test(self.experiment, index, self.split)

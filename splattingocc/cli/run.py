@@ -217,7 +217,7 @@ class Test:
                 named, checkpoint = self.checkpoint, gather(network_to_test(self.checkpoint) if rank() == 0 else None)[0]
                 assert checkpoint is not None
                 remarks += [f"{named} is {checkpoint}"] if named != checkpoint else []
-                remarks += about_options(self.experiment, checkpoint)
+                remarks += about_options(self.experiment, checkpoint, self.config)
                 self.checkpoint = checkpoint
                 opened = open_once(self.experiment, checkpoint)
                 if len({*gather(opened.digest)}) > 1:

@@ -97,7 +97,7 @@ class Export:
 
         experiment, remarks = with_folders_here(self.experiment, network)
         experiment = with_remembered_labels(experiment, network)
-        for line in (*remarks, *about_options(experiment, network)):
+        for line in (*remarks, *about_options(experiment, network, network)):
             print(line, file=sys.stderr)
         index = build_index(experiment.data, index_folder(run_folder(network)))
         positions = positions_to_test(experiment, index, self.split)

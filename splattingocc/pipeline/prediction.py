@@ -20,6 +20,7 @@ from splattingocc.engine.checkpoint import (
 )
 from splattingocc.engine.distributed import gather, rank, share
 from splattingocc.engine.inference import predict_fields
+from splattingocc.engine.ledger import differences
 from splattingocc.engine.memory import keep_freed_memory
 from splattingocc.evaluation.predictions import (
     CachedFrame,
@@ -39,12 +40,14 @@ from splattingocc.experiment import (
 from splattingocc.files import BadFile, decoding, sha256_of, sole_writer
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.calibration import calibrate
-from splattingocc.pipeline.networks import check_grid, check_is_there, threshold_in
+from splattingocc.pipeline.networks import check_grid, check_is_there, load_experiment, threshold_in
 from splattingocc.provenance import commit, source_hash
 from splattingocc.splatting.field import OccupancyThreshold
 
 SEEN_BY_THE_NETWORK = ("image_size", "vertical_position", "previous_frames")
 """Options of the loader that decide what a network sees at test time."""
+OF_TRAINING = ("trainer", "optimization", "objective")
+"""Parts of an experiment that only its training reads."""
 
 
 class TrainedData(msgspec.Struct):
@@ -129,9 +132,19 @@ def unlike_training(config: ExperimentConfig, checkpoint: Path) -> list[str]:
     ]
 
 
-def about_options(config: ExperimentConfig, checkpoint: Path) -> list[str]:
-    """Say what of an experiment a trained network was trained without: images that are others, a calibration that does nothing."""
-    return [*unlike_training(config, checkpoint), *unused_calibration(config, checkpoint)]
+def about_options(config: ExperimentConfig, checkpoint: Path, written: Path) -> list[str]:
+    """Say what of an experiment a trained network was trained without: images that are others, options that do nothing.
+
+    `written` is the file of the configuration, or of the network, that the command's options were changed from.
+    """
+    return [*unlike_training(config, checkpoint), *unused_calibration(config, checkpoint), *options_of_training(config, written)]
+
+
+def options_of_training(config: ExperimentConfig, written: Path) -> list[str]:
+    """Say that what was changed of a training's options does nothing where nothing is trained."""
+    changed = differences(config.model_dump(mode="json"), load_experiment(written).model_dump(mode="json"))
+    idle = [f"{name} {value}" for name, value in changed.items() if name.partition(".")[0] in OF_TRAINING]
+    return [f"{', '.join(idle)}: does nothing, only a training reads it"] if idle else []
 
 
 def unused_calibration(config: ExperimentConfig, checkpoint: Path) -> list[str]:

@@ -189,8 +189,11 @@ def test_options_that_would_do_nothing_are_refused_or_said_to_do_nothing(dataroo
         assert f"{option[0]}: does nothing with --from-cache" in refused(
             lambda words=option: command(dataroot, "--from-cache", "y", *words)
         )
-    command(dataroot, network, "--calibration.margin", "0.8")
+    command(dataroot, network, "--calibration.margin", "0.8", "--trainer.accelerator", "cuda", "--objective.query.weight", "7")
     said = capsys.readouterr().err
+    (line,) = (line for line in said.splitlines() if "only a training reads it" in line)
+    assert "trainer.accelerator cuda" in line
+    assert "objective.query.weight 7" in line
     assert "was chosen when it was trained: calibration.criterion" in said
     assert "calibration.margin 0.8 does nothing" in said
     drawing = ["visualize", str(CONFIG), str(network), *of(dataroot), *SMALL]
@@ -203,8 +206,8 @@ def test_options_that_would_do_nothing_are_refused_or_said_to_do_nothing(dataroo
     trained = load_experiment(network)
     with_half = trained.model_copy(update={"calibration": trained.calibration.model_copy(update={"ground_ratio": 0.5})})
     for file in (network, own_run / "of_before.safetensors"):
-        assert about_options(trained, file) == []
-        (line,) = about_options(with_half, file)
+        assert about_options(trained, file, network) == []
+        (line,) = about_options(with_half, file, network)
         assert line.endswith("was chosen when it was trained: calibration.ground_ratio 0.5 does nothing")
     for words, said in (
         (["--film", "--overview", "x.png"], "--overview: draws no film"),
