@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from splattingocc.data.nuscenes_taxonomy import LIDARSEG_CATEGORIES
-from splattingocc.files import BadFile, decoding, open_regular
+from splattingocc.files import BadFile, decoding, json_of, open_regular
 
 Quat = tuple[float, float, float, float]
 """w, x, y, z."""
@@ -100,7 +100,7 @@ def read_table(path: Path, row_type: type[R]) -> list[R]:
     """Decode one table. Any fault is a `ValueError` of one line that names the file, the row's token and the field."""
     with open_table(path) as content:
         try:
-            return msgspec.json.decode(content, type=list[row_type])
+            return json_of(content, list[row_type])
         except msgspec.ValidationError as error:
             raise BadFile(path, f"{_row_of(content, str(error))}{error}") from None
 
@@ -141,7 +141,7 @@ def distorted(path: Path, tokens: set[str]) -> tuple[str, str, Any] | None:
     nuScenes' images are undistorted and have no such column; data sets made after its pattern have one, by various names.
     """
     with open_table(path) as content:
-        rows = msgspec.json.decode(content, type=list[dict[str, Any]])
+        rows: list[dict[str, Any]] = json_of(content, list[dict[str, Any]])
     for row in rows:
         if row.get("token") not in tokens:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import mmap
 import os
 import re
 import stat
@@ -21,6 +22,11 @@ LARGEST_FILE = 16 * 2**30
 LARGEST_JSON = 2**30
 """Bytes of a JSON file other than the tables of a data set."""
 TYPE_OF_ERROR = re.compile(r"^(\w+\.)*\w*(Error|BadFile|LoaderFailed): ")
+PLACE_IN_JSON = re.compile(r"\(byte (\d+)\)$")
+"""At the end of what the decoder says of malformed text."""
+SHOWN_OF_JSON = 12
+"""Bytes before and after that place which are repeated."""
+NO_JSON_NUMBER = re.compile(rb"\b(NaN|nan|Infinity|inf)\b")
 SEAL = "sha256"
 """The key of a sealed JSON object under which the digest of all others stands."""
 
@@ -93,7 +99,22 @@ def read_json(path: Path, content_type: type[T] | Any = Any, *, what: str = "a J
     """Return a JSON file's content, checked against a type of msgspec's."""
     content = read_bytes(path, limit=LARGEST_JSON).removeprefix(codecs.BOM_UTF8)
     with decoding(path, what):
+        return json_of(content, content_type)
+
+
+def json_of(content: bytes | mmap.mmap, content_type: type[T] | Any = Any) -> T:
+    """Return what JSON text says, checked against a type; a `ValueError` of malformed text repeats what stands around the place."""
+    try:
         return msgspec.json.decode(content, type=content_type)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError as error:
+        if (place := PLACE_IN_JSON.search(str(error))) is None:
+            raise
+        position = int(place.group(1))
+        there = content[max(position - SHOWN_OF_JSON, 0) : position + SHOWN_OF_JSON]
+        numbers = "; NaN and infinities, which Python's json writes, are no JSON" if NO_JSON_NUMBER.search(there) else ""
+        raise ValueError(f"{error}, near {there.decode(errors='replace')!r}{numbers}") from None
 
 
 def read_sealed_json(path: Path, *, what: str) -> dict[str, Any]:

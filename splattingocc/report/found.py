@@ -73,6 +73,7 @@ def find(folder: Path, *, split: str, scenes: tuple[str, ...] = (), most_frames:
     trained = next((place for place in (run, run / "train") if (place / NETWORK_FILE).is_file()), run)
     cache = None if output is None else _or_missing(lambda: read_predictions(output), missing)
     if output is None:
+        _check_split(run, split)
         missing.append(f"predictions: no {_output_name(split)} in {folder}; `splattingocc test` writes one")
     if cache is not None:
         split = cache.manifest.provenance.split
@@ -111,6 +112,15 @@ def _output_name(split: str) -> str:
 
 def _metrics_name(split: str) -> str:
     return f"metrics_{check_name(split, '--split')}.json"
+
+
+def _check_split(run: Path, split: str) -> None:
+    """Refuse a split that a folder has neither predictions nor scores of, where it has those of others."""
+    of_val = [run / "output", run / _metrics_name("val"), run / "scores.json"]
+    named = {path: path.stem.partition("_")[2] for pattern in ("output_*", "metrics_*.json") for path in run.glob(pattern)}
+    there = sorted({"val" for path in of_val if path.exists()} | {*named.values()})
+    if there and split not in there:
+        raise ValueError(f"--split {split}: neither predictions nor scores of it in {run}, which has those of {', '.join(there)}")
 
 
 def _cache_folder(folder: Path, split: str) -> Path | None:

@@ -1,6 +1,8 @@
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -319,6 +321,14 @@ def test_a_repeated_token_is_named(own_dataroot: Path):
     rows = json.loads(path.read_text())
     path.write_text(json.dumps([*rows, rows[0]]))
     assert f"row {rows[0]['token']}: the token occurs twice" in one_line_error(own_dataroot)
+
+
+def test_a_number_that_is_none_is_shown(own_dataroot: Path):
+    path = own_dataroot / VERSION / "ego_pose.json"
+    rows = json.loads(path.read_text())
+    rows[1]["translation"][0] = math.nan
+    path.write_text(json.dumps(rows))
+    assert re.search(r"ego_pose.json: not a whole JSON table: .* near '.*NaN.*'; NaN and infinities", one_line_error(own_dataroot))
 
 
 @pytest.mark.parametrize("table", ["scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor", "category"])

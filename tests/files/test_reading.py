@@ -42,6 +42,17 @@ def test_what_is_not_json_is_one_line_with_the_path(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+def test_numbers_that_json_has_not_are_shown(tmp_path):
+    path = tmp_path / "a.json"
+    for number in ("NaN", "-Infinity", "nan"):
+        path.write_text(f'[{{"token": "a", "translation": [0.5, {number}]}}]')
+        with pytest.raises(BadFile, match=rf"near '.*{number}.*'; NaN and infinities, which Python's json writes, are no JSON$"):
+            read_json(path)
+    path.write_text("[{'token': 1}]")
+    with pytest.raises(BadFile, match=r"""\(byte 2\), near "\[\{'token': 1\}\]"$"""):
+        read_json(path)
+
+
 def test_any_error_of_a_decoder_names_the_file():
     for error in (KeyError("x"), RuntimeError("first\nsecond"), MemoryError(), RecursionError(), NotImplementedError("compression 99")):
         with pytest.raises(BadFile, match=r"^some/file: ") as caught, decoding(Path("some/file"), "a thing"):
