@@ -224,6 +224,19 @@ def test_views_in_which_no_cell_is_are_named_once(network: Path, rig: dict[str, 
         predictor(**rig | {"cam_from_ego": turned})
 
 
+def test_a_matrix_of_images_of_another_size_is_doubted(predictor_of_one_frame: Predictor, rig: dict[str, Any]):
+    for scale in (0.5, 1.5):
+        K = rig["K"].copy()
+        K[2, :2] *= scale
+        with pytest.warns(UserWarning, match=r"^K\[2\]: its principal point, .* lies far from the middle of images\[2\], of 64×128 pixels"):
+            predictor_of_one_frame.inputs(rig["images"], K, rig["cam_from_ego"])
+    cut = rig["K"].copy()
+    cut[2, 1, 2] -= 20  # of images whose sky was cut off
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictor_of_one_frame.inputs(rig["images"], cut, rig["cam_from_ego"])
+
+
 def test_the_world_may_lie_anywhere(looking_back: Path, rig: dict[str, Any]):
     predictor, moved = Predictor.load(looking_back), np.eye(4)
     moved[0, 3] = 1.0

@@ -15,6 +15,8 @@ from splattingocc.files import images
 
 FOCAL_LENGTHS = (1.0, 1e6)
 """Pixels."""
+FAR_FROM_MIDDLE = 0.3
+"""Of half the image, from its middle; that of a pinhole camera is within a tenth."""
 FARTHEST_PRINCIPAL_POINT = 2
 """Widths and heights of the image, from its corner."""
 LARGEST_SKEW = 0.1
@@ -59,12 +61,16 @@ def check_intrinsics(K: Any, image_size: tuple[int, int], where: str) -> None:
         raise ValueError(f"{where} has a skew of {skew:g} at a focal length of {fx:g}, expected at most {LARGEST_SKEW:g} of it")
 
 
-def principal_points_outside(
+def principal_points_doubtful(
     K: Float64[np.ndarray, "*frame 3 3"], image_sizes: Int64[np.ndarray, "*frame 2"]
 ) -> Bool[np.ndarray, "*frame"]:
-    """Say where a principal point lies at or beyond the border of its image, which hints at a matrix of images of another size."""
-    points, sizes = K[..., :2, 2], image_sizes[..., ::-1]
-    return np.asarray(((points <= 0) | (points >= sizes)).any(axis=-1))
+    """Say where a principal point hints at a matrix of images of another size.
+
+    That is at or beyond the border of its image, or far from the middle along both axes to the same side; cut images have it along one.
+    """
+    from_middle = K[..., :2, 2] / (image_sizes[..., ::-1] / 2) - 1
+    before, behind = from_middle < -FAR_FROM_MIDDLE, from_middle > FAR_FROM_MIDDLE
+    return np.asarray((np.abs(from_middle) >= 1).any(axis=-1) | before.all(axis=-1) | behind.all(axis=-1))
 
 
 def check_pose(pose: Any, where: str, *, farthest: float) -> None:

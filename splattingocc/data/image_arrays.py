@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from splattingocc.data.augment import ImageWindow, choose_window
-from splattingocc.data.calibration import FARTHEST_MOUNT, check_image_size, check_intrinsics, check_pose
+from splattingocc.data.calibration import FARTHEST_MOUNT, check_image_size, check_intrinsics, check_pose, principal_points_doubtful
 from splattingocc.data.camera_images import pixels_through_window
 from splattingocc.data.loaders import LoaderConfig
 from splattingocc.data.vehicle_masks import blacken_hidden, mask_through_window
@@ -37,7 +38,8 @@ def views_of_arrays(
 
     Images are RGB, uint8 or floats in [0, 1], with the channels last or first; floats are rounded to 8 bits, because files have no more.
     A view without an image is black, and its camera `Cameras.nowhere`. `vehicle_masks` are True where a view shows the own vehicle, which
-    the network then sees black. What is wrong is a `ValueError` that begins with the argument's name.
+    the network then sees black. What is wrong is a `ValueError` that begins with the argument's name; a `K` that is probably one of
+    images of another size gets a warning.
     """
     pictures = [None if image is None else _pixels(image, f"images[{view}]") for view, image in enumerate(_one_by_one(images, "images", 4))]
     if all(picture is None for picture in pictures):
@@ -57,6 +59,9 @@ def views_of_arrays(
             continue
         size = (picture.shape[0], picture.shape[1])
         check_intrinsics(intrinsics[view], size, f"K[{view}]")
+        if principal_points_doubtful(intrinsics[view], np.array(size)):
+            (u, v), where = intrinsics[view, :2, 2], f"the middle of images[{view}], of {size[0]}×{size[1]} pixels"
+            warnings.warn(f"K[{view}]: its principal point, u {u:g} v {v:g}, lies far from {where}: is it of another size?", stacklevel=3)
         check_pose(poses[view], f"cam_from_ego[{view}]", farthest=FARTHEST_MOUNT)
         window = choose_window(size, config.image_size, vertical_position=config.vertical_position)
         camera = Cameras(torch.from_numpy(intrinsics[view]).float(), torch.from_numpy(poses[view]).float(), size)

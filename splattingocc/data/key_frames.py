@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from splattingocc.data.calibration import principal_points_outside
+from splattingocc.data.calibration import principal_points_doubtful
 from splattingocc.files import check_name, check_relative
 from splattingocc.files.names import LONGEST_NAME
 from splattingocc.geometry.cameras import Cameras
@@ -208,7 +208,7 @@ class Index:
         return replace(self, scenes=tuple(scenes), splits=splits, **changes)
 
     def doubts(self) -> list[str]:
-        """Say what may be, and hardly ever is: principal points outside of their images, and a vehicle that lies on its side."""
+        """Say what may be, and hardly ever is: principal points far from the middle of their images, and a vehicle that lies on its side."""
         found = self._doubtful_cameras()
         if (tilted := np.flatnonzero(self.world_from_key_ego[:, 2, 2] < LEAST_UPRIGHT)).size:
             where = f"in {tilted.size} of {len(self)} key frames, first in {self.tokens[tilted[0]]}"
@@ -218,14 +218,14 @@ class Index:
         return found
 
     def _doubtful_cameras(self) -> list[str]:
-        outside = principal_points_outside(self.K, self.image_sizes)
+        doubtful = principal_points_doubtful(self.K, self.image_sizes)
         if self.sensor_present is not None:
-            outside &= self.sensor_present[:, int(self.has_lidar) :]
+            doubtful &= self.sensor_present[:, int(self.has_lidar) :]
         found = []
         for camera, channel in enumerate(self.channels[int(self.has_lidar) :]):
-            if (frames := np.flatnonzero(outside[:, camera])).size:
+            if (frames := np.flatnonzero(doubtful[:, camera])).size:
                 (u, v), (height, width) = self.K[frames[0], camera, :2, 2], self.image_sizes[frames[0], camera]
-                where = f"u {u:g} v {v:g}, lies outside of its images of {height}×{width} pixels"
+                where = f"u {u:g} v {v:g}, lies far from the middle of its images of {height}×{width} pixels"
                 of = f"key frame {self.tokens[frames[0]]}"
                 found.append(f"{channel}: the principal point, {where} ({of}): is its K one of images of another size?")
         return found

@@ -49,7 +49,9 @@ def test_another_split_is_taken_from_its_own_folder(tmp_path: Path) -> None:
     write_cache(tmp_path / "output_train", {"scene-0002": 3}, split="train")
     found = find(tmp_path, split="train", most_frames=20)
     assert (found.split, len(found.frames)) == ("train", 3)
-    with pytest.raises(ValueError, match=f"^--split foo: neither predictions nor scores of it in {tmp_path}, which has those of train, val$"):
+    with pytest.raises(
+        ValueError, match=f"^--split foo: neither predictions nor scores of it in {tmp_path}, which has those of train, val$"
+    ):
         find(tmp_path, split="foo", most_frames=20)
     (tmp_path / "metrics_foo.json").write_text('{"model": {"camera_mask": {}}}')
     assert find(tmp_path, split="foo", most_frames=20).methods == {"model": {"camera_mask": {}}}
