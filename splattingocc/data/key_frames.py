@@ -208,7 +208,7 @@ class Index:
         return replace(self, scenes=tuple(scenes), splits=splits, **changes)
 
     def doubts(self) -> list[str]:
-        """Say what may be, and hardly ever is: principal points far from the middle of their images, and a vehicle that lies on its side."""
+        """Say what may be and hardly ever is: principal points far from the middle of their images, a vehicle that lies on its side."""
         found = self._doubtful_cameras()
         if (tilted := np.flatnonzero(self.world_from_key_ego[:, 2, 2] < LEAST_UPRIGHT)).size:
             where = f"in {tilted.size} of {len(self)} key frames, first in {self.tokens[tilted[0]]}"
