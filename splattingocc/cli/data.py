@@ -102,6 +102,10 @@ class Prepare:
             print("no label has a distance: look at the units of the depth maps (--dense.depth-scale) and at --dense.max-distance")
         for line in index.doubts():
             print(line)
+        longest = max(scene.count for scene in index.scenes)
+        if beyond := [offset for offset in self.lidar.other_key_frames if abs(offset) >= longest]:
+            named = ", ".join(map(str, beyond))
+            print(f"--lidar.other-key-frames {named}: gave no labels, the longest scene has {longest} key frames")
         if left := len(index.scenes) - len(records):
             print(f"{left} more scenes of {index.version} have no labels")
         reasons = {**{token: reason for token, (_, reason) in index.incomplete.items()}, **manifest.skipped}

@@ -154,6 +154,12 @@ def test_prepare_needs_no_more_of_a_source_than_a_field(tiny_dataroot: Path, map
     assert LabelStore.open(store).manifest.source.startswith("lidar points")
 
 
+def test_key_frames_that_no_scene_reaches_are_said_to_give_no_labels(tiny_dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    lidar = LidarLabelConfig(other_key_frames=(-1, 3, 50))
+    Prepare(tiny_dataroot, version=tiny_nuscenes.VERSION, out=tmp_path / "store", workers=0, lidar=lidar).run()
+    assert "--lidar.other-key-frames 3, 50: gave no labels, the longest scene has 3 key frames\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "refused"),
     [
