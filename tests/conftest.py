@@ -21,6 +21,7 @@ from splattingocc.data.nuscenes import read_index  # noqa: E402
 from splattingocc.labels.generate import generate_labels  # noqa: E402
 
 LONGEST = (
+    "test_going_on.py",
     "test_training.py",
     "test_recipes.py",
     "test_distributed.py",
