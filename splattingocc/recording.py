@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from jaxtyping import Float64
 from rich.progress import track
 from torch import Tensor
 
-from splattingocc.data.key_frames import Index, KeyFrame, camera_of, ego_from_other_ego, inverse
+from splattingocc.data.key_frames import Index, KeyFrame, SensorFrame, camera_of, ego_from_other_ego, inverse
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
 from splattingocc.data.labelled_rays import labelled_rays
 from splattingocc.data.occ3d import read_truth, truth_path
 from splattingocc.engine.inference import predict_fields
 from splattingocc.experiment import ExperimentConfig, build_prediction_set
-from splattingocc.files import read_bytes, write_atomically
+from splattingocc.files import BadFile, first_line, read_bytes, write_atomically
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.labels.lidar import read_points, to_world
 from splattingocc.pipeline.camera_maps import check_labels
@@ -110,6 +111,7 @@ class _Recording:
         """Those of this one."""
         self._paths: dict[str, list[Float64[np.ndarray, "3"]]] = {}
         """Where the vehicle was so far, by scene."""
+        self._lacks_sweeps = False
 
     def __enter__(self) -> _Recording:
         self._log("world", self._rerun.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
@@ -150,10 +152,20 @@ class _Recording:
             content, kind = read_bytes(dataroot / sensor.filename), IMAGE_TYPES.get(Path(sensor.filename).suffix.lower())
             self._log(place, self._rerun.EncodedImage(contents=content, media_type=kind))
         if key_frame.lidar is not None:
-            points = to_world(read_points(dataroot / key_frame.lidar.filename), key_frame.lidar)
-            ego_from_world = key_frame.key_ego_from_world
-            points = points @ ego_from_world[:3, :3].T + ego_from_world[:3, 3]
-            self._log(f"{EGO}/lidar", self._rerun.Points3D(points, colors=LIDAR_COLOR, radii=POINT_RADIUS))
+            self._log_sweep(key_frame, key_frame.lidar, dataroot)
+
+    def _log_sweep(self, key_frame: KeyFrame, lidar: SensorFrame, dataroot: Path) -> None:
+        """Log the points of the LiDAR; a sweep that is gone, or has other columns than nuScenes', is left out and the first one named."""
+        try:
+            points = to_world(read_points(dataroot / lidar.filename), lidar)
+        except BadFile as error:
+            if not self._lacks_sweeps:
+                print(f"the recording has not the points of every sweep: {first_line(error)}", file=sys.stderr)
+            self._lacks_sweeps = True
+            return
+        ego_from_world = key_frame.key_ego_from_world
+        points = points @ ego_from_world[:3, :3].T + ego_from_world[:3, 3]
+        self._log(f"{EGO}/lidar", self._rerun.Points3D(points, colors=LIDAR_COLOR, radii=POINT_RADIUS))
 
     def log_labels(self, key_frame: KeyFrame, store: LabelStore) -> None:
         """Log labelled rays that meet something: their ends, and some of them as lines from their camera."""

@@ -217,7 +217,7 @@ class Test:
                 named, checkpoint = self.checkpoint, gather(network_to_test(self.checkpoint) if rank() == 0 else None)[0]
                 assert checkpoint is not None
                 remarks += [f"{named} is {checkpoint}"] if named != checkpoint else []
-                remarks += about_options(self.experiment, checkpoint, self.config)
+                remarks += about_options(self.experiment, checkpoint, self.config, part=self.part)
                 self.checkpoint = checkpoint
                 opened = open_once(self.experiment, checkpoint)
                 if len({*gather(opened.digest)}) > 1:
@@ -253,18 +253,25 @@ class Test:
     ) -> dict[str, Any]:
         """Predict and score; put the headline into the ledger's entry, print the tables and return everything."""
         from splattingocc.pipeline.prediction import frames_of
-        from splattingocc.pipeline.scoring import check_truth, score_rendering
+        from splattingocc.pipeline.scoring import check_truth, labels_to_test, score_rendering
 
-        frames = list(frames_of(self.experiment, index, self.split).values())
         asked = set(self.eval or ("segm",))
         kinds = {"segm", "ray", "render"} if "all" in asked else asked
+        if "ray" in kinds and not index.has_lidar:
+            raise ValueError(
+                f"--eval ray: {index.version} has no LiDAR, whose places RayIoU's rays start from; expected --eval segm or render"
+            )
+        frames = list(frames_of(self.experiment, index, self.split).values())
         if "render" in kinds and opened is None:
             raise ValueError("--eval render: needs the network itself; give a checkpoint instead of --from-cache")
         has_truth = not kinds & {"segm", "ray"} or check_truth(self.experiment, frames)
         if not has_truth and (self.eval or self.checkpoint is None):
             raise ValueError(f"{self._no_truth()} to score against; without --eval, a checkpoint only predicts")
+        unlabelled = labels_to_test(self.experiment, index, self.split)[2] if "render" in kinds else 0
         whole = len(index.of_split(self.split)) + sum(scene in index.splits[self.split] for scene, _ in index.incomplete.values())
         console.print(f"{self.split}: {len(frames)} of {whole} key frames", highlight=False, markup=False)
+        if unlabelled:
+            console.print(f"{unlabelled} of them have no labels to render along", highlight=False, markup=False)
         metrics: dict[str, Any] = {}
         if kinds & {"segm", "ray"}:
             predictions = self._predictions(opened, index, work_dir, frames)

@@ -67,10 +67,12 @@ def principal_points_doubtful(
     """Say where a principal point hints at a matrix of images of another size.
 
     That is at or beyond the border of its image, or far from the middle along both axes to the same side; cut images have it along one.
+    An image without pixels, of a camera that is not there, is no hint.
     """
-    from_middle = K[..., :2, 2] / (image_sizes[..., ::-1] / 2) - 1
+    from_middle = K[..., :2, 2] / np.maximum(image_sizes[..., ::-1] / 2, 0.5) - 1
     before, behind = from_middle < -FAR_FROM_MIDDLE, from_middle > FAR_FROM_MIDDLE
-    return np.asarray((np.abs(from_middle) >= 1).any(axis=-1) | before.all(axis=-1) | behind.all(axis=-1))
+    doubtful = (np.abs(from_middle) >= 1).any(axis=-1) | before.all(axis=-1) | behind.all(axis=-1)
+    return np.asarray(doubtful & image_sizes.all(axis=-1))
 
 
 def check_pose(pose: Any, where: str, *, farthest: float) -> None:

@@ -302,14 +302,16 @@ class LabelStore:
     def verify(self, index: Index | None = None) -> None:
         """Check every file against the manifest and, with an index, that all of its scenes are there and were made from its tables.
 
-        A flipped byte, a missing file, a scene without labels, or labels made from other tables is a `ValueError`.
+        A flipped byte, a missing file, a scene without labels, or labels made from other tables is a `ValueError`. Of scenes that the index
+        has not, only the files are compared.
         """
         for scene in index.scenes if index is not None else ():
             if scene.name not in self.manifest.scenes:
                 raise BadFile(self.folder / MANIFEST_NAME, f"{scene.name} has no labels; run `splattingocc prepare` to add it")
+        in_index = {scene.name for scene in index.scenes} if index is not None else set()
         for name in self.manifest.scenes:
             self._check_digest(name, scene_path(self.folder, name))
-            if index is not None:
+            if index is not None and name in in_index:
                 self.check_tables(index, name)
         if index is not None:
             self.labelled_part(index)

@@ -55,10 +55,11 @@ class VoxelGrid:
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
     def cells_of(self, points: Float[Tensor, "*batch 3"]) -> tuple[Int64[Tensor, "*batch 3"], Bool[Tensor, "*batch"]]:
-        """Return the (x, y, z) cell of each point and whether it lies inside; cells of outside points are clamped to the border."""
+        """Return the (x, y, z) cell of each point and whether it lies inside, which no nan does; cells of points outside are clamped."""
         cells = ((points - beside(self.lower, points)) / self.cell_size).floor().long()
         shape = beside(self.shape, cells)
-        inside = ((cells >= 0) & (cells < shape)).all(dim=-1)
+        # What a nan becomes as a whole number is up to the processor
+        inside = ((cells >= 0) & (cells < shape) & points.isfinite()).all(dim=-1)
         return cells.clamp(min=torch.zeros_like(shape), max=shape - 1), inside
 
     def exit_distances(self, rays: Rays) -> Float[Tensor, "*batch"]:

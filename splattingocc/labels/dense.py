@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -143,6 +143,16 @@ def find_map(folder: Path, camera: SensorFrame) -> Path:
     if path is None:
         raise MissingInput(f"{stem}: no map of that name; expected {', '.join(MAP_SUFFIXES)}")
     return path
+
+
+def check_names(key_frames: Iterable[KeyFrame], known: dict[tuple[str, str], str]) -> None:
+    """Refuse two images of a camera that one map would be of: folders of an image are no part of its map's name. `known` grows."""
+    for key_frame in key_frames:
+        for camera in key_frame.cameras:
+            stem = Path(camera.filename).stem
+            if (other := known.setdefault((camera.channel, stem), camera.filename)) != camera.filename:
+                both = f"{other} and {camera.filename}"
+                raise ValueError(f"dense maps: one of {camera.channel}/{stem} would be of two images, {both}; give images other names")
 
 
 def input_maps(key_frame: KeyFrame, config: DenseLabelConfig) -> list[Path]:

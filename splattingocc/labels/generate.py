@@ -28,6 +28,7 @@ from splattingocc.data.label_store import (
 )
 from splattingocc.data.vehicle_masks import VehicleMasks
 from splattingocc.files import BadFile, open_image, read_json, sha256_of, sole_writer, write_json
+from splattingocc.labels.dense import DenseLabels, check_names
 from splattingocc.labels.lidar import LidarLabels
 from splattingocc.labels.source import LabelSource, MissingInput
 from splattingocc.worker_pool import run_jobs
@@ -54,7 +55,8 @@ def generate_labels(
     labels (`data/vehicle_masks.py`).
 
     Scenes that are already there, whole and made from the same tables and files with the same options, are kept; what lies at a path is
-    looked at again where its size or time is another, and what is gone since is no reason to make anything again. A run that was killed and
+    looked at again where its size or time is another, and what is gone since is no reason to make anything again. A scene that has another
+    name now, or was cut into several, takes the place of the one that had its key frames before. A run that was killed and
     started again leaves the same bytes as one that was not. The first error stops the run and names the key frame. With `skip_missing`,
     key frames of which a file (an image, a sweep, a map) or a sensor is missing are left out, and the manifest says which; a store in
     which nothing is labelled is a `ValueError` all the same. With `num_workers` of 0 the work is done in this process; workers are
@@ -72,14 +74,23 @@ def generate_labels(
         manifest = msgspec.structs.replace(manifest, asked=tuple({*manifest.asked, *names}))
         write_manifest(out, manifest)
         jobs, seen = [], InputsSeen(out, dataroot, source, masks)
+        mapped: dict[tuple[str, str], str] = {}
         for name in names:
             key_frames = [index[position] for position in index.of_scenes([name])]
-            skipped = missing_files(key_frames, dataroot, source) if skip_missing else {}
+            if isinstance(source, DenseLabels):
+                check_names(key_frames, mapped)
+            record = manifest.scenes.get(name)
+            missing = missing_files(key_frames, dataroot, source) if skip_missing else {}
+            outlasting = _labels_that_outlast_their_files(index, out, manifest, name, missing, dataroot)
+            skipped = {token: reason for token, reason in missing.items() if token not in outlasting}
             labelled = [key_frame.token for key_frame in key_frames if key_frame.token not in skipped]
             made_from = scene_fingerprint(index, labelled, manifest.source)
             job = SceneJob(name, key_frames, dataroot, out, manifest, source, masks, skipped, made_from)
-            record = manifest.scenes.get(name)
             if record is None or not _is_finished(job, record) or not seen.are_those_of(record, job):
+                if outlasting:
+                    what = f"holds labels of {len(outlasting)} key frames whose files are gone since, e.g. {min(outlasting.values())}"
+                    remedy = "put these files back, or give another folder (--out)"
+                    raise BadFile(scene_path(out, name), f"{what}, and would be made again without them; {remedy}")
                 jobs.append(job)
                 seen.note(job)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -87,14 +98,30 @@ def generate_labels(
             task = progress.add_task("2D labels, scenes", total=len(names), completed=len(names) - len(jobs))
             named = {job.name: job for job in jobs}
             for name, record in run_jobs(label_scene, named, num_workers=num_workers, if_killed=IF_KILLED):
-                manifest = msgspec.structs.replace(manifest, scenes={**manifest.scenes, name: record})
+                manifest, of_before = _with_scene(manifest, name, record, index)
                 write_manifest(out, manifest)
+                for other in of_before:
+                    scene_path(out, other).unlink(missing_ok=True)
                 progress.advance(task)
         seen.write()
         manifest = read_manifest(out)
     if not sum(manifest.scenes[name].num_rays for name in names):
         raise ValueError(f"{out}: not one labelled ray in {len(names)} scenes; {_why_nothing(manifest, names)}")
     return manifest
+
+
+def _with_scene(manifest: Manifest, name: str, record: SceneRecord, index: Index) -> tuple[Manifest, list[str]]:
+    """Return the manifest with a scene in it and without those that had its key frames before, under another name; and these names."""
+    tokens = {*record.tokens, *record.skipped}
+    of_before = [
+        other
+        for other, found in manifest.scenes.items()
+        if other != name and not (tokens.isdisjoint(found.tokens) and tokens.isdisjoint(found.skipped))
+    ]
+    gone = {*of_before} - {scene.name for scene in index.scenes}
+    scenes = {other: found for other, found in manifest.scenes.items() if other not in of_before}
+    asked = tuple(other for other in manifest.asked if other not in gone)
+    return msgspec.structs.replace(manifest, asked=asked, scenes={**scenes, name: record}), of_before
 
 
 def _why_nothing(manifest: Manifest, names: Sequence[str]) -> str:
@@ -154,6 +181,25 @@ class SceneJob:
     def labelled(self) -> list[KeyFrame]:
         """The key frames that get labels."""
         return [key_frame for key_frame in self.key_frames if key_frame.token not in self.skipped]
+
+
+def _labels_that_outlast_their_files(
+    index: Index, out: Path, manifest: Manifest, name: str, missing: Mapping[str, str], dataroot: Path
+) -> dict[str, str]:
+    """Return which of a scene's missing key frames have good labels in the store and their images still, and what is gone of each."""
+    record = manifest.scenes.get(name)
+    if record is None or not {*missing} & {*record.tokens}:
+        return {}
+    tables_hold = all(map(index.has, record.tokens)) and scene_fingerprint(index, record.tokens, manifest.source) == record.source_sha256
+    path = scene_path(out, name)
+    if not (tables_hold and path.is_file() and sha256_of(path) == record.sha256):
+        return {}
+    with_images = {
+        key_frame.token
+        for key_frame in (index[position] for position in index.of_scenes([name]))
+        if _missing_image(key_frame, dataroot) is None
+    }
+    return {token: missing[token] for token in record.tokens if token in missing and token in with_images}
 
 
 def _is_finished(job: SceneJob, record: SceneRecord) -> bool:
@@ -286,7 +332,10 @@ def verify_inputs(store: LabelStore, index: Index, dataroot: Path, source: Label
     masks = None if vehicle_masks is None else VehicleMasks.open(vehicle_masks, index)
     if describe(source, masks, index) != store.manifest.source:
         raise BadFile(store.folder / MANIFEST_NAME, f"the store holds {store.manifest.source}; give the options that made it")
+    in_index = {scene.name for scene in index.scenes}
     for name, record in store.manifest.scenes.items():
+        if name not in in_index:
+            continue
         frames = [index[position] for position in index.of_scenes([name])]
         key_frames = [frame for frame in frames if frame.token not in record.skipped]
         if inputs_sha256(key_frames, dataroot, source, masks) != record.inputs_sha256:

@@ -35,6 +35,11 @@ def spread(positions: Sequence[int], most: int) -> list[int]:
 def check_labels_reach_grid(config: ExperimentConfig, index: Index, store: LabelStore) -> None:
     """Raise a `ValueError` where no label of the key frames that will choose the threshold lies in the grid, before a whole training."""
     positions, part = calibration_frames(config, index)
+    if part == "held_out" and not config.data.loader.held_out_fraction:
+        raise ValueError(
+            f"data.loader.held_out_fraction is 0 and data.loader.calibration_scenes {config.data.loader.calibration_scenes} keeps no scene "
+            "back (at most one in eight): nothing is left to choose the threshold on"
+        )
     for position in positions:
         rays, labels = labelled_rays(index[position], store, part=part, held_out_fraction=config.data.loader.held_out_fraction)
         if len(inside(rays, labels, config.grid.voxels)[1].distances):

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from splattingocc.data.key_frames import Index
+from splattingocc.data.labelled_rays import Part
 from splattingocc.engine.checkpoint import (
     EXPERIMENT_KEY,
     load_network,
@@ -57,6 +58,7 @@ class TrainedData(msgspec.Struct):
     version: str
     loader: dict[str, Any]
     labels: str | None = None
+    vehicle_masks: str | None = None
 
 
 class TrainedWith(msgspec.Struct):
@@ -124,20 +126,50 @@ def unlike_training(config: ExperimentConfig, checkpoint: Path) -> list[str]:
     if found is None:
         return []
     then, now = found.data.loader, config.data.loader.model_dump(mode="json")
-    return [
-        f"{checkpoint}: trained with data.loader.{name} {then[name]}, here it is {now[name]}: the network sees images unlike those that "
-        "it learned from"
+    unlike = [
+        f"trained with data.loader.{name} {then[name]}, here it is {now[name]}"
         for name in SEEN_BY_THE_NETWORK
         if name in then and then[name] != now[name]
     ]
+    masks, masks_here = found.data.vehicle_masks, config.data.vehicle_masks
+    if (masks is None) != (masks_here is None):
+        unlike.append(f"trained {_with_masks(masks)}, here it is {_with_masks(masks_here)}")
+    return [f"{checkpoint}: {what}: the network sees images unlike those that it learned from" for what in unlike]
 
 
-def about_options(config: ExperimentConfig, checkpoint: Path, written: Path) -> list[str]:
+def _with_masks(masks: object) -> str:
+    return "without data.vehicle_masks" if masks is None else f"with data.vehicle_masks {masks}"
+
+
+def about_options(config: ExperimentConfig, checkpoint: Path, written: Path, *, part: Part = "all") -> list[str]:
     """Say what of an experiment a trained network was trained without: images that are others, options that do nothing.
 
-    `written` is the file of the configuration, or of the network, that the command's options were changed from.
+    `written` is the file of the configuration, or of the network, that the command's options were changed from; `part` says which of the
+    labelled rays are asked for.
     """
-    return [*unlike_training(config, checkpoint), *unused_calibration(config, checkpoint), *options_of_training(config, written)]
+    return [
+        *unlike_training(config, checkpoint),
+        *unlike_held_back(config, checkpoint, part),
+        *unused_calibration(config, checkpoint),
+        *options_of_training(config, written),
+    ]
+
+
+def unlike_held_back(config: ExperimentConfig, checkpoint: Path, part: Part) -> list[str]:
+    """Say where labels that are to be other than those trained on would be some of these."""
+    found = trained_with(checkpoint)
+    if found is None:
+        return []
+    with decoding(checkpoint, "a network of this project"):
+        chooses_threshold = threshold_in(read_metadata(checkpoint)) is None
+    asked = ("held_out_fraction", "calibration_scenes") if chooses_threshold else ("held_out_fraction",) if part != "all" else ()
+    then, now = found.data.loader, config.data.loader.model_dump(mode="json")
+    wanted = "the threshold is chosen on" if chooses_threshold else f"--part {part} takes"
+    return [
+        f"{checkpoint}: trained with data.loader.{name} {then[name]}, here it is {now[name]}: labels that {wanted} are not those held back"
+        for name in asked
+        if name in then and then[name] != now[name]
+    ]
 
 
 def options_of_training(config: ExperimentConfig, written: Path) -> list[str]:

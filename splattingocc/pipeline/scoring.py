@@ -59,16 +59,28 @@ def score(
     return [scored(name, reduce(add, parts)) for name, parts in zip(names, zip(*gather(counts)))]
 
 
+def labels_to_test(config: ExperimentConfig, index: Index, split: str) -> tuple[LabelStore, list[int], int]:
+    """Return the store, the key frames of a split that have labels in it, by position, and how many have none.
+
+    No labels at all, and labels made from other tables, are a `ValueError`.
+    """
+    store = LabelStore.open(config.data.label_folder)
+    every = positions_to_test(config, index, split)
+    for name in dict.fromkeys(index[position].scene for position in every):
+        store.check_tables(index, name)
+    labelled = [position for position in every if index.tokens[position] in store]
+    if not labelled:
+        raise ValueError(f"{store.folder}: has labels of none of the {len(every)} key frames of split {split}; make them with `prepare`")
+    return store, labelled, len(every) - len(labelled)
+
+
 def score_rendering(
     config: ExperimentConfig, checkpoint: Path | OpenedNetwork, *, split: str, part: Part, index: Index
 ) -> dict[str, float | int]:
     """Render a trained network along labelled rays of a split and compare with the labels. Processes share the work."""
     network = open_network(config, checkpoint)[0] if isinstance(checkpoint, Path) else checkpoint.network
-    store = LabelStore.open(config.data.label_folder)
-    every = positions_to_test(config, index, split)
-    for name in dict.fromkeys(index[position].scene for position in every):
-        store.check_tables(index, name)
-    positions = share(every)
+    store, labelled, _ = labels_to_test(config, index, split)
+    positions = share(labelled)
     scores = RenderingScores()
     samples = predict_fields(network, build_prediction_loader(config, index, positions))
     for (_, field), position in zip(track(samples, f"rendering {escape(split)}", total=len(positions), disable=rank() > 0), positions):

@@ -1,3 +1,4 @@
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from splattingocc.data.calibration import (
     check_pose,
     check_timestamp,
     check_translation,
+    principal_points_doubtful,
 )
 
 SIZE = (900, 1600)
@@ -140,3 +142,10 @@ def test_timestamps_are_whole_and_fit_64_bits():
     for wrong in (2**63, -(2**63) - 1, 1.5, "noon", None, True):
         with pytest.raises(ValueError, match=r"here: timestamp is .*, expected whole microseconds within 64 bits"):
             check_timestamp(wrong, "here: timestamp")
+
+
+def test_a_camera_that_is_not_there_is_not_doubted():
+    K, sizes = np.stack([intrinsics(), np.zeros((3, 3)), intrinsics(_02=400.0, _12=225.0)]), np.array([[900, 1600], [0, 0], [900, 1600]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert principal_points_doubtful(K, sizes).tolist() == [False, False, True]

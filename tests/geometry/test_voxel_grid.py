@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -27,6 +29,12 @@ def test_points_outside_are_reported_and_clamped_to_the_border():
     cells, inside = SMALL.cells_of(points)
     assert inside.tolist() == [False, False, False, False, True]
     assert cells.tolist() == [[0, 2, 1], [7, 2, 1], [4, 5, 1], [4, 2, 0], [0, 0, 0]]
+
+
+def test_what_is_no_number_is_in_no_cell():
+    cells, inside = OCC3D_GRID.cells_of(torch.tensor([[0.0, 0.0, math.nan], [math.inf, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    assert inside.tolist() == [False, False, True]
+    assert (cells >= 0).all()
 
 
 def test_coarsening_keeps_the_box():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -161,6 +162,18 @@ def test_a_store_made_from_maps_gives_them_back(tiny_dataroot: Path, tmp_path: P
     assert (table.semantics == SKY).sum() == (expected.semantics == SKY).sum()
     with pytest.raises(ValueError, match="the store holds labels of"):
         generate_labels(index, tiny_dataroot, tmp_path / "store", show_progress=False)
+
+
+def test_a_map_that_would_be_of_two_images_is_refused(tiny_dataroot: Path, tmp_path: Path):
+    index = read_index(tiny_dataroot, tiny_nuscenes.VERSION)
+    source = DenseLabels(DenseLabelConfig(semantics=tmp_path / "classes"))
+    folders = [f"drive-{index[position].scene}/{position}.jpg" for position in range(len(index)) for _ in index.channels]
+    of_scenes = [f"drive-{index[i].scene}/{index[i].index_in_scene}.jpg" for i in range(len(index)) for _ in index.channels]
+    for filenames, is_refused in ((folders, False), (of_scenes, True)):
+        renamed = dataclasses.replace(index, filenames=filenames)
+        message = "dense maps: one of CAM_[A-Z_]*/0 would be of two images, drive-.*/0.jpg and drive-" if is_refused else "no such file"
+        with pytest.raises(ValueError, match=message):
+            generate_labels(renamed, tiny_dataroot, tmp_path / f"store-{is_refused}", source=source, show_progress=False)
 
 
 def test_the_real_maps_agree_with_the_real_lidar_classes(real_dataroot: Path, tmp_path: Path):

@@ -17,8 +17,8 @@ import pytest
 import tiny_nuscenes
 from PIL import Image
 
-from splattingocc.data.key_frames import Index
-from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
+from splattingocc.data.key_frames import Index, Scene
+from splattingocc.data.label_store import MANIFEST_NAME, LabelStore, read_manifest
 from splattingocc.data.nuscenes import read_index
 from splattingocc.labels import generate, lidar
 from splattingocc.labels.generate import generate_labels
@@ -258,6 +258,52 @@ def test_key_frames_of_which_a_file_is_missing_are_left_out_where_asked(own_data
     assert not manifest.skipped
     generate_labels(index, own_data, tmp_path / "whole", show_progress=False)
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+
+
+def test_labels_outlast_their_sweeps_where_missing_files_are_skipped_too(own_data: Path, tmp_path: Path):
+    """As where a disk holds one part of the data set after the other."""
+    store, index = tmp_path / "store", read_index(own_data, tiny_nuscenes.VERSION)
+    sweeps = {name: own_data / f"samples/LIDAR_TOP/{name}-LIDAR_TOP.pcd.bin" for name in index.tokens}
+    later = sweeps["scene-0001-1"].read_bytes()
+    sweeps["scene-0001-1"].unlink()
+    generate_labels(index, own_data, store, skip_missing=True, show_progress=False)
+    before = contents(store)
+    for name in ("scene-0002-0", "scene-0002-2", "scene-0001-0"):
+        sweeps[name].unlink()
+    manifest = generate_labels(index, own_data, store, skip_missing=True, show_progress=False)
+    assert manifest.skipped == {"scene-0001-1": str(sweeps["scene-0001-1"])}
+    assert contents(store) == before
+    # One that came would have its scene made again, without the labels of one that is gone
+    sweeps["scene-0001-1"].write_bytes(later)
+    with pytest.raises(ValueError, match=r"scene-0001\.safetensors: holds labels of 1 key frames whose files are gone since, .*; put"):
+        generate_labels(index, own_data, store, skip_missing=True, show_progress=False)
+    assert contents(store) == before
+    # Whose image is gone, too, is no loss: no training could use it
+    (own_data / index[index.tokens.index("scene-0001-0")].cameras[0].filename).unlink()
+    manifest = generate_labels(index, own_data, store, skip_missing=True, show_progress=False)
+    assert manifest.scenes["scene-0001"].tokens == ("scene-0001-1", "scene-0001-2")
+    assert manifest.scenes["scene-0002"].tokens == ("scene-0002-0", "scene-0002-1", "scene-0002-2")
+
+
+def test_a_scene_that_was_renamed_or_cut_takes_the_place_of_the_one_before(own_data: Path, tmp_path: Path):
+    store, index = tmp_path / "store", read_index(own_data, tiny_nuscenes.VERSION)
+    generate_labels(index, own_data, store, show_progress=False)
+    position = next(i for i, scene in enumerate(index.scenes) if scene.name == "scene-0002")
+    whole = index.scenes[position]
+    parts = (Scene("a-drive", whole.first, 1), Scene("the-rest", whole.first + 1, whole.count - 1))
+    scenes = (*index.scenes[:position], *parts, *index.scenes[position + 1 :])
+    cut = dataclasses.replace(index, scenes=scenes, splits={"train": tuple(scene.name for scene in scenes)})
+    generate_labels(cut, own_data, store, scenes=["a-drive"], show_progress=False)
+    assert not (store / "scene-0002.safetensors").exists()
+    assert set(read_manifest(store).scenes) == {"scene-0001", "scene-0003", "a-drive"}
+    generate_labels(cut, own_data, store, show_progress=False)
+    LabelStore.open(store).verify(cut)
+    generate.verify_inputs(LabelStore.open(store), cut, own_data, LidarLabels())
+    # Scenes that the tables have no more, and no others in their place, stay and are in nobody's way
+    fewer = cut.only([i for i in range(len(cut)) if not cut.tokens[i].startswith("scene-0003")])
+    LabelStore.open(store).verify(fewer)
+    generate.verify_inputs(LabelStore.open(store), fewer, own_data, LidarLabels())
+    assert LabelStore.open(store).labelled_part(fewer) is fewer
 
 
 def test_tables_that_change_after_the_labels_were_made_are_seen_before_training(own_data: Path, tmp_path: Path):

@@ -176,6 +176,7 @@ def test_a_link_from_anywhere_to_a_checkpoint_is_of_that_checkpoint_s_run(tmp_pa
     (tmp_path / "mine.safetensors").symlink_to(save(tmp_path / "store" / "0a1b2c", plain()))
     assert run_folder(checkpoint) == run_folder(tmp_path / "run" / "latest.pth") == run_folder(tmp_path / "mine.pth") == tmp_path / "run"
     assert run_folder(tmp_path / "mine.safetensors") == tmp_path
+    assert run_folder(tmp_path / "checkpoints" / "network.safetensors") == tmp_path / "checkpoints"
     assert network_to_test(tmp_path / "mine.pth") == checkpoint
 
 

@@ -112,6 +112,16 @@ def test_labels_that_no_loss_can_learn_from_are_refused_before_the_first_step(da
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_labels_that_choose_the_threshold_have_to_be_left(dataroot: Path, tmp_path: Path):
+    config = small_experiment(dataroot)
+    loader = config.data.loader.model_copy(update={"held_out_fraction": 0.0})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"loader": loader})})
+    with pytest.raises(
+        ValueError, match=r"^data\.loader\.held_out_fraction is 0 and data\.loader\.calibration_scenes 2 keeps no scene back"
+    ):
+        train(config, tmp_path / "run", show_progress=False)
+
+
 def test_without_a_single_label_no_step_is_taken(dataroot: Path, tmp_path: Path):
     store = tmp_path / "labels"
     index = read_index(dataroot, "v1.0-mini")

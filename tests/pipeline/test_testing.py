@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import splattingocc.experiment
 from splattingocc.cli import main
 from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.checkpoint import EXPERIMENT_KEY, read_network, save_weights
@@ -107,6 +109,24 @@ def test_another_split_has_a_folder_of_its_own(dataroot: Path, own_run: Path):
     assert files(own_run / "output") == before
     assert len(list((own_run / "output_train").glob("*/*.npz"))) == 4
     assert (own_run / "metrics_train.json").is_file()
+
+
+def test_what_cannot_be_scored_is_refused_before_anything_is_predicted(
+    dataroot: Path, own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    network, index = own_run / "network.safetensors", read_index(dataroot, "v1.0-mini")
+    generate_labels(index, dataroot, tmp_path / "of_train", scenes=index.splits["train"][:1], show_progress=False)
+    labels = ("--data.labels", tmp_path / "of_train")
+    message = refused(lambda: command(dataroot, network, "--eval", "all", *labels))
+    assert "of_train: has labels of none of the 2 key frames of split val" in message
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splattingocc.experiment, "build_index", lambda *_: dataclasses.replace(index, has_lidar=False))
+        assert "--eval ray: v1.0-mini has no LiDAR" in refused(lambda: command(dataroot, network, "--eval", "segm", "ray"))
+    assert not (own_run / "output").exists()
+    # Labels of some scenes are taken as those that there are
+    command(dataroot, network, "--eval", "render", "--split", "train", *labels)
+    assert "2 of them have no labels to render along" in capsys.readouterr().out
+    assert json.loads((own_run / "metrics_train.json").read_text())["rendering"]["num_rays"] > 0
 
 
 def test_a_checkpoint_belongs_to_its_run(dataroot: Path, own_run: Path):
@@ -209,6 +229,13 @@ def test_options_that_would_do_nothing_are_refused_or_said_to_do_nothing(dataroo
         assert about_options(trained, file, network) == []
         (line,) = about_options(with_half, file, network)
         assert line.endswith("was chosen when it was trained: calibration.ground_ratio 0.5 does nothing")
+    loader = trained.data.loader.model_copy(update={"held_out_fraction": 0.2})
+    with_masks = trained.data.model_copy(update={"loader": loader, "vehicle_masks": Path("masks")})
+    changed = trained.model_copy(update={"data": with_masks})
+    (line,) = about_options(changed, network, network)
+    assert ": trained without data.vehicle_masks, here it is with data.vehicle_masks masks: the network sees images unlike" in line
+    _, line = about_options(changed, network, network, part="held_out")
+    assert line.endswith("held_out_fraction 0.1, here it is 0.2: labels that --part held_out takes are not those held back")
     for words, said in (
         (["--film", "--overview", "x.png"], "--overview: draws no film"),
         (["--film", "--view", "above"], "--view above: films are seen from behind"),
