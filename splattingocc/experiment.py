@@ -112,7 +112,8 @@ class TrainerConfig(Config):
     (the less, the emptier the network has learned space to be), about as much time, and has the same losses and gradients but for rounding.
     A head that cannot choose cells, and losses that look at all of them, have them all in any case."""
     deterministic: bool = False
-    """Whether every operation must repeat exactly, also on CUDA, where that is slower; on a CPU runs repeat anyway."""
+    """Whether operations repeat exactly on CUDA, too, wherever torch has such ones, which are slower; it names those that have none. On a
+    CPU runs repeat anyway."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Number format in which backbone, neck and volume encoder are trained. Projections, evidence, the head, rendering, losses and
     prediction are always float32."""

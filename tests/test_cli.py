@@ -209,6 +209,24 @@ def test_numbers_out_of_bounds_are_refused_in_one_line(option: str, value: str, 
     assert said.strip().count("\n") == 0
 
 
+def test_a_job_that_is_begun_again_goes_on_from_what_it_has_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its command line is the same, with the checkpoint that it began from."""
+    begun: list[Path | None] = []
+    monkeypatch.setattr("splattingocc.pipeline.training.train", lambda config, work_dir, *, resume_from: begun.append(resume_from) or {})
+    monkeypatch.setattr("splattingocc.engine.checkpoint.newest_checkpoint", lambda work_dir: work_dir / "newest.ckpt")
+    given = tmp_path / "given.ckpt"
+    given.touch()
+    words = ["train", str(CONFIG), "--work-dir", str(tmp_path / "run"), "--auto-resume"]
+    for name, value in (("SLURM_RESTART_COUNT", "0"), ("SLURM_RESTART_COUNT", "1"), ("TORCHELASTIC_RESTART_COUNT", "2")):
+        monkeypatch.setenv(name, value)
+        main([*words, "--resume-from", str(given)])
+        given.unlink(missing_ok=True)  # as an older checkpoint of the run itself, which newer ones have replaced
+        monkeypatch.delenv(name)
+    main(words)
+    newest = tmp_path / "run" / "newest.ckpt"
+    assert begun == [given, newest, newest, newest]
+
+
 @pytest.mark.parametrize(("option", "name"), [("--trainer.devices", "trainer.devices"), ("--trainer.num-nodes", "trainer.num_nodes")])
 def test_processes_that_nothing_starts_are_not_waited_for(option: str, name: str, tmp_path: Path):
     with pytest.raises(SystemExit, match=f"splattingocc: {name} is 2: several processes are started by torchrun or srun, with --launcher"):
@@ -224,7 +242,7 @@ def test_processes_that_nothing_starts_are_not_waited_for(option: str, name: str
         (["bench", "render", "--repeats", "-1"], "--repeats -1"),
         (["prepare", "--dataroot", "x", "--workers", "-1"], "--workers -1"),
         (["prepare", "--dataroot", "x", "--workers", "100000"], "--workers 100000"),
-        (["synth", "--out", "x", "--scenes", "0"], "SynthConfig.num_scenes is 0"),
+        (["synth", "--out", "x", "--scenes", "0"], "--scenes 0: expected a number"),
         (["synth", "--out", "x", "--image-size", "100000", "1"], "SynthConfig.image_size.0 is 100000"),
         (["synth", "--out", "x", "--version", ".."], "SynthConfig.version: the version '..' cannot name a file"),
         (["demo", "--out", "x", "--seed", "-1"], "ExperimentConfig.seed is -1"),

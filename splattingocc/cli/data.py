@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from splattingocc.config import Config, Workers
+from pydantic import Field
+
+from splattingocc.config import Config, Seed, Workers
 from splattingocc.data.key_frames import Index
 from splattingocc.data.label_store import LABEL_FOLDER, Manifest
 from splattingocc.labels.dense import DenseLabelConfig, DenseLabels
@@ -131,13 +133,13 @@ class Synth:
 
     out: Path
     """Folder to write to."""
-    scenes: int = 10
+    scenes: Annotated[int, Field(ge=1, le=10_000)] = 10
     """Scenes in all, validation included."""
-    val_scenes: int = 2
+    val_scenes: Annotated[int, Field(ge=0, le=10_000)] = 2
     """How many of them are for validation."""
-    frames: int = 10
+    frames: Annotated[int, Field(ge=1, le=80)] = 10
     """Key frames of each scene, half a second apart."""
-    seed: int = 0
+    seed: Seed = 0
     """The same options and seed give the same bytes."""
     image_size: tuple[int, int] = (450, 800)
     """Height and width of the images, pixels."""

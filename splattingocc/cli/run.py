@@ -103,7 +103,8 @@ class Train:
     resume_from: Path | None = None
     """Checkpoint to go on from."""
     auto_resume: bool = False
-    """Go on from the newest checkpoint in the work directory, where there is one."""
+    """Go on from the newest checkpoint in the work directory, where there is one. Beside --resume-from only where Slurm or torchrun has
+    begun the same job before."""
     launcher: Launcher = "none"
     """What started this process and others beside it: torchrun (`pytorch`), srun (`slurm`), or nothing."""
     validate: bool = False
@@ -115,7 +116,7 @@ class Train:
 
     def run(self) -> None:
         from splattingocc.engine.checkpoint import NETWORK_FILE, newest_checkpoint
-        from splattingocc.engine.distributed import gather, process_number, processes, started_by
+        from splattingocc.engine.distributed import gather, process_number, processes, started_by, was_begun_again
         from splattingocc.engine.signals import early_warnings_ignored
         from splattingocc.pipeline.training import train
 
@@ -131,12 +132,14 @@ class Train:
         self.experiment = with_load_interval(self.experiment.model_copy(update={"trainer": trainer}), self.load_interval)
         work_dir = self.work_dir or child(Path("work_dirs"), self.experiment.name)
         is_first = process_number(self.launcher) == 0
-        if self.resume_from is not None:
-            self.resume_from = found_network(self.resume_from, self.experiment.name, say=is_first)
         if self.validate and is_first:
             self._check_validation(work_dir)
         with sole_writer(work_dir) if is_first else nullcontext():
-            resume_from = newest_checkpoint(work_dir) if self.resume_from is None and self.auto_resume else self.resume_from
+            # Of a job that its scheduler begins again the command line is the same, what it has reached is not
+            takes_newest = self.auto_resume and (self.resume_from is None or was_begun_again())
+            resume_from = newest_checkpoint(work_dir) if takes_newest else None
+            if resume_from is None and self.resume_from is not None:
+                resume_from = found_network(self.resume_from, self.experiment.name, say=is_first)
             with early_warnings_ignored(), recorded_run("train", self.config, self.experiment, work_dir, self.launcher) as entry:
                 metrics = train(self.experiment, work_dir, resume_from=resume_from)
                 entry |= {name: metrics[name] for name in TRAINING_HEADLINE if name in metrics}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
@@ -19,6 +20,16 @@ class AveragedWeights(WeightAveraging):
             return averaged.lerp(current, 1 - decay) if averaged.is_floating_point() else current
 
         super().__init__(avg_fn=average)
+        self._are_swapped = False
+
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self._are_swapped = not self._are_swapped
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put both sets of weights back where they were before a validation that is not finished, for the checkpoint that is left."""
+        if self._are_swapped:
+            self._swap_models(pl_module)
 
     @property
     def state_key(self) -> str:

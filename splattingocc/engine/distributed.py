@@ -18,12 +18,14 @@ Launcher: TypeAlias = Literal["none", "pytorch", "slurm"]
 def started_by(launcher: Launcher) -> tuple[int, int] | None:
     """Return how many processes were started on each node, and on how many nodes; None for `none`.
 
-    A launcher that has left no trace in the environment is a `ValueError`: one process would train where many were asked for.
+    What torchrun started is so many also where nobody says so: each would train alone, in one folder. A launcher that has left no trace
+    in the environment is a `ValueError`: one process would train where many were asked for.
     """
-    if launcher == "none":
+    by_torchrun = "WORLD_SIZE" in os.environ and "LOCAL_WORLD_SIZE" in os.environ
+    if launcher == "none" and not by_torchrun:
         return None
-    if launcher == "pytorch":
-        if "WORLD_SIZE" not in os.environ or "LOCAL_WORLD_SIZE" not in os.environ:
+    if launcher in ("none", "pytorch"):
+        if not by_torchrun:
             raise ValueError("--launcher pytorch: torchrun has not started this process; use tools/dist_train.sh, or --launcher none")
         per_node = int(os.environ["LOCAL_WORLD_SIZE"])
         return per_node, int(os.environ["WORLD_SIZE"]) // per_node
@@ -59,6 +61,11 @@ def _place() -> tuple[int, int, str]:
 
     slurm = SLURMEnvironment()
     return slurm.global_rank(), slurm.local_rank(), f"tcp://{slurm.main_address}:{slurm.main_port}"
+
+
+def was_begun_again() -> bool:
+    """Say whether Slurm or torchrun has begun this job before, which had to end or has died."""
+    return any(int(os.environ.get(name) or 0) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
 
 def process_number(launcher: Launcher) -> int:

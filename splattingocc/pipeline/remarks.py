@@ -27,7 +27,7 @@ def about_batch(config: ExperimentConfig, world_size: int) -> str:
 def about_idle_options(config: ExperimentConfig, num_samples: int, world_size: int, num_kept_back: int) -> Iterator[str]:
     """Say which options do nothing in a training on so many samples, and why."""
     optimization, trainer, calibration = config.optimization, config.trainer, config.calibration
-    of_each = math.ceil(num_samples / world_size)
+    of_each = num_samples // world_size
     num_steps = trainer.max_epochs * math.ceil(of_each / (config.data.batch_size * trainer.accumulate_batches))
     if optimization.image_steps >= num_steps:
         yield f"optimization.image_steps {optimization.image_steps} of {num_steps} steps: the image branch alone learns, no volume does"

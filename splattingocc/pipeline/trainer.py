@@ -120,7 +120,8 @@ def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bo
         accelerator=accelerator,
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
-        deterministic=trainer.deterministic,
+        # Some of CUDA's operations have no twin that repeats, and would end the training
+        deterministic="warn" if trainer.deterministic and accelerator == "cuda" else trainer.deterministic,
         gradient_clip_val=config.optimization.gradient_clip,
         logger=build_loggers(config, work_dir),
         sync_batchnorm=trainer.sync_batchnorm,

@@ -130,6 +130,8 @@ def train(
     if not trainer.is_global_zero:
         return {}
     metrics = meter.results()
+    # Lightning has left it on the CPU
+    module.network.to(trainer.strategy.root_device)
     calibration = calibrate(config, module.network, index)
     write_json(work_dir / "calibration.json", calibration.describe())
     metadata = {

@@ -15,6 +15,7 @@ from splattingocc.experiment import ExperimentConfig
 from splattingocc.files import BadFile, check_name, child, read_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.pipeline.networks import experiment_of
+from splattingocc.pipeline.prediction import with_data_of
 
 T = TypeVar("T")
 CURVES_NAME = "curves.png"
@@ -76,6 +77,8 @@ def find(folder: Path, *, split: str, scenes: tuple[str, ...] = (), most_frames:
         _check_split(run, split)
         missing.append(f"predictions: no {_output_name(split)} in {folder}; `splattingocc test` writes one")
     if cache is not None:
+        if split not in ("val", cache.manifest.provenance.split):
+            raise ValueError(f"--split {split}: {cache.directory} holds predictions of split {cache.manifest.provenance.split}")
         split = cache.manifest.provenance.split
     frames = () if cache is None else _chosen(cache, scenes, most_frames)
     network = trained / NETWORK_FILE
@@ -157,6 +160,8 @@ def _truth(
     cache: PredictionCache | None,
     missing: list[str],
 ) -> Path | None:
+    if experiment is not None and cache is not None:
+        experiment = with_data_of(experiment, cache.manifest.provenance)
     folder = gts or (None if experiment is None else experiment.data.truth_folder)
     if gts is not None and not gts.is_dir():
         raise ValueError(f"--gts {gts}: no such folder")

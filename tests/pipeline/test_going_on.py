@@ -187,6 +187,29 @@ def test_a_sample_that_cannot_be_read_leaves_everything_up_to_there(trained: Pat
     assert_same_network(config, tmp_path, trained)
 
 
+def test_an_error_while_kept_back_scenes_are_measured_leaves_learning_and_averaged_weights_as_they_were(dataroot: Path, tmp_path: Path):
+    config = with_trainer(small_experiment(dataroot), validate_epochs=1)
+    original = OccupancyModule.validation_step
+
+    def unreadable(module, sample, batch_index):
+        if not (tmp_path / "mended").exists():
+            raise ValueError("samples/CAM_FRONT/x.jpg: cannot be read as an image")
+        return original(module, sample, batch_index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("splattingocc.pipeline.trainer", "splattingocc.data.loaders"):
+            patch.setattr(f"{place}.calibration_scenes", lambda index, config, split="train": index.splits["train"][:1])
+        train(config, tmp_path / "whole", show_progress=False)
+        patch.setattr(OccupancyModule, "validation_step", unreadable)
+        with pytest.raises(ValueError, match=r"x\.jpg"):
+            train(config, tmp_path / "run", show_progress=False)
+        (tmp_path / "mended").touch()
+        newest = newest_checkpoint(tmp_path / "run")
+        assert newest is not None
+        train(config, tmp_path / "run", resume_from=newest, show_progress=False)
+    assert_same_network(config, tmp_path / "run", tmp_path / "whole")
+
+
 def contents(work_dir: Path) -> dict[str, bytes]:
     """Everything that a run leaves, but for what the index caches."""
     return {str(path.relative_to(work_dir)): path.read_bytes() for path in sorted(work_dir.rglob("*")) if path.is_file()}

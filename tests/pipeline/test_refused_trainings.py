@@ -87,7 +87,7 @@ def test_a_measurement_that_no_epoch_reaches_is_refused_before_the_training(data
     ],
 )
 def test_options_that_do_nothing_in_a_training_are_said(changes: dict[str, dict[str, Any]], said: list[str]):
-    """Of nine samples in two processes, two at a time for each and two batches a step: two steps in each of five epochs."""
+    """Of 17 samples in two processes, of which one is left over, two at a time for each and two batches a step: twice five steps."""
     options = {
         "name": "x",
         "data": {"batch_size": 2},
@@ -96,7 +96,7 @@ def test_options_that_do_nothing_in_a_training_are_said(changes: dict[str, dict[
     }
     for part, values in changes.items():
         options[part] = {**options.get(part, {}), **values}
-    assert [*about_idle_options(ExperimentConfig.model_validate(options), 9, 2, 1)] == said
+    assert [*about_idle_options(ExperimentConfig.model_validate(options), 17, 2, 1)] == said
 
 
 def test_labels_that_no_loss_can_learn_from_are_refused_before_the_first_step(dataroot: Path, tmp_path: Path):

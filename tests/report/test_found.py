@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from small_runs import CHECKPOINT, write_cache, write_scores
+from small_runs import CHECKPOINT, grid_of, write_cache, write_scores, write_truth
 
 from splattingocc.engine.ledger import recorded
+from splattingocc.experiment import DataConfig, ExperimentConfig
 from splattingocc.report.found import find
 
 
@@ -47,6 +48,8 @@ def test_the_folder_of_a_cache_is_enough_and_the_run_around_it_is_found(tmp_path
 def test_another_split_is_taken_from_its_own_folder(tmp_path: Path) -> None:
     write_cache(tmp_path / "output", {"scene-0001": 1})
     write_cache(tmp_path / "output_train", {"scene-0002": 3}, split="train")
+    with pytest.raises(ValueError, match=r"^--split val2: .*output_train holds predictions of split train$"):
+        find(tmp_path / "output_train", split="val2", most_frames=20)
     found = find(tmp_path, split="train", most_frames=20)
     assert (found.split, len(found.frames)) == ("train", 3)
     with pytest.raises(
@@ -107,6 +110,19 @@ def test_truth_that_is_asked_for_and_is_not_there_is_refused_or_missing(tmp_path
     found = find(tmp_path, split="val", most_frames=20, gts=tmp_path)
     assert found.gts is None
     assert any("has none of these key frames" in line for line in found.missing)
+
+
+def test_truth_is_that_of_the_data_the_predictions_are_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key frames of other data may have the same tokens."""
+    of_training, tested = tmp_path / "of_training", tmp_path / "tested"
+    for dataroot in (of_training, tested):
+        write_truth(dataroot / "gts", "scene-0001", "scene-0001-0", grid_of())
+    run = tmp_path / "run"
+    write_cache(run / "output", {"scene-0001": 1}, decided_by={"data.dataroot": str(tested), "data.version": "v1"})
+    (run / "network.safetensors").touch()
+    experiment = ExperimentConfig(name="x", data=DataConfig(dataroot=of_training, version="v1"))
+    monkeypatch.setattr("splattingocc.report.found.experiment_of", lambda network: (experiment, []))
+    assert find(run, split="val", most_frames=20).gts == tested / "gts"
 
 
 @pytest.mark.parametrize("name", ["empty", "nowhere"])

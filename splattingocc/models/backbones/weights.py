@@ -61,6 +61,10 @@ def _some(keys: Sequence[str]) -> str:
     return f" ({', '.join(sorted(keys)[:NAMES_SAID])}{more})" if keys else ""
 
 
+HELD_AS = "encoder"
+"""What the module is in a backbone that only wraps it, whose names are not the published ones."""
+
+
 def read_weights(path: Path) -> State:
     """Return the tensors of a file by their names; of a checkpoint only its weights, which may lie beside plain values."""
     with open_regular(path, limit=LARGEST_WEIGHTS), decoding(path, "a file of weights"), only_plain_values():
@@ -87,6 +91,9 @@ def load_weights(module: nn.Module, config: WeightsConfig, published_names: Mapp
     path, names = config.weights, published_names or {}
     own = {names.get(key, key): value for key, value in module.state_dict().items()}
     state, others = inside_prefixes(read_weights(path))
+    # A network of this project holds them by the module's own names
+    of_this_project = {f"{HELD_AS}.{key}": name for key, name in names.items()}
+    state = {of_this_project.get(key, key): value for key, value in state.items()}
     layout = recognise(state)
     state = _converted(state, layout, own, path)
     ignored = [key for key in state if key not in own and NO_PART_OF_ENCODERS.match(key)]

@@ -247,3 +247,14 @@ def test_a_library_that_is_missing_or_does_not_fit_is_one_line(monkeypatch: pyte
 def test_the_parts_of_a_network_are_there_without_the_library():
     words = "import sys, splattingocc.models.parts; assert not {'timm', 'torchvision'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", words]).returncode == 0
+
+
+def test_a_trained_network_of_this_project_gives_its_encoder(swin: TimmBackbone, tmp_path: Path):
+    state = {f"backbone.{key}": value.contiguous() for key, value in swin.state_dict().items()}
+    save_file(state | {"neck.weight": torch.zeros(2)}, tmp_path / "network.safetensors")
+    torch.manual_seed(1)
+    found = TimmBackbone(TimmConfig(name=SWIN_T, weights=tmp_path / "network.safetensors"))
+    assert found.loaded is not None
+    assert found.loaded.describe().endswith("1 skipped (neck.weight), 0 missing")
+    for key, value in swin.state_dict().items():
+        assert torch.equal(found.state_dict()[key], value), key
