@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from splattingocc.cli import main, parse
 from splattingocc.engine.checkpoint import newest_checkpoint, save_network
+from splattingocc.engine.distributed import started_by
 from splattingocc.engine.ledger import read_ledger
 from splattingocc.experiment import build_network
 
@@ -31,6 +32,18 @@ SMALL = (
     "--network.backbone.kind mobilenet_v2 --data.loader.image-size 32 64 --data.num-workers 0"
 )
 """A network that costs little beside the imports of the processes that use it."""
+
+
+def test_what_torchrun_started_is_several_also_where_nobody_says_so(monkeypatch: pytest.MonkeyPatch):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert started_by("none") is None
+    with pytest.raises(ValueError, match="torchrun has not started this process"):
+        started_by("pytorch")
+    monkeypatch.setenv("WORLD_SIZE", "6")  # of somebody else's
+    assert started_by("none") is None
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert started_by("none") == started_by("pytorch") == (2, 3)
 
 
 @pytest.fixture(scope="module")
