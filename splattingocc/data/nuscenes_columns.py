@@ -253,14 +253,20 @@ def _read_poses(path: Path, wanted: set[str]) -> dict[str, tables.EgoPoseRow]:
 def _serve_poses(path: Path, pipe: Connection, of_parent: Connection) -> None:
     """Decode the table, then answer with the wanted rows, or with what is wrong with it."""
     of_parent.close()  # inherited; with it open, the death of the parent would go unnoticed
+    rows, fault = [], None
     try:
         rows = tables.read_table(path, tables.EgoPoseRow)
-        wanted = set(msgspec.msgpack.decode(pipe.recv_bytes(), type=list[str]))
-        answer: object = list(tables.by_token((row for row in rows if row.token in wanted), path).values())
     except ValueError as error:
-        answer = str(error)
+        fault = str(error)
+    try:
+        # Asked for also where there is nothing to give: whoever asks one that has gone takes it for killed
+        wanted = set(msgspec.msgpack.decode(pipe.recv_bytes(), type=list[str]))
     except EOFError:
         os._exit(0)  # nobody wants the rows any more: another table is damaged
+    try:
+        answer: object = fault or list(tables.by_token((row for row in rows if row.token in wanted), path).values())
+    except ValueError as error:
+        answer = str(error)
     pipe.send_bytes(msgspec.msgpack.encode(answer))
     os._exit(0)  # freeing millions of rows one by one would take longer than the work
 

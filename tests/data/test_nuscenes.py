@@ -4,6 +4,7 @@ import math
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ import torch
 
 from splattingocc.data.key_frames import Index, cameras_of, inverse
 from splattingocc.data.nuscenes import only_version, read_index, versions_of
+from splattingocc.data.nuscenes_columns import PoseReader
 from splattingocc.data.nuscenes_tables import TABLES
 from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS
 from splattingocc.geometry.transforms import rotation_from_quat
@@ -374,8 +376,11 @@ def test_poses_that_another_process_decodes_are_the_same(tiny_dataroot: Path, ow
 
 
 @pytest.mark.usefixtures("poses_in_another_process")
-def test_faults_that_another_process_finds_are_named(own_dataroot: Path):
+def test_faults_that_another_process_finds_are_named(own_dataroot: Path, monkeypatch: pytest.MonkeyPatch):
     token = edit(own_dataroot, "ego_pose", 3, rotation=[1.0, 0.0, 0.0])
+    read = PoseReader.read
+    # Asked when it has long found them
+    monkeypatch.setattr(PoseReader, "read", lambda *given: time.sleep(0.5) or read(*given))
     message = one_line_error(own_dataroot)
     assert "ego_pose.json" in message
     assert f"row {token}" in message
