@@ -54,16 +54,16 @@ def _is_there(path: Path) -> bool:
 def run_folder(network: Path) -> Path:
     """Return the folder of the run that a network or a checkpoint is from; a link to a checkpoint is from that checkpoint's.
 
-    Checkpoints have a folder of their own in that of their run; a network stands beside them, and where it is in a folder of that name
-    somebody put it there.
+    Checkpoints have a folder of their own in that of their run. A network that is alone in a folder of that name was put there by somebody.
 
     Of a network of the zoo, in which nothing is written: `work_dirs/<its name>`.
     """
     if (name := name_in_zoo(network)) is not None:
         return Path("work_dirs") / name
     for path in (network, network.resolve()):
-        if path.parent.name.startswith("checkpoints") and path.suffix != ".safetensors":
-            return path.parent.parent
+        above = path.parent.parent
+        if path.parent.name.startswith("checkpoints") and (path.suffix != ".safetensors" or (above / NETWORK_FILE).is_file()):
+            return above
     return network.parent
 
 
