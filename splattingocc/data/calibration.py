@@ -16,7 +16,7 @@ from splattingocc.files import images
 FOCAL_LENGTHS = (1.0, 1e6)
 """Pixels."""
 FAR_FROM_MIDDLE = 0.3
-"""Of half the image, from its middle; those of nuScenes are within a tenth."""
+"""Of half the image, from its middle; those of a real key frame of nuScenes are within an eighth."""
 FARTHEST_PRINCIPAL_POINT = 2
 """Widths and heights of the image, from its corner."""
 LARGEST_SKEW = 0.1

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from toy_parts import NarrowResNetConfig, ToyExperimentConfig, ToyNetworkConfig
 
 from splattingocc.cli import main
 from splattingocc.data.loaders import LoaderConfig
+from splattingocc.data.samples import TrainingSample
+from splattingocc.engine.module import OccupancyModule
 from splattingocc.engine.options import OptimizationConfig
 from splattingocc.evaluation.calibrate import CalibrationConfig
 from splattingocc.experiment import DataConfig, ExperimentConfig, TrainerConfig
@@ -60,6 +65,26 @@ def assert_same_network(config: ExperimentConfig, work_dir: Path, expected: Path
 def logged_losses(work_dir: Path) -> list[tuple[str, str]]:
     with (work_dir / "logs" / "metrics.csv").open() as file:
         return [(row["step"], row["loss"]) for row in csv.DictReader(file)]
+
+
+class Interrupted(Exception):
+    """Ends a training where a test wants it to."""
+
+
+@contextmanager
+def interrupted_at(step: int) -> Iterator[None]:
+    """Let the training inside end before a step, as a fault would end it."""
+    original = OccupancyModule.training_step
+
+    def stop(module: OccupancyModule, sample: TrainingSample, batch_index: int) -> Tensor:
+        if module.global_step == step:
+            raise Interrupted
+        return original(module, sample, batch_index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OccupancyModule, "training_step", stop)
+        with pytest.raises(Interrupted):
+            yield
 
 
 def with_trainer(config: ExperimentConfig, **options: object) -> ExperimentConfig:

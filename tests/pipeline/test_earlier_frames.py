@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from small_trainings import assert_same_network, interrupted_at, logged_losses
 
 from splattingocc.cli import parse
 from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.checkpoint import newest_checkpoint
-from splattingocc.engine.module import OccupancyModule
 from splattingocc.experiment import ExperimentConfig, build_index, build_prediction_loader
 from splattingocc.geometry.cameras import Views
 from splattingocc.labels.generate import generate_labels
@@ -55,11 +54,6 @@ def trained(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) 
     return work_dir
 
 
-def logged_losses(work_dir: Path) -> list[tuple[str, str]]:
-    with (work_dir / "logs" / "metrics.csv").open() as file:
-        return [(row["step"], row["loss"]) for row in csv.DictReader(file)]
-
-
 def test_options_choose_the_parts(config: ExperimentConfig):
     assert config.network.image_reader.stereo == CostVolumeConfig(channels=8)
     assert config.network.temporal.frames == config.network.previous_frames == config.data.loader.previous_frames == 1
@@ -68,26 +62,13 @@ def test_options_choose_the_parts(config: ExperimentConfig):
 def test_both_phases_train_and_a_resumed_run_equals_an_uninterrupted_one(config: ExperimentConfig, trained: Path, tmp_path: Path):
     losses = logged_losses(trained)
     assert [step for step, _ in losses] == ["0", "1", "2", "3"]
-    original = OccupancyModule.training_step
-
-    class Interrupted(Exception):
-        pass
-
-    def stop_in_the_joint_phase(module, sample, batch_index):
-        if module.global_step == 3:
-            raise Interrupted
-        return original(module, sample, batch_index)
-
+    in_the_joint_phase = 3
     often = config.model_copy(update={"trainer": config.trainer.model_copy(update={"checkpoint_steps": 1})})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OccupancyModule, "training_step", stop_in_the_joint_phase)
-        with pytest.raises(Interrupted):
-            train(often, tmp_path, show_progress=False)
+    with interrupted_at(in_the_joint_phase):
+        train(often, tmp_path, show_progress=False)
     train(often, tmp_path, resume_from=newest_checkpoint(tmp_path), show_progress=False)
     assert logged_losses(tmp_path) == losses
-    whole, resumed = (open_network(config, folder / "network.safetensors")[0].state_dict() for folder in (trained, tmp_path))
-    for name, value in whole.items():
-        assert torch.equal(resumed[name], value), name
+    assert_same_network(config, tmp_path, trained)
 
 
 def repeated(views: Views) -> Views:

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from small_trainings import (
     assert_same_network,
+    interrupted_at,
     logged_losses,
     run_and_fail,
     small_experiment,
@@ -40,20 +41,9 @@ pytestmark = pytest.mark.usefixtures("registered")
 
 def test_a_resumed_run_equals_an_uninterrupted_one(trained: Path, dataroot: Path, tmp_path: Path):
     config = small_experiment(dataroot)
-    original = OccupancyModule.training_step
-
-    class Interrupted(Exception):
-        pass
-
-    def stop_in_second_epoch(module, sample, batch_index):
-        if module.global_step == 5:
-            raise Interrupted
-        return original(module, sample, batch_index)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OccupancyModule, "training_step", stop_in_second_epoch)
-        with pytest.raises(Interrupted):
-            train(config, tmp_path, show_progress=False)
+    in_second_epoch = 5
+    with interrupted_at(in_second_epoch):
+        train(config, tmp_path, show_progress=False)
     before = logged_losses(tmp_path)
     metrics = train(with_workers(config), tmp_path, resume_from=newest_checkpoint(tmp_path), show_progress=False)
     assert (metrics["first_step"], metrics["last_step"]) == (0, 8)
