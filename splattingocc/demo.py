@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,9 @@ WORLD_WORKERS = 2
 """Processes that write it."""
 STAGES_NAME = "stages.json"
 SCORES_NAME = "scores.json"
+METRICS_NAME = "metrics.json"
+ITS_OWN = (LOCK_NAME, "console.log")
+"""What is in its folder before the first stage is begun."""
 NUM_PICTURES = 2
 """Key frames of the val split that are drawn."""
 
@@ -76,11 +79,24 @@ class Published(Config):
     """Of its file."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """A stage, with what it is begun with and what it leaves."""
+
+    name: str
+    what: str
+    """What is said when it begins."""
+    options: Config
+    action: Callable[[], object]
+    makes: tuple[Path, ...] = ()
+    """Files and folders."""
+
+
 class Stages:
     """Remembers which stages were begun and finished, with what and in how many seconds.
 
     A finished one is skipped, an interrupted one may go on from what it left; where anything before it, its options or the code
-    changed, what an earlier run made of it is removed first, so that nothing old passes for new.
+    changed, what an earlier run made of it and of all after it is removed first, so that nothing old passes for new.
     """
 
     def __init__(self, folder: Path, console: Console) -> None:
@@ -92,27 +108,28 @@ class Stages:
                 self.known = _stages_in(self.path)
             except BadFile as error:
                 console.print(f"{error}; every stage is done again", markup=False)
-        self.fingerprint = ""
 
-    def run(self, name: str, what: str, options: Config, action: Callable[[], object], *, makes: Path | None = None) -> None:
-        """Run a stage that fills the folder `makes`, unless it finished with the same options, the same code and the same stages before."""
-        text = f"{self.fingerprint} {name} {options.model_dump_json()} {source_hash()}"
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        known = self.known.get(name, {})
-        is_same = known.get("fingerprint") == self.fingerprint
-        if is_same and "seconds" in known:
-            self.console.print(f"[dim]{what}: finished before, in {known['seconds']:.0f} s[/dim]")
-            return
-        if not is_same and makes is not None:
-            shutil.rmtree(makes, ignore_errors=True)
-        self._remember(name)
-        self.console.print(f"[bold]{what}[/bold]")
-        start = time.monotonic()
-        action()
-        self._remember(name, seconds=round(time.monotonic() - start, 1))
+    def run(self, steps: Sequence[Step]) -> None:
+        """Run the stages in turn, but for those that finished with the same options, the same code and the same stages before."""
+        fingerprint = ""
+        for number, step in enumerate(steps):
+            text = f"{fingerprint} {step.name} {step.options.model_dump_json()} {source_hash()}"
+            fingerprint = hashlib.sha256(text.encode()).hexdigest()
+            known = self.known.get(step.name, {})
+            is_same = known.get("fingerprint") == fingerprint
+            if is_same and "seconds" in known:
+                self.console.print(f"[dim]{step.what}: finished before, in {known['seconds']:.0f} s[/dim]")
+                continue
+            for path in () if is_same else (path for later in steps[number:] for path in later.makes):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            self._remember(step.name, fingerprint)
+            self.console.print(f"[bold]{step.what}[/bold]")
+            start = time.monotonic()
+            step.action()
+            self._remember(step.name, fingerprint, seconds=round(time.monotonic() - start, 1))
 
-    def _remember(self, name: str, **finished: float) -> None:
-        self.known[name] = {"fingerprint": self.fingerprint, **finished}
+    def _remember(self, name: str, fingerprint: str, **finished: float) -> None:
+        self.known[name] = {"fingerprint": fingerprint, **finished}
         write_sealed_json(self.path, self.known)
 
     @property
@@ -146,8 +163,9 @@ class Demo:
     def run(self, *, fresh: bool) -> None:
         """Run every stage that is not finished yet, and end with a small table."""
         console = Console()
-        if fresh and self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / STAGES_NAME).is_file():
-            raise ValueError(f"{self.folder}: --fresh empties a folder of the demo, and this is none ({STAGES_NAME} is missing)")
+        there = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
+        if STAGES_NAME not in there and there.difference(ITS_OWN):
+            raise ValueError(f"{self.folder}: holds files, and none of the demo's ({STAGES_NAME} is missing); choose another --out")
         with sole_writer(self.folder):
             for path in list(self.folder.iterdir()) if fresh else ():
                 if path.is_dir() and not path.is_symlink():
@@ -161,19 +179,22 @@ class Demo:
         stages = Stages(self.folder, console)
         data = self.experiment.data
         root, labels = data.dataroot, data.label_folder
-        stages.run("world", "1/7  Build synthetic streets", self.world, self._world, makes=root)
-        stages.run("labels", "2/7  Project LiDAR to 2D labels", data, self._labels, makes=labels)
-        stages.run("train", "3/7  Train on 2D labels", self.experiment, self._train, makes=self.checkpoint.parent)
-        stages.run("predict", "4/7  Predict the val scenes", self.experiment, self._predict, makes=self.folder / "output")
-        stages.run("score", "5/7  Score", self.experiment, lambda: self._score(stages))
-        stages.run("draw", "6/7  Draw", self.experiment, self._draw, makes=self.folder / "pictures")
+        steps = [
+            Step("world", "1/7  Build synthetic streets", self.world, self._world, (root,)),
+            Step("labels", "2/7  Project LiDAR to 2D labels", data, self._labels, (labels,)),
+            Step("train", "3/7  Train on 2D labels", self.experiment, self._train, (self.checkpoint.parent,)),
+            Step("predict", "4/7  Predict the val scenes", self.experiment, self._predict, (self.folder / "output",)),
+            Step("score", "5/7  Score", self.experiment, self._score, (self.folder / SCORES_NAME, self.folder / METRICS_NAME)),
+            Step("draw", "6/7  Draw", self.experiment, self._draw, (self.folder / "pictures",)),
+        ]
         published = known_networks().get(PUBLISHED)
-        if published is None:
-            console.print(f"[dim]7/7  left out: this installation has no zoo/{PUBLISHED}; a checkout has[/dim]")
-        else:
+        if published is not None:
             what = f"7/7  Predict, score and draw the same scenes with zoo/{PUBLISHED}"
             options = Published(name=PUBLISHED, sha256=sha256_of(published))
-            stages.run("published", what, options, lambda: self._published(published), makes=self.published)
+            steps.append(Step("published", what, options, lambda: self._published(published), (self.published,)))
+        stages.run(steps)
+        if published is None:
+            console.print(f"[dim]7/7  left out: this installation has no zoo/{PUBLISHED}; a checkout has[/dim]")
         self._conclude(stages, console)
 
     def _world(self) -> None:
@@ -192,7 +213,7 @@ class Demo:
     def _predict(self) -> None:
         predict(self.experiment, self.checkpoint, self.folder / "output", split="val", index=build_index(self.experiment.data, self.folder))
 
-    def _score(self, stages: Stages) -> None:
+    def _score(self) -> None:
         data = self.experiment.data
         index = build_index(data, self.folder)
         cache = read_predictions(self.folder / "output")
@@ -251,7 +272,7 @@ class Demo:
         first = dict(list(scores.items())[:1])
         scores = first | more | scores
         provenance = environment() | {"seed": self.experiment.seed, "seconds": stages.seconds}
-        write_metrics(self.folder / "metrics.json", provenance | {"methods": scores})
+        write_metrics(self.folder / METRICS_NAME, provenance | {"methods": scores})
         table = Table(title="Val scenes; voxels inside mask_camera, RayIoU without a mask; rays against 2D labels never trained on")
         for column in ("", "mIoU m17", "mIoU m15", "IoU", "RayIoU", "median distance error", "ray class accuracy"):
             table.add_column(column, justify="right" if column else "left")
@@ -263,7 +284,7 @@ class Demo:
                 table.add_row(Text(name), *(f"{value:.2f}" for value in percents), *(f"{value:.1f} %" for value in shares))
         console.print(table)
         beside = f" and {self.published / 'pictures'}" if more else ""
-        places = f"numbers in {self.folder / 'metrics.json'}, pictures in {self.folder / 'pictures'}{beside}"
+        places = f"numbers in {self.folder / METRICS_NAME}, pictures in {self.folder / 'pictures'}{beside}"
         console.print(f"{sum(stages.seconds.values()):.0f} s; {places}", markup=False)
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from splattingocc import demo as demo_module
 from splattingocc.config import Config
-from splattingocc.demo import PUBLISHED, WORLD, Demo, Stages
+from splattingocc.demo import PUBLISHED, WORLD, Demo, Stages, Step
 from splattingocc.evaluation.report import write_metrics
 from splattingocc.experiment import DataConfig, ExperimentConfig
 from splattingocc.files import read_json, write_sealed_json
@@ -35,7 +35,7 @@ def test_an_interrupted_stage_goes_on_only_with_the_same_code_and_data(tmp_path:
 
         monkeypatch.setattr(demo_module, "source_hash", lambda: code)
         with pytest.raises(Interrupted):
-            Stages(tmp_path, Console()).run("train", "Train", Nothing(), leave_something_and_stop, makes=made)
+            Stages(tmp_path, Console()).run([Step("train", "Train", Nothing(), leave_something_and_stop, (made,))])
 
     for code in ("one", "one", "another"):
         work(code)
@@ -50,8 +50,8 @@ def test_a_finished_stage_is_skipped_until_a_stage_before_it_changes(tmp_path: P
 
     def run(seed: int) -> dict[str, float]:
         stages = Stages(tmp_path, Console())
-        stages.run("world", "World", Seed(seed=seed), lambda: ran.append(f"world {seed}"))
-        stages.run("labels", "Labels", Nothing(), lambda: ran.append(f"labels of {seed}"))
+        world = Step("world", "World", Seed(seed=seed), lambda: ran.append(f"world {seed}"))
+        stages.run([world, Step("labels", "Labels", Nothing(), lambda: ran.append(f"labels of {seed}"))])
         return stages.seconds
 
     for seed in (0, 0, 1):
@@ -59,12 +59,44 @@ def test_a_finished_stage_is_skipped_until_a_stage_before_it_changes(tmp_path: P
     assert ran == ["world 0", "labels of 0", "world 1", "labels of 1"]
 
 
+def test_what_later_stages_made_of_an_earlier_network_goes_before_it_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A demo of another seed that is stopped while it predicts: no scores or pictures of the one before stand beside its voxels."""
+    cache, scores = tmp_path / "output", tmp_path / "scores.json"
+
+    def steps(*, stopped: bool) -> list[Step]:
+        def stop() -> None:
+            assert not scores.exists()
+            raise Interrupted
+
+        predict = Step("predict", "Predict", Nothing(), stop if stopped else cache.mkdir, (cache,))
+        return [predict, Step("score", "Score", Nothing(), lambda: scores.write_text("{}"), (scores,))]
+
+    Stages(tmp_path, Console()).run(steps(stopped=False))
+    assert scores.exists()
+    monkeypatch.setattr(demo_module, "source_hash", lambda: "another")
+    with pytest.raises(Interrupted):
+        Stages(tmp_path, Console()).run(steps(stopped=True))
+    assert not scores.exists()
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path, fresh: bool):
+    mine = tmp_path / "data" / "nuscenes" / "mine"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("of years")
+    with pytest.raises(ValueError, match=r"holds files, and none of the demo's \(stages\.json is missing\); choose another --out"):
+        demo_module.run_demo(tmp_path, seed=0, fresh=fresh)
+    assert mine.read_text() == "of years"
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 @pytest.mark.parametrize("known", [{"world": 3}, {"world": {"seconds": 1.0}}, {"world": {"fingerprint": "x", "seconds": "long"}}])
 def test_a_list_of_stages_that_is_none_means_that_all_are_done_again(tmp_path: Path, known: dict):
     write_sealed_json(tmp_path / "stages.json", known)
     ran = []
     stages = Stages(tmp_path, Console())
-    stages.run("world", "World", Nothing(), lambda: ran.append("world"))
+    stages.run([Step("world", "World", Nothing(), lambda: ran.append("world"))])
     assert ran == ["world"]
     assert set(stages.seconds) == {"world"}
 

@@ -178,7 +178,7 @@ def _truth(
 def _scores(run: Path, split: str, cache: PredictionCache | None, missing: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Return the scores that `test` wrote for a split, or else those of the demo: of voxels by method, and of rays."""
     path = child(run, _metrics_name(split))
-    if not path.is_file() and (run / "scores.json").is_file():
+    if split == "val" and not path.is_file() and (run / "scores.json").is_file():
         path = run / "scores.json"
     found = _or_missing(lambda: read_json(path, dict[str, Any], what="scores"), missing) or {}
     if cache is not None:
