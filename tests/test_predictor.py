@@ -399,15 +399,19 @@ def test_what_was_predicted_is_saved_by_the_name_of_the_file(tmp_path: Path):
         occupancy.save_gaussians(tmp_path / "wall.npz")
 
 
-def test_a_network_without_gaussians_saves_none(tmp_path: Path):
-    occupancy = wall()
+def without_gaussians(occupancy: PredictedOccupancy) -> PredictedOccupancy:
+    """The same of a network that predicts densities, and has found nothing."""
     features = torch.zeros(*occupancy.grid.shape, 17)
-    field = DensityVolume(torch.zeros(occupancy.grid.shape), features, occupancy.grid, 0.2)
-    other = dataclasses.replace(occupancy, field=field)
+    return dataclasses.replace(occupancy, field=DensityVolume(torch.zeros(occupancy.grid.shape), features, occupancy.grid, 0.2))
+
+
+def test_a_network_without_gaussians_saves_none(tmp_path: Path):
+    other = without_gaussians(wall())
     with pytest.raises(ValueError, match=r"a\.ply: this network predicts a DensityVolume, expected Gaussians \(network\.head"):
         other.save_gaussians(tmp_path / "a.ply")
 
 
+@pytest.mark.parametrize("of_density", [False, True])
 @pytest.mark.parametrize(
     ("rays", "message"),
     [
@@ -416,9 +420,10 @@ def test_a_network_without_gaussians_saves_none(tmp_path: Path):
         (Rays(torch.zeros(1, 2, 3), torch.ones(1, 2, 3)), r"rays\.origins is of torch\.float32 and the shape \(1, 2, 3\), expected"),
     ],
 )
-def test_rays_that_are_none_are_refused(rays: Rays, message: str):
+def test_rays_that_are_none_are_refused(rays: Rays, message: str, of_density: bool):
+    occupancy = without_gaussians(wall()) if of_density else wall()
     with pytest.raises(ValueError, match=message):
-        wall().render(rays)
+        occupancy.render(rays)
 
 
 def test_no_rays_meet_nothing():

@@ -12,6 +12,8 @@ from splattingocc.geometry.transforms import transform_directions, transform_poi
 from splattingocc.struct import Struct
 from splattingocc.taxonomy import GROUND_CLASSES, IGNORE
 
+UNIT_TOLERANCE = 1e-3
+"""Largest |norm² − 1| of a direction that passes as normalised."""
 SHALLOWEST_DESCENT = 1e-6
 """Metres for each metre along a ray; one that descends less is never above the ground it meets."""
 GROUND_BAND = 1.0
@@ -32,6 +34,18 @@ class Rays(Struct):
     def transform(self, dst_from_ego: Float[Tensor, "*batch 4 4"]) -> Rays:
         """Express the rays in another frame. An orthogonal transform, reflections included, keeps distances along the ray."""
         return Rays(transform_points(dst_from_ego, self.origins), transform_directions(dst_from_ego, self.directions))
+
+
+def are_proper(rays: Rays) -> Bool[Tensor, ""]:
+    """Say whether all rays are finite and have directions of unit length, without waiting for a GPU."""
+    return rays.origins.isfinite().all() & ((rays.directions.square().sum(-1) - 1).abs() <= UNIT_TOLERANCE).all()
+
+
+def check_rays(rays: Rays) -> None:
+    """Raise `ValueError` for rays that are not `are_proper`, naming what is wrong."""
+    if not are_proper(rays):
+        what = "origins: must be finite" if not rays.origins.isfinite().all() else "directions: must have unit length"
+        raise ValueError(f"rays.{what}")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import warp as wp
 MIN_ALPHA = 1.0 / 255.0
 """A Gaussian whose alpha on a ray is below this does not count: one step of an 8-bit image, as in every splatting renderer."""
 UNIT_TOLERANCE = 1e-3
-"""Largest |norm² − 1| of a quaternion or direction that passes as normalised."""
+"""Largest |norm² − 1| of a quaternion that passes as normalised."""
 
 BAD_MEANS = wp.constant(1)
 BAD_QUATS = wp.constant(2)

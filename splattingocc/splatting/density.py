@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 from torch.utils.checkpoint import checkpoint
 
-from splattingocc.geometry.rays import Rays
+from splattingocc.geometry.rays import Rays, check_rays
 from splattingocc.geometry.transforms import beside
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.splatting.field import Field, Occupancy, PointResponses, Rendering
@@ -49,7 +49,8 @@ class DensityVolume(Field):
         label_distances: Float[Tensor, "*batch ray"] | None = None,
         margin: float = 0.4,
     ) -> Rendering:
-        """Sample each ray, as `splatting.nerf.render_nerf` does, a part of the rays at a time."""
+        """Sample each ray, as `splatting.nerf.render_nerf` does, a part of the rays at a time. `ValueError` for rays that are none."""
+        check_rays(rays)
         if self.densities.ndim > 3:
             return stack(
                 [

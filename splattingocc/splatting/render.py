@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from splattingocc.geometry.rays import Rays
+from splattingocc.geometry.rays import Rays, are_proper, check_rays
 from splattingocc.geometry.voxel_grid import VoxelGrid
-from splattingocc.kernels.gaussian_index import UNIT_TOLERANCE
 from splattingocc.kernels.gaussian_render import HITS_PER_RAY
 from splattingocc.kernels.gaussian_scene import BadGaussians, RayBundle, RayHits, SceneIndex, composite, composite_backward, index_gaussians
 from splattingocc.splatting.field import Rendering
@@ -102,17 +101,12 @@ def _check(gaussians: Gaussians, rays: Rays, near: float, far: float, label_dist
 def _check_values(features: Tensor, rays: Rays) -> None:
     # One sum is nan or infinite where any of its terms is, at the price of reading the features once
     summed = features.detach().sum().isfinite()
-    are_finite = rays.origins.isfinite().all()
-    are_units = ((rays.directions.square().sum(-1) - 1).abs() <= UNIT_TOLERANCE).all()
     # A GPU is waited for once, not for each
-    if torch.stack([summed, are_finite, are_units]).all():
+    if summed & are_proper(rays):
         return
     if not features.isfinite().all():
         raise BadGaussians("gaussians.features: must be finite")
-    if not are_finite:
-        raise ValueError("rays.origins: must be finite")
-    if not are_units:
-        raise ValueError("rays.directions: must have unit length")
+    check_rays(rays)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,13 @@ def test_another_split_is_taken_from_its_own_folder(tmp_path: Path) -> None:
     assert find(tmp_path, split="foo", most_frames=20).methods == {"model": {"camera_mask": {}}}
 
 
+def test_scores_of_the_demo_are_those_of_its_val_split_alone(tmp_path: Path) -> None:
+    write_cache(tmp_path / "output_train", {"scene-0002": 3}, split="train")
+    (tmp_path / "scores.json").write_text('{"model": {"camera_mask": {}}}')
+    assert find(tmp_path, split="val", most_frames=20).methods == {"model": {"camera_mask": {}}}
+    assert not find(tmp_path, split="train", most_frames=20).methods
+
+
 def test_frames_are_spread_over_all_scenes_and_scenes_can_be_named(tmp_path: Path) -> None:
     write_cache(tmp_path / "output", {"scene-0001": 4, "scene-0002": 4})
     assert [frame.token for frame in find(tmp_path, split="val", most_frames=4).frames] == [
