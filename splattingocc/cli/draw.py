@@ -75,6 +75,8 @@ class Visualize:
             self.checkpoint = self.checkpoint or self.config
         if self.checkpoint is None:
             raise ValueError("expected a network after the configuration, as in `splattingocc visualize CONFIG NETWORK`")
+        if (gts := self.experiment.data.gts) is not None and not gts.is_dir():
+            raise ValueError(f"--data.gts {gts}: no such folder")
         named = found_network(self.checkpoint, self.experiment.name, say=True)
         folder, checkpoint = run_folder(named), network_to_test(named)
         self.experiment = with_remembered_labels(self.experiment, checkpoint)
@@ -153,6 +155,8 @@ class VisualizeScene:
         gts = self.gts or (None if known is None else known[0].data.truth_folder)
         if self.gts is not None and not self.gts.is_dir():
             raise ValueError(f"--gts {self.gts}: no such folder")
+        if self.gts is not None and not (self.gts / self.scene.resolve().name).is_dir():
+            raise ValueError(f"--gts {self.gts}: has no truth of {self.scene.resolve().name}, expected <gts>/<scene>/<token>/labels.npz")
         for path in draw_cached_grids(self.scene, gts=gts, known=known, frames_per_second=self.fps, options=options):
             print(path)
 
@@ -166,6 +170,8 @@ class VisualizeScene:
         of_run = self.scene.resolve().parent.parent / "config.json"
         path = Path(self.config) if self.config is not None else of_run if of_run.exists() else None
         if path is None:
+            if self.dataroot is not None:
+                raise ValueError(f"--dataroot: does nothing without the configuration of the data: no {of_run}, expected --config with it")
             return None
         experiment = load_experiment(path)
         by = provenance_of_cache(self.scene.resolve().parent)

@@ -195,7 +195,7 @@ class Test:
         from splattingocc.engine.distributed import gather, process_number, processes, rank, started_by
         from splattingocc.experiment import build_index
         from splattingocc.pipeline.networks import network_to_test, run_folder, with_folders_here
-        from splattingocc.pipeline.prediction import about_options, open_once, with_remembered_labels
+        from splattingocc.pipeline.prediction import about_options, open_once, what_is_seen, with_remembered_labels
         from splattingocc.visualization.curves import draw_curves
 
         remarks: list[str] = []
@@ -232,7 +232,7 @@ class Test:
             if rank() == 0 and work_dir is not None and metrics:
                 path = work_dir / f"metrics_{check_name(self.split, '--split')}.json"
                 if opened is not None:
-                    metrics["checkpoint"] = opened.digest
+                    metrics |= {"checkpoint": opened.digest, "images": what_is_seen(self.experiment, index)}
                 metrics["data"] = f"{self.experiment.data.dataroot.resolve()} {self.experiment.data.version}"
                 for line in report.add_metrics(path, metrics):
                     print(line)
@@ -248,6 +248,10 @@ class Test:
             for option, given in (("--fresh", self.fresh), ("--dump-dir", self.dump_dir is not None)):
                 if given:
                     raise ValueError(f"{option}: does nothing with --from-cache, which predicts nothing")
+        if {*self.eval} == {"render"}:
+            for option, given in (("--fresh", self.fresh), ("--dump-dir", self.dump_dir is not None)):
+                if given:
+                    raise ValueError(f"{option}: does nothing with --eval render alone, which keeps no predictions")
         if self.part != "all" and not {"render", "all"} & {*self.eval}:
             raise ValueError(f"--part {self.part}: does nothing without --eval render, whose rays it chooses")
 
@@ -310,6 +314,7 @@ class Test:
 
     def _score(self, predictions: Predictions, index: Index, entry: dict[str, Any], console: Console, *, rays: bool) -> dict[str, Any]:
         from splattingocc.evaluation.predictions import PredictionCache
+        from splattingocc.pipeline.prediction import seen_in
         from splattingocc.pipeline.scoring import score
 
         rows = score(self.experiment, predictions, index, rays=rays)
@@ -319,8 +324,11 @@ class Test:
             console.print(f"warning: {warning}", markup=False)
         entry |= report.headline_of(rows[0])
         metrics: dict[str, Any] = {row.name: report.metrics_of(row) for row in rows}
-        if provenance is not None:
-            metrics["checkpoint"] = provenance.checkpoint_hash
+        if provenance is None:
+            metrics["predictions"] = str(self.from_cache)
+        else:
+            metrics |= {"checkpoint": provenance.checkpoint_hash, "images": seen_in(provenance)}
+        metrics["truth"] = str(self.experiment.data.truth_folder.resolve())
         metrics["markdown"] = report.markdown(rows[0], provenance, self.split)
         return metrics
 

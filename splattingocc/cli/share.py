@@ -58,6 +58,7 @@ class Export:
             raise ValueError(f"{self.out}: expected a name that ends with {', '.join(USED_BY)}")
         self._refuse_unused(kind)
         network = network_to_test(found_network(self.network, self.experiment.name, say=True))
+        self._refuse_options(kind, network)
         if kind == ".onnx":
             self._write_onnx(network)
         elif kind == ".safetensors":
@@ -72,6 +73,16 @@ class Export:
                 raise ValueError(f"--{option.name.replace('_', '-')}: does nothing for {self.out.name}")
         if kind == ".ply" and not self.gaussians and self.min_opacity != Export.min_opacity:
             raise ValueError("--min-opacity: is about Gaussians, expected --gaussians with it")
+
+    def _refuse_options(self, kind: str, network: Path) -> None:
+        """Refuse options of the configuration for files that are the network's as it was trained."""
+        from splattingocc.engine.ledger import differences
+        from splattingocc.pipeline.networks import load_experiment
+
+        changed = differences(self.experiment.model_dump(mode="json"), load_experiment(network).model_dump(mode="json"))
+        if kind in (".onnx", ".safetensors") and changed:
+            name, value = next(iter(changed.items()))
+            raise ValueError(f"{name} {value}: does nothing for {self.out.name}, which is the network as it was trained")
 
     def _write_onnx(self, network: Path) -> None:
         from splattingocc.pipeline.onnx_export import export_onnx

@@ -42,12 +42,13 @@ def heed(number: int, frame: FrameType | None) -> None:
 
 
 class InterruptedTraining(Exception):
-    """Training was told to end early; `signal_number` says by what."""
+    """Training was told to end early; `signal_number` says by what, `again` what goes on from its checkpoint."""
 
-    def __init__(self, signal_number: int, checkpoint: Path | None):
-        kept = f"--auto-resume goes on from {checkpoint}" if checkpoint else "nothing is kept of it yet"
+    def __init__(self, signal_number: int, checkpoint: Path | None, *, again: str = "--auto-resume"):
+        kept = f"{again} goes on from {checkpoint}" if checkpoint else "nothing is kept of it yet"
         super().__init__(f"stopped by {signal.Signals(signal_number).name}; {kept}")
         self.signal_number = signal_number
+        self.checkpoint = checkpoint
 
 
 @contextmanager

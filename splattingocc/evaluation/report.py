@@ -139,22 +139,30 @@ def headline_of(row: ScoredOccupancy) -> dict[str, float]:
 
 
 def add_metrics(path: Path, metrics: Mapping[str, Any]) -> list[str]:
-    """Write scores beside what a file has already of the same checkpoint and data; return what there is to say of what they replace.
+    """Write scores beside what a file has already of the same network, data and images; return what there is to say of what they replace.
 
-    `checkpoint` and `data` among them say of which they are, `rendering_part` of which rays `rendering` is.
+    `checkpoint`, or `predictions` of another program, `data` and `images` among them say of which they are; `truth` against which occupancy
+    was scored, and `rendering_part` along which rays `rendering` is.
     """
     try:
         before = read_json(path, dict[str, Any], what="scores") if path.exists() else {}
     except BadFile:
         before = {}
     said = []
-    whose, data, part = (before.get(key) for key in ("checkpoint", "data", "rendering_part"))
-    if before and whose != metrics.get("checkpoint"):
-        said.append(f"{path}: replaces the scores of {f'checkpoint {whose[:12]}' if isinstance(whose, str) else 'an earlier test'}")
+    whose, data, images, part, truth = (before.get(key) for key in ("checkpoint", "data", "images", "rendering_part", "truth"))
+    if before and (whose, before.get("predictions")) != (metrics.get("checkpoint"), metrics.get("predictions")):
+        earlier = f"checkpoint {whose[:12]}" if isinstance(whose, str) else before.get("predictions", "an earlier test")
+        said.append(f"{path}: replaces the scores of {earlier}")
         before = {}
     elif data is not None and data != metrics.get("data"):
         said.append(f"{path}: replaces the scores on {data}")
         before = {}
+    elif isinstance(images, dict) and images != (new_images := metrics.get("images", {})):
+        others = [f"{name} {value}" for name, value in images.items() if new_images.get(name) != value]
+        said.append(f"{path}: replaces the scores with {', '.join(others)}")
+        before = {}
+    elif truth is not None and metrics.get("truth", truth) != truth:
+        said.append(f"{path}: replaces the scores against the truth in {truth}")
     elif part is not None and metrics.get("rendering_part", part) != part:
         said.append(f"{path}: replaces what was rendered along {part} rays")
     model, new = before.get("model"), metrics.get("model")

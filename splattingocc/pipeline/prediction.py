@@ -294,19 +294,33 @@ def with_data_of(config: ExperimentConfig, provenance: Provenance) -> Experiment
     return config.model_copy(update={"data": data})
 
 
+def what_is_seen(config: ExperimentConfig, index: Index) -> dict[str, str]:
+    """Return, by name, what decides how the network sees its images."""
+    masks = open_masks(config.data, index)
+    return {
+        **{f"data.loader.{name}": str(getattr(config.data.loader, name)) for name in SEEN_BY_THE_NETWORK},
+        "data.vehicle_masks": "none" if masks is None else masks.describe(index),
+    }
+
+
+def seen_in(provenance: Provenance) -> dict[str, str]:
+    """Return `what_is_seen` as predictions remember it."""
+    names = [*(f"data.loader.{name}" for name in SEEN_BY_THE_NETWORK), "data.vehicle_masks"]
+    return {name: provenance.decided_by[name] for name in names if name in provenance.decided_by}
+
+
 def what_decides(config: ExperimentConfig, checkpoint: str, threshold: OccupancyThreshold, split: str, index: Index) -> dict[str, str]:
     """Return, by name, all that decides what is predicted of a split, but for the contents of the image files.
 
     Of the checkpoint it is the sha256 of its file.
     """
-    data, loader = config.data, config.data.loader
+    data = config.data
     return {
         "checkpoint": checkpoint,
         "split": split,
         "data.dataroot": str(data.dataroot.resolve()),
         "data.version": data.version,
-        **{f"data.loader.{name}": str(getattr(loader, name)) for name in SEEN_BY_THE_NETWORK},
-        "data.vehicle_masks": "none" if (masks := open_masks(data, index)) is None else masks.describe(index),
+        **what_is_seen(config, index),
         "grid": config.grid.model_dump_json(),
         "network": config.network.model_dump_json(exclude={"backbone": {"weights", "allow_partial"}}),
         "threshold": repr(threshold.others),

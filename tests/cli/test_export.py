@@ -68,6 +68,11 @@ def test_gaussians_are_written_by_their_opacity(network: Path, tmp_path: Path, c
         (["out.obj"], r"out\.obj: expected a name that ends with \.onnx, \.safetensors, \.npz, \.ply"),
         (["out.npz", "--fp16"], r"--fp16: does nothing for out\.npz"),
         (["out.onnx", "--frame", "2"], r"--frame: does nothing for out\.onnx"),
+        (
+            ["out.onnx", "--data.loader.image-size", "64", "160"],
+            r"data\.loader\.image_size \[64, 160\]: does nothing for out\.onnx, which is",
+        ),
+        (["out.safetensors", "--name", "other"], r"name other: does nothing for out\.safetensors, which is the network as it was trained"),
         (["out.npz", "--gaussians"], r"--gaussians: does nothing for out\.npz"),
         (["out.ply", "--min-opacity", "0.5"], r"--min-opacity: is about Gaussians, expected --gaussians with it"),
         (["out.ply", "--frame", "99"], r"--frame 99: split val has key frames 0 to 1"),

@@ -97,3 +97,20 @@ def test_scores_of_other_data_or_rays_replace_what_there_was_and_say_so(tmp_path
     ]
     assert add_metrics(path, {**of, "data": "/data/b v1", "model": {"f_score": 2.0}}) == [f"{path}: replaces the scores on /data/a v1"]
     assert json.loads(path.read_text()) == {**of, "data": "/data/b v1", "model": {"f_score": 2.0}}
+
+
+def test_scores_of_other_images_truth_or_predictions_are_never_taken_for_these(tmp_path):
+    path = tmp_path / "metrics_val.json"
+    of = {"checkpoint": "c" * 64, "data": "/data/a v1", "images": {"data.loader.image_size": "(32, 64)"}, "truth": "/data/a/gts"}
+    add_metrics(path, {**of, "model": {"f_score": 1.0}, "rendering": {"num_rays": 5}, "rendering_part": "all"})
+    other_truth = {**of, "truth": "/truth", "model": {"f_score": 2.0}}
+    assert add_metrics(path, other_truth) == [f"{path}: replaces the scores against the truth in /data/a/gts"]
+    assert json.loads(path.read_text())["truth"] == "/truth"
+    other_images = {**of, "images": {"data.loader.image_size": "(64, 160)"}, "model": {"f_score": 3.0}}
+    assert add_metrics(path, other_images) == [f"{path}: replaces the scores with data.loader.image_size (32, 64)"]
+    assert "rendering" not in json.loads(path.read_text()), "rendered from images of another size"
+    path.unlink()
+    foreign = {"data": "/data/a v1", "truth": "/data/a/gts", "model": {"f_score": 1.0}}
+    add_metrics(path, {**foreign, "predictions": "one"})
+    assert add_metrics(path, {**foreign, "predictions": "one"}) == []
+    assert add_metrics(path, {**foreign, "predictions": "two"}) == [f"{path}: replaces the scores of one"]

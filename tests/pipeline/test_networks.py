@@ -128,6 +128,11 @@ def test_a_network_without_an_experiment_asks_for_a_configuration(tmp_path: Path
         main(["test", str(tmp_path / "network.safetensors")])
 
 
+def test_a_network_of_the_zoo_is_no_configuration_to_train_either():
+    with pytest.raises(SystemExit, match=r"zoo/.*network\.safetensors: a network, expected a configuration; config\.json in"):
+        main(["describe", "zoo/splattingocc-synth-long"])
+
+
 def test_a_network_is_no_configuration_to_train(tmp_path: Path):
     with pytest.raises(SystemExit, match=r"network\.safetensors: a network, expected a configuration; config\.json in"):
         main(["train", str(save(tmp_path / "network.safetensors", plain()))])

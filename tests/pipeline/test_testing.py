@@ -172,7 +172,7 @@ def test_scores_of_one_network_are_kept_beside_each_other_and_those_of_another_r
     save_weights(weights, other, {**metadata, "threshold": "0.9"})
     command(dataroot, other, "--eval", "segm", "--fresh")
     assert f"replaces the scores of checkpoint {sha256_of(network)[:12]}" in capsys.readouterr().out
-    assert list(json.loads(path.read_text())) == ["model", "checkpoint", "markdown", "data"]
+    assert json.loads(path.read_text()).keys() == {"model", "checkpoint", "images", "truth", "markdown", "data"}
 
 
 def test_a_network_that_is_replaced_while_it_is_tested_is_scored_as_it_was(dataroot: Path, own_run: Path, monkeypatch: pytest.MonkeyPatch):
