@@ -180,6 +180,19 @@ def test_two_processes_train_one_network_and_write_one_ledger(trained_by_two: Pa
     assert run.what["changed"]["trainer.max_epochs"] == 2
 
 
+def test_a_training_that_is_finished_is_validated_when_its_job_is_begun_again(trained_by_two: Path, synthetic_dataroot: Path, labels: Path):
+    """Nothing is trained any more, so that nobody but `--validate` lets the processes meet."""
+    scores = trained_by_two / "metrics_val.json"
+    scores.unlink()
+    started = start_training(synthetic_dataroot, labels, trained_by_two, "--validate", "--auto-resume", *SHORT, processes=2, PORT="29614")
+    try:
+        _, errors = started.communicate(timeout=200)
+    finally:
+        subprocess.run(["pkill", "-KILL", "-f", str(trained_by_two)], check=False)
+    assert started.returncode == 0, errors[-3000:]
+    assert json.loads(scores.read_text())["model"]["num_frames"] == 2
+
+
 def test_what_does_not_learn_yet_has_taken_no_step_in_several_processes_either(trained_by_two: Path):
     """Of four steps two are of the image branch alone; one process would have no state of the volume after them."""
     newest = newest_checkpoint(trained_by_two)

@@ -146,9 +146,10 @@ class Train:
                 if is_first:
                     print(f"trained network: {work_dir / NETWORK_FILE}")
         if self.validate:
+            # Met once: on the store of torchrun's agent a second group would find what the first one left
             with processes(self.launcher):
                 gather(None)  # the first process writes the network's file, all of them read it
-            Test(self.config, self.experiment, work_dir / NETWORK_FILE, launcher=self.launcher, fresh=True).run()
+                Test(self.config, self.experiment, work_dir / NETWORK_FILE, launcher=self.launcher, fresh=True).run()
 
     def _check_validation(self, work_dir: Path) -> None:
         """Find what `--validate` would want before the training, not after it."""

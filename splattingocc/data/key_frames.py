@@ -113,6 +113,8 @@ class Index:
     """Moments that the tables have and this index leaves out, because a sensor is missing: scene and reason, by token."""
     sensor_present: Bool[np.ndarray, "keyframe sensor"] | None = None
     """Which sensors each key frame has; None where each has them all. The LiDAR is there in all key frames or in none."""
+    kept_back: tuple[str, ...] | None = None
+    """Scenes that a training which has begun keeps back from itself; None where none has, and they are yet to be chosen."""
 
     def __post_init__(self) -> None:
         """Refuse names that lead out of the folders in which stores, caches and pictures get files named after them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -9,6 +10,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -20,7 +22,7 @@ from splattingocc.data.key_frames import Index, KeyFrame, SensorFrame, camera_of
 from splattingocc.data.label_store import MANIFEST_NAME, LabelStore
 from splattingocc.data.labelled_rays import LabelledRays, Part, auxiliary_rays, draw_rays, join, labelled_rays
 from splattingocc.data.samples import PredictionSample, TrainingSample
-from splattingocc.data.vehicle_masks import VehicleMasks, blacken_hidden
+from splattingocc.data.vehicle_masks import VehicleMasks, blacken_hidden, mask_through_window
 from splattingocc.geometry.cameras import Cameras, Views
 from splattingocc.struct import stack
 
@@ -45,7 +47,7 @@ class LoaderConfig(Config):
     """Key frames whose labels a sample has: its own and as many before as after it, so an odd number. Rays of classes that move come from
     its own alone."""
     auxiliary_weight: Weight = 0.3
-    """Weight in the loss of the rays of those before and after."""
+    """Weight in the loss of the rays of those before and after; 0 leaves them out."""
     previous_frames: Annotated[int, Field(ge=0, le=100)] = 0
     """Earlier key frames whose images a sample holds too, newest first; before the start of a scene its first one is repeated."""
     load_interval: Annotated[int, Field(ge=1, le=1_000_000)] = 1
@@ -141,11 +143,23 @@ def blacken(
     return blacken_hidden(images, [masks.through_window(sensor, window, image_size) for sensor, window in zip(key_frame.cameras, windows)])
 
 
+def blacken_corners(images: Float[Tensor, "*frame view 3 h w"], windows: Sequence[ImageWindow]) -> Float[Tensor, "*frame view 3 h w"]:
+    """Return the images black where turned windows show nothing, which a change of colours would have made grey."""
+    if not any(window.rotation for window in windows):
+        return images
+    height, width = images.shape[-2:]
+    everything = Image.new("L", (width, height), 255)
+    of_all = [dataclasses.replace(window, top=0, left=0, height=height, width=width) for window in windows]
+    return blacken_hidden(images, [1 - mask_through_window(everything, window, (height, width)) for window in of_all])
+
+
 def calibration_scenes(index: Index, config: LoaderConfig, split: str = "train") -> tuple[str, ...]:
-    """Return the scenes of a split that are kept back from training, evenly spread over it."""
+    """Return the scenes of a split that are kept back from training: those that the index says, or else so many evenly spread over it."""
     # Of a scene all key frames may be incomplete
     empty = {scene.name for scene in index.scenes if not scene.count}
     names = [name for name in index.splits.get(split, ()) if name not in empty]
+    if index.kept_back is not None:
+        return tuple(name for name in names if name in index.kept_back)
     count = min(config.calibration_scenes, len(names) // 8)
     return tuple(names[(2 * i + 1) * len(names) // (2 * count)] for i in range(count))
 
@@ -205,7 +219,8 @@ class TrainingSet(Dataset[TrainingSample]):
             for sensor in key_frame.cameras
         ]
         views = read_frames(self.index, position, self.dataroot, self.config, windows=windows)
-        images = blacken(jitter_colors(views.images, augment, rng), key_frame, self.masks, windows)
+        images = blacken_corners(jitter_colors(views.images, augment, rng), windows)
+        images = blacken(images, key_frame, self.masks, windows)
         new_ego_from_ego = choose_ego_change(augment, rng)
         rays, labels = self._rays(position, key_frame)
         rays, cameras = rays.transform(new_ego_from_ego), views.cameras.transform_ego(new_ego_from_ego)
@@ -216,7 +231,7 @@ class TrainingSet(Dataset[TrainingSample]):
         """Return the rays of a key frame and of its auxiliary ones, in its ego frame."""
         held_out_fraction = self.config.held_out_fraction
         parts = [labelled_rays(key_frame, self.store, part=self.part, held_out_fraction=held_out_fraction)]
-        for offset in self.config.auxiliary_offsets:
+        for offset in self.config.auxiliary_offsets if self.config.auxiliary_weight else ():
             neighbour = self.index.neighbour(position, offset)
             if neighbour is not None:
                 parts.append(

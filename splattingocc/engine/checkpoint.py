@@ -7,10 +7,11 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from pydantic import ValidationError
 from safetensors import safe_open
@@ -28,6 +29,7 @@ CONFIG_KEY = "splattingocc_network"
 NETWORK_FILE = "network.safetensors"
 """Of a trained network, in its run's folder."""
 EXPERIMENT_KEY = "experiment"
+KEPT_BACK_KEY = "kept_back"
 """Where it keeps the whole experiment's."""
 DIGEST_KEY = "sha256"
 NETWORK_SUFFIXES = (".safetensors", ".ckpt", ".pth")
@@ -225,7 +227,7 @@ def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with open_regular(path), decoding(path, "a checkpoint, or a damaged one"):
         if not is_safetensors(path):
             checkpoint = _load(path)
-            metadata = {key: checkpoint[key] for key in (CONFIG_KEY, EXPERIMENT_KEY) if key in checkpoint}
+            metadata = {key: checkpoint[key] for key in (CONFIG_KEY, EXPERIMENT_KEY, KEPT_BACK_KEY) if key in checkpoint}
             prefix = "network."
             weights: dict[str, Tensor] = checkpoint["state_dict"]
             return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}, metadata
@@ -243,6 +245,14 @@ def read_metadata(path: Path) -> dict[str, str]:
         return read_network(path)[1]
     with open_regular(path), decoding(path, "a checkpoint, or a damaged one"), safe_open(path, framework="pt") as file:
         return dict(file.metadata() or {})
+
+
+def kept_back_in(contents: Mapping[str, Any], path: Path) -> tuple[str, ...] | None:
+    """Return the scenes that a training kept back from itself, as its checkpoint or network says; None where it does not."""
+    if KEPT_BACK_KEY not in contents:
+        return None
+    with decoding(path, "a checkpoint of this project"):
+        return msgspec.json.decode(contents[KEPT_BACK_KEY], type=tuple[str, ...])
 
 
 def load_network(network: nn.Module, config: Config, path: Path, *, without: Collection[str] = ()) -> dict[str, str]:

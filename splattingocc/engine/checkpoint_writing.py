@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from splattingocc.config import Config
-from splattingocc.engine.checkpoint import CHECKPOINT_PATTERN, CONFIG_KEY, EXPERIMENT_KEY, checkpoints_by_step
+from splattingocc.engine.checkpoint import CHECKPOINT_PATTERN, CONFIG_KEY, EXPERIMENT_KEY, KEPT_BACK_KEY, checkpoints_by_step
 from splattingocc.engine.latest_link import link_latest
 from splattingocc.files import BadFile, write_atomically
 
@@ -92,13 +92,14 @@ class BestCheckpoint(_Writer):
 
 
 class RememberExperiment(Callback):
-    """Keep in every checkpoint the configurations of its network and of the experiment, as plain values."""
+    """Keep in every checkpoint the configurations of its network and of the experiment, as plain values, and the scenes kept back."""
 
     def __init__(self, network: Config, experiment: Config) -> None:
         self._contents = {CONFIG_KEY: network.model_dump(mode="json"), EXPERIMENT_KEY: experiment.model_dump(mode="json")}
+        self.kept_back: tuple[str, ...] = ()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint.update({key: json.dumps(content) for key, content in self._contents.items()})
+        checkpoint.update({key: json.dumps(content) for key, content in {**self._contents, KEPT_BACK_KEY: self.kept_back}.items()})
 
 
 class GoOnCleanly(Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Literal, TypeAlias, TypeVar
 
 import torch
@@ -13,6 +14,8 @@ import torch.distributed as dist
 T = TypeVar("T")
 Launcher: TypeAlias = Literal["none", "pytorch", "slurm"]
 """What started the processes: nothing, torchrun, or srun."""
+LONGEST_WAIT = timedelta(hours=12)
+"""For the other processes, whose part of the work may take longer; one that ends is noticed at once."""
 
 
 def started_by(launcher: Launcher) -> tuple[int, int] | None:
@@ -45,7 +48,7 @@ def processes(launcher: Launcher) -> Iterator[None]:
     number, on_node, where = _place()
     if torch.cuda.is_available():
         torch.cuda.set_device(on_node)
-    dist.init_process_group("gloo", init_method=where, rank=number, world_size=size)
+    dist.init_process_group("gloo", init_method=where, rank=number, world_size=size, timeout=LONGEST_WAIT)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from splattingocc.data.key_frames import Index
 from splattingocc.data.labelled_rays import Part
 from splattingocc.engine.checkpoint import (
     EXPERIMENT_KEY,
+    kept_back_in,
     load_network,
     read_metadata,
 )
@@ -107,17 +109,19 @@ class OpenedNetwork:
     """sha256 of the file."""
     seed: int | None
     """Of the training, where the file says so."""
+    kept_back: tuple[str, ...] | None
+    """Scenes that the training kept back from itself, where the file says so."""
 
 
 def open_once(config: ExperimentConfig, checkpoint: Path) -> OpenedNetwork:
     """Read all of a network's file that testing wants; one that is replaced meanwhile is a `ValueError`."""
     check_is_there(checkpoint)
     digest = sha256_of(checkpoint)
-    seed = training_seed(checkpoint)
+    seed, kept_back = training_seed(checkpoint), kept_back_in(read_metadata(checkpoint), checkpoint)
     network, threshold = open_network(config, checkpoint)
     if sha256_of(checkpoint) != digest:
         raise BadFile(checkpoint, "was replaced while it was read; try again")
-    return OpenedNetwork(network, threshold, digest, seed)
+    return OpenedNetwork(network, threshold, digest, seed, kept_back)
 
 
 def unlike_training(config: ExperimentConfig, checkpoint: Path) -> list[str]:
@@ -242,7 +246,8 @@ def predict(
     frames = frames_of(config, index, split)
     if threshold is None:
         # Of one process: others may round the last digit otherwise
-        threshold = gather(calibrate(config, network, index).occupancy_threshold if rank() == 0 else None)[0]
+        as_trained = dataclasses.replace(index, kept_back=opened.kept_back)
+        threshold = gather(calibrate(config, network, as_trained).occupancy_threshold if rank() == 0 else None)[0]
         assert threshold is not None
     provenance = Provenance(
         config=config.name,
@@ -263,7 +268,8 @@ def predict(
         if rank() == 0:
             writer.begin(fresh=fresh)
         gather(None)  # no process may look into the cache before it is opened
-        missing = [position for position in share(list(frames)) if not writer.has(frames[position])]
+        # What one process found: others may be writing already, and what is there already is no work to be shared
+        missing = share(gather([position for position in frames if not writer.has(frames[position])] if rank() == 0 else [])[0])
         samples = predict_fields(network, build_prediction_loader(config, index, missing))
         for (_, field), position in zip(track(samples, f"predicting {escape(split)}", total=len(missing), disable=rank() > 0), missing):
             occupancy = threshold.read_out(field, config.grid.voxels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import warnings
@@ -21,11 +22,13 @@ from splattingocc.engine.batches import TrainingBatches
 from splattingocc.engine.checkpoint import (
     CONFIG_KEY,
     EXPERIMENT_KEY,
+    KEPT_BACK_KEY,
     NETWORK_FILE,
     check_network,
     check_weights,
     checkpoints_by_step,
     is_safetensors,
+    kept_back_in,
     load_network,
     network_config,
     newest_checkpoint,
@@ -34,6 +37,7 @@ from splattingocc.engine.checkpoint import (
     read_network,
     save_network,
 )
+from splattingocc.engine.checkpoint_writing import RememberExperiment
 from splattingocc.engine.console import in_one_line
 from splattingocc.engine.latest_link import link_latest
 from splattingocc.engine.ledger import differences
@@ -89,6 +93,11 @@ def train(
     seed_everything(config.seed, workers=True, verbose=False)
     index, store = build_index(config.data, work_dir), LabelStore.open(config.data.label_folder)
     whole, index = index, store.labelled_part(index)
+    chosen = calibration_scenes(index, config.data.loader)
+    if checkpoint is not None and resume_from is not None:
+        # Labels of more scenes, since it began, would have others chosen: such as it has learned from
+        index = dataclasses.replace(index, kept_back=kept_back_in(checkpoint, resume_from))
+    kept_back = calibration_scenes(index, config.data.loader)
     first = config.trainer.initial_network if checkpoint is None else None
     module = build(config, initial_weights=checkpoint is None and first is None)
     begins_with = None if first is None else load_initial_network(config, module.network, first)
@@ -96,14 +105,20 @@ def train(
         check_weights(module, checkpoint, resume_from)
     batches = build_training_batches(config, index)
     (meter,) = (callback for callback in trainer.callbacks if isinstance(callback, StepMeter))  # type: ignore[attr-defined]
+    (remember,) = (callback for callback in trainer.callbacks if isinstance(callback, RememberExperiment))  # type: ignore[attr-defined]
+    remember.kept_back = kept_back
     if trainer.is_global_zero:
         if checkpoint is not None and (changed := _changed_since(config, checkpoint)):
             print(f"{resume_from}: goes on with other options than it was trained with: {changed}")
+        if kept_back != chosen:
+            print(
+                f"{resume_from}: has kept back {', '.join(kept_back) or 'no scene'}, and goes on so, with {len(batches.dataset)} key frames"
+            )
         about = about_labels(store, batches.dataset, whole, config.objective)
         for line in (
             *about,
             about_batch(config, trainer.world_size),
-            *about_idle_options(config, len(batches.dataset), trainer.world_size, len(calibration_scenes(index, config.data.loader))),
+            *about_idle_options(config, len(batches.dataset), trainer.world_size, len(kept_back)),
         ):
             print(line)
         check_labels_reach_grid(config, index, store)
@@ -126,7 +141,7 @@ def train(
             if meter.state_key in trained["callbacks"]:  # it was not always kept
                 meter.load_state_dict(trained["callbacks"][meter.state_key])
     else:
-        _fit(config, work_dir, trainer, module, batches, meter, resume_from)
+        _fit(config, work_dir, trainer, module, batches, meter, resume_from, kept_back)
     if not trainer.is_global_zero:
         return {}
     metrics = meter.results()
@@ -140,6 +155,7 @@ def train(
         "calibration_f1": repr(calibration.f1),
         "step": str(metrics["last_step"]),
         EXPERIMENT_KEY: json.dumps(config.model_dump(mode="json")),
+        KEPT_BACK_KEY: json.dumps(kept_back),
         "commit": commit(),
     }
     save_network(module.network, config.network, work_dir / NETWORK_FILE, metadata)
@@ -259,13 +275,15 @@ def _fit(
     batches: TrainingBatches,
     meter: StepMeter,
     resume_from: Path | None,
+    kept_back: tuple[str, ...],
 ) -> None:
     try:
         with dead_workers_named(), handlers_restored():
             trainer.fit(module, datamodule=batches, ckpt_path=resume_from, weights_only=True)
     except NonFiniteLoss as error:
         saved = work_dir / f"non_finite_step_{error.step:08d}_process_{trainer.global_rank}.safetensors"
-        save_network(module.network, config.network, saved, replay_metadata(config, error, trainer.current_epoch))
+        metadata = replay_metadata(config, error, trainer.current_epoch) | {KEPT_BACK_KEY: json.dumps(kept_back)}
+        save_network(module.network, config.network, saved, metadata)
         raise ValueError(f"{error}; saved for replay: {saved}") from error
     except LoaderFailed as error:
         if (received := stop_requested()) is not None:
@@ -305,6 +323,7 @@ def replay(config: ExperimentConfig, path: Path, index: Index) -> Losses:
     index = LabelStore.open(config.data.label_folder).labelled_part(index)
     module = build_module(config, initial_weights=False)
     metadata = load_network(module.network, config.network, path)
+    index = dataclasses.replace(index, kept_back=kept_back_in(metadata, path))
     dataset = build_training_batches(config, index).dataset
     places = {index.tokens[position]: i for i, position in enumerate(dataset.positions)}
     keys = [int(metadata["epoch"]) * len(dataset) + places[token] for token in json.loads(metadata["tokens"])]

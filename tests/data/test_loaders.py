@@ -160,6 +160,8 @@ def test_auxiliary_key_frames_add_rays_of_less_weight(index: Index, store: Label
     joined = TrainingSet(index, store, tiny_dataroot, with_options(config, label_frames=3))[1].labels
     assert (joined.weights == 1).sum() == (alone.weights == 1).sum()
     assert (joined.weights == torch.tensor(0.3)).sum() > (alone.weights == 1).sum()
+    without = TrainingSet(index, store, tiny_dataroot, with_options(config, label_frames=3, auxiliary_weight=0.0))[1].labels
+    assert torch.equal(without.weights, alone.weights), "rays of no weight took the places of others"
     first, second = (TrainingSet(index, store, tiny_dataroot, with_options(config, label_frames=3))[i].labels for i in (0, 1))
     assert 0 < (first.weights == torch.tensor(0.3)).sum() < (second.weights == torch.tensor(0.3)).sum()  # nothing is before the first
 
@@ -301,6 +303,18 @@ def test_previous_frames_are_changed_together_with_the_key_frame(index: Index, s
     assert torch.equal(changed.K[0], changed.K[1])
 
 
+def test_corners_of_turned_images_are_black_whatever_the_colours(index: Index, store: LabelStore, tiny_dataroot: Path):
+    changes = AugmentConfig(max_image_rotation=30, contrast=0.5, brightness=0.3)
+    dataset = TrainingSet(index, store, tiny_dataroot, with_options(SMALL, augment=changes), seed=1)
+    turned = TrainingSet(index, store, tiny_dataroot, with_options(SMALL, augment=AugmentConfig(max_image_rotation=30)), seed=1)
+    images, before = dataset[1].views.images, turned[1].views.images
+    corners = (before == 0).all(dim=-3, keepdim=True)
+    assert corners.float().mean() > 0.02
+    assert not torch.equal(images, before)
+    share_black = (images == 0).all(dim=-3, keepdim=True)[corners].float().mean()
+    assert share_black > 0.98  # the border between corner and image is of both
+
+
 @pytest.mark.parametrize(
     ("scenes", "asked", "kept_back"), [(7, 2, []), (8, 2, [4]), (24, 2, [6, 18]), (24, 0, []), (700, 3, [116, 350, 583])]
 )
@@ -308,6 +322,13 @@ def test_calibration_scenes_are_spread_over_the_split(index: Index, scenes: int,
     names = tuple(f"scene-{i}" for i in range(scenes))
     many = dataclasses.replace(index, splits={"train": names})
     assert calibration_scenes(many, with_options(SMALL, calibration_scenes=asked)) == tuple(names[i] for i in kept_back)
+
+
+def test_scenes_that_a_training_keeps_back_are_not_chosen_anew(index: Index):
+    names = tuple(f"scene-{i}" for i in range(24))
+    of_before = dataclasses.replace(index, splits={"train": names}, kept_back=("scene-4", "gone"))
+    assert calibration_scenes(of_before, SMALL) == ("scene-4",)
+    assert calibration_scenes(dataclasses.replace(of_before, kept_back=()), SMALL) == ()
 
 
 def test_calibration_scenes_are_not_trained_on(index: Index, store: LabelStore, tiny_dataroot: Path, monkeypatch: pytest.MonkeyPatch):

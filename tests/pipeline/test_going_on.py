@@ -28,12 +28,14 @@ from small_trainings import (
 )
 
 from splattingocc.data.loaders import TrainingSet
-from splattingocc.engine.checkpoint import EXPERIMENT_KEY, newest_checkpoint, read_metadata
+from splattingocc.data.nuscenes import read_index
+from splattingocc.engine.checkpoint import EXPERIMENT_KEY, KEPT_BACK_KEY, newest_checkpoint, read_metadata
 from splattingocc.engine.checkpoint_writing import BestCheckpoint
 from splattingocc.engine.loggers import MetricsTable
 from splattingocc.engine.module import OccupancyModule
 from splattingocc.engine.signals import InterruptedTraining
 from splattingocc.experiment import ExperimentConfig
+from splattingocc.pipeline.prediction import open_once
 from splattingocc.pipeline.training import RESULTS, options_in, set_aside, train
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -198,6 +200,35 @@ def test_an_error_while_kept_back_scenes_are_measured_leaves_learning_and_averag
         assert newest is not None
         train(config, tmp_path / "run", resume_from=newest, show_progress=False)
     assert_same_network(config, tmp_path / "run", tmp_path / "whole")
+
+
+def test_scenes_that_were_kept_back_stay_so_whatever_is_labelled_later(dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Labels of more scenes, or of fewer as here, have others chosen: such as were trained on would choose the threshold."""
+    config = small_experiment(dataroot)
+    name = read_index(dataroot, "v1.0-mini").splits["train"][1]
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("splattingocc.pipeline.training", "splattingocc.data.loaders"):
+            patch.setattr(f"{place}.calibration_scenes", lambda index, config, split="train": (name,))
+        with interrupted_at(2):
+            train(config, tmp_path, show_progress=False)
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert json.loads(read_metadata(newest)[KEPT_BACK_KEY]) == [name]
+    assert open_once(config, newest).kept_back == (name,)
+    trained_on: list[str] = []
+    original = OccupancyModule.training_step
+
+    def noted(module, batches, batch_index):
+        trained_on.extend(token for batch in batches for token in batch.token)
+        return original(module, batches, batch_index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OccupancyModule, "training_step", noted)
+        train(config, tmp_path, resume_from=newest, show_progress=False)
+    assert f"has kept back {name}, and goes on so, with 2 key frames" in capsys.readouterr().out
+    index = read_index(dataroot, "v1.0-mini")
+    assert {index[index.position_of(token)].scene for token in trained_on} == {index.splits["train"][0]}
+    assert json.loads(read_metadata(tmp_path / "network.safetensors")[KEPT_BACK_KEY]) == [name]
 
 
 def contents(work_dir: Path) -> dict[str, bytes]:

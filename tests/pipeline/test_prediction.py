@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -6,8 +7,9 @@ from torch import nn
 
 from splattingocc.config import Config
 from splattingocc.engine.checkpoint import EXPERIMENT_KEY, save_network
-from splattingocc.experiment import DataConfig, ExperimentConfig, build_network
-from splattingocc.pipeline.prediction import open_network, training_seed, unlike_training, with_remembered_labels
+from splattingocc.experiment import DataConfig, ExperimentConfig, build_index, build_network
+from splattingocc.pipeline import prediction
+from splattingocc.pipeline.prediction import open_network, predict, training_seed, unlike_training, with_remembered_labels
 from splattingocc.splatting.field import OccupancyThreshold
 
 LOADER = {"image_size": [64, 128]}
@@ -60,3 +62,27 @@ def test_a_file_of_one_threshold_has_it_for_every_class(tmp_path: Path):
     config, path = ExperimentConfig(name="x"), tmp_path / "network.safetensors"
     save_network(build_network(config), config.network, path, {"threshold": "0.3"})
     assert open_network(config, path)[1] == OccupancyThreshold.of_all(0.3)
+
+
+def test_processes_share_what_is_still_to_be_predicted(synthetic_dataroot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One of several that were interrupted may have done its part: the rest is no work of another one alone."""
+    small = {"lift": {"channels": 8, "coarsening": 4}, "volume_encoder": {"channels": (8, 16), "blocks": (1, 1)}}
+    data = {"dataroot": synthetic_dataroot, "version": "v1.0-mini", "loader": {"image_size": (32, 64)}, "num_workers": 0}
+    grid = {"lower": (-16.0, -16.0, -1.0), "upper": (16.0, 16.0, 3.0), "cell_size": 0.5}
+    config = ExperimentConfig.model_validate({"name": "small", "data": data, "grid": grid, "network": small})
+    network, index = tmp_path / "network.safetensors", build_index(config.data, None)
+    save_network(build_network(config), config.network, network, {"threshold": "0.3"})
+    shared: list[list[int]] = []
+
+    def share(items: Sequence[int]) -> Sequence[int]:
+        shared.append(list(items))
+        return items
+
+    monkeypatch.setattr(prediction, "share", share)
+    cache = predict(config, network, tmp_path / "output", split="val", index=index)
+    (tmp_path / "output" / "manifest.json").unlink()
+    (removed,) = (tmp_path / "output" / cache.frames[1].scene).glob(f"*{cache.frames[1].token}*")
+    removed.unlink()
+    predict(config, network, tmp_path / "output", split="val", index=index)
+    first, second = index.of_split("val")
+    assert shared == [[first, second], [second]]
