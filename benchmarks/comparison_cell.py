@@ -26,11 +26,12 @@ from lightning import seed_everything
 from truth_supervision import TruthModule
 
 from splattingocc.data.key_frames import Index
+from splattingocc.data.label_store import MANIFEST_NAME
 from splattingocc.engine.checkpoint import CONFIG_KEY, EXPERIMENT_KEY, NETWORK_FILE, checkpoint_path, newest_checkpoint, read_checkpoint
 from splattingocc.engine.meter import MeterState, StepMeter
 from splattingocc.engine.module import OccupancyModule
 from splattingocc.experiment import ExperimentConfig, build_index
-from splattingocc.files import write_atomically
+from splattingocc.files import sha256_of, write_atomically
 from splattingocc.pipeline.prediction import open_network
 from splattingocc.pipeline.scoring import score_rendering
 from splattingocc.pipeline.trainer import build_module, build_training_batches
@@ -74,23 +75,35 @@ class Cell:
 
     @property
     def digest(self) -> str:
-        """Of all options that decide the numbers. Variants that come to the same have the same."""
+        """Of all options and data that decide the numbers. Variants that come to the same have the same."""
         options = [config.model_dump(mode="json") for config in (self.experiment, self.common)]
-        decided = [*options, self.variant.supervision, SPLIT, THRESHOLDS]
+        decided = [*options, self.variant.supervision, SPLIT, THRESHOLDS, contents_of(self.common)]
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
     def folder(self, work_dir: Path) -> Path:
-        """Return where the cell is trained; it is another one as soon as options or code are others."""
+        """Return where the cell is trained; it is another one as soon as options, data or code are others."""
         return work_dir / "cells" / f"{self.variant.name}-seed{self.seed}-{_short(self.digest, source())}"
 
     def image_folder(self, work_dir: Path) -> Path:
         """Return where the image phase of the seed is."""
         options = json.dumps(self.common.model_dump(mode="json"), sort_keys=True)
-        return work_dir / "image-phases" / f"seed{self.seed}-{_short(options, source())}"
+        return work_dir / "image-phases" / f"seed{self.seed}-{_short(options, contents_of(self.common), source())}"
 
 
 def _short(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def contents_of(config: ExperimentConfig) -> str:
+    """Return a digest of what the options name: tables and splits, labels by their own digests, and the weights to begin with."""
+    data, weights = config.data, getattr(config.network.backbone, "weights", None)
+    files = [*sorted((data.dataroot / data.version).glob("*.json")), data.label_folder / MANIFEST_NAME]
+    return _digest_of((*files, *([] if weights is None else [Path(weights)])))
+
+
+@cache
+def _digest_of(files: tuple[Path, ...]) -> str:
+    return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
 
 
 @cache

@@ -134,8 +134,8 @@ def main() -> int:
     path = options.out / f"{name}-{around['commit']}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = []
-    with path.open("w") as file:
-        # Whoever ends this from outside keeps what is known by then
+    # Added to what another run of this code found, which may be of other parts; whoever ends this from outside keeps what is known by then
+    with path.open("a") as file:
         for line in measured(options):
             lines.append(line)
             print(json.dumps(line | around), file=file, flush=True)
@@ -213,6 +213,9 @@ def _tests(options: Arguments) -> Iterator[dict[str, Any]]:
             "-q",
             "-m",
             "gpu",
+            # Checking every shape needs what is not installed beside wheels alone, and takes longer
+            "-o",
+            "addopts=",
             f"--junitxml={report}",
             *map(str, files[:1] if options.small else files),
         ]
@@ -396,7 +399,7 @@ def _waits_of(work: Callable[[], object]) -> int:
 
 
 def _inference(options: Arguments) -> Iterator[dict[str, Any]]:
-    """Predict and read out, one sample at a time, images on the device; in float32, as prediction always is."""
+    """Predict and read out, one sample at a time, images on the device; in float32, convolutions as torch has them."""
     config, encoder = _recipe(RECIPES[0], options)
     torch.manual_seed(0)
     network = build_module(config).network.to(options.device).eval()

@@ -74,13 +74,14 @@ def main() -> None:
     options = parser.parse_args()
     index = read_index(options.dataroot, only_version(options.dataroot))
     store = LabelStore.open(options.dataroot / "labels_2d")
-    totals, pairs = measure(store.labelled_part(index), store, options.dataroot / "gts")
+    index = store.labelled_part(index)
+    totals, pairs = measure(index, store, options.dataroot / "gts")
     for kind, (seen, free, other) in ((kind, found.tolist()) for kind, found in totals.items()):
         shares = (
             {"in_free_cells_percent": round(100 * free / seen, 2), "in_other_class_percent": round(100 * other / seen, 2)} if seen else {}
         )
         frames = len(index) if kind == KINDS[0] else pairs
-        line = {"labels": kind, "pairs_or_frames": frames, "for_each": round(seen / frames, 1), **shares}
+        line = {"labels": kind, "pairs_or_frames": frames, "for_each": round(seen / frames, 1) if frames else None, **shares}
         print(json.dumps(line | {key: environment()[key] for key in ("commit",)}))
 
 

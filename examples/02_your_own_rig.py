@@ -8,7 +8,7 @@ and the one call of `write_index`: from there on every command works on it.
     python examples/02_your_own_rig.py --out data/shuttle
     splattingocc prepare --dataroot data/shuttle --version drives --vehicle-masks data/shuttle/masks
     splattingocc train splattingocc-synth --data.dataroot data/shuttle --data.version drives \\
-        --data.vehicle-masks data/shuttle/masks
+        --data.vehicle-masks data/shuttle/masks --optimization.image-steps 20
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class TrainerConfig(Config):
     CPU runs repeat anyway."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Number format in which backbone, neck and volume encoder are trained. Projections, evidence, the head, rendering, losses and
-    prediction are always float32."""
+    prediction are always float32; convolutions of float32 are TF32 on GPUs that have it, as torch lets cuDNN choose."""
     picture_steps: Steps = 0
     """Every so many steps, and after the last, what the network makes of a key frame that is kept back from training is drawn into the
     run's `pictures/`, and goes to TensorBoard where that is a logger; 0 draws nothing. It is the same training with or without."""

@@ -54,12 +54,14 @@ def check_rerun() -> None:
 
 
 def record(config: ExperimentConfig, checkpoint: Path, index: Index, positions: Sequence[int], out: Path) -> Path:
-    """Write key frames of an index, as a network sees them, into one `.rrd` file.
+    """Write key frames of an index, as a network sees them, into one `.rrd` file, in the order of the index.
 
     The world's origin is where the vehicle was at the first key frame of the scene. Labels, LiDAR and truth are there where the data have
     them.
     """
     check_rerun()
+    # What a viewer shows at a moment is what was logged last before it, and a path goes from one moment to the next
+    positions = sorted({*positions})
     check_labels(config, index, positions)
     network, threshold = open_network(config, checkpoint)
     if threshold is None:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from splattingocc.cli import main
+from splattingocc.cli import main, parse
 from splattingocc.data.label_store import LabelStore
 from splattingocc.data.labelled_rays import labelled_rays
 from splattingocc.data.nuscenes import read_index
+from splattingocc.pipeline.remarks import about_idle_options
 from splattingocc.synthetic.scene_mesh import SceneMesh
 from splattingocc.synthetic.world import draw_world
 
@@ -95,3 +96,13 @@ def test_an_own_rig_is_trained_and_drawn_by_the_usual_commands(own_rig: Path, tm
     network, pictures = str(tmp_path / "network.safetensors"), tmp_path / "pictures"
     main(["visualize", str(CONFIG), network, *options, "--frames", "0", "1", "--out", str(pictures)])
     assert [len(list(pictures.glob(f"drive-1_00{frame}_*.png"))) for frame in (0, 1)] == [4, 4]
+
+
+@pytest.mark.parametrize("path", [EXAMPLES / "02_your_own_rig.py", EXAMPLES.parent / "docs" / "prepare_datasets.md"])
+def test_the_training_of_an_own_rig_has_steps_for_the_volume(path: Path):
+    """The example records three drives of three key frames, two of them to train on: six steps an epoch."""
+    text = re.sub(r" \\+\n", " ", path.read_text())
+    (words,) = re.findall(r"^ *splattingocc train (splattingocc-synth .*data/shuttle.*)$", text, flags=re.MULTILINE)
+    experiment = parse(["train", *words.split()]).experiment
+    assert experiment.data.vehicle_masks is not None
+    assert not [line for line in about_idle_options(experiment, 6, 1, 0) if "no volume does" in line]

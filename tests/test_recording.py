@@ -60,7 +60,7 @@ def recorded(experiment: ExperimentConfig, tmp_path_factory: pytest.TempPathFact
     save_network(build_network(experiment), experiment.network, folder / "network.safetensors", {"threshold": "0.05"})
     index = read_index(experiment.data.dataroot, experiment.data.version)
     positions = [position for position in range(len(index)) if index[position].scene == "scene-0002"]
-    path = record(experiment, folder / "network.safetensors", index, positions, folder / "drive.rrd")
+    path = record(experiment, folder / "network.safetensors", index, positions[::-1], folder / "drive.rrd")
     assert list(folder.glob("*.rrd")) == [path]
     return read(path)
 

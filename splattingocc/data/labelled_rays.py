@@ -26,8 +26,9 @@ Part: TypeAlias = Literal["train", "held_out", "all"]
 def held_out_rays(token: str, num_rays: int, fraction: float) -> Bool[np.ndarray, " ray"]:
     """Say which of a key frame's stored rays are never trained on.
 
-    The draw depends on the key frame's token and on nothing else, so that a ray is held out in every epoch, in every run, and also
-    where its key frame serves as an auxiliary one.
+    The draw depends on the key frame's token and the place of the ray in its table, so that a ray is held out in every epoch, in every run
+    from the same labels, and also where its key frame serves as an auxiliary one. It is of rays, not of points: a point that two cameras
+    see, or that other key frames have too (`lidar.other_key_frames`), may be held out as one ray and learned from as another.
     """
     seed = int.from_bytes(hashlib.sha256(token.encode()).digest()[:8], "little")
     return np.random.default_rng(seed).random(num_rays) < fraction

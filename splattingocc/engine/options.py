@@ -17,7 +17,8 @@ class RenderConfig(Config):
     near: Distance = 0.5
     """Metres from the ray's origin before which nothing is rendered."""
     far: Metres = 70.0
-    """Metres from the ray's origin behind which nothing is rendered; of labels there, `query` alone learns. Of Occ3D's grid nothing is."""
+    """Metres from the ray's origin behind which nothing is rendered; Occ3D's grid ends before. On the way to a label behind it `empty` asks
+    for nothing up to here, and `query` and the losses of the image branch learn from the label."""
     margin: Metres = 0.4
     """Half thickness of what counts as being at the labelled surface, metres."""
 

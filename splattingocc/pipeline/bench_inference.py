@@ -61,7 +61,7 @@ def bench_inference(
     """
     load_experiment(path)  # what is wrong with it is better said before a process is started
     if onnx is not None and not onnx.is_file():
-        raise ValueError(f"{onnx}: no such file; `splattingocc export {path} {onnx}` writes it")
+        raise ValueError(f"{onnx}: no such file; `splattingocc export NETWORK {onnx}` writes it, of a network without earlier frames")
     cases = [Case(way, path, count, repeats, onnx, "cpu") for count in threads for way in ways]
     if torch.cuda.is_available():
         cases += [Case(way, path, torch.get_num_threads(), repeats, None, "cuda") for way in ways if way != "onnxruntime"]

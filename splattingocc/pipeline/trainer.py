@@ -9,6 +9,8 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from splattingocc.data.augment import AugmentConfig
 from splattingocc.data.key_frames import Index
@@ -108,6 +110,15 @@ def _accelerator(config: TrainerConfig) -> str:
     if config.devices > found:
         raise ValueError(f"trainer.devices: {config.devices} asked for, and there are {found} CUDA devices")
     return "cuda"
+
+
+def check_sync_batchnorm(config: TrainerConfig, network: nn.Module) -> None:
+    """Raise a `ValueError` for layers that would compute something else with it: torch puts its own in place of whatever has a BatchNorm's
+    type, and leaves out what one of another library does besides, such as an activation."""
+    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    others = {type(part).__name__ for part in network.modules() if isinstance(part, _BatchNorm) and type(part) not in plain}
+    if config.sync_batchnorm and others:
+        raise ValueError(f"trainer.sync_batchnorm: would leave out what {', '.join(sorted(others))} does besides; expected False")
 
 
 def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bool = True) -> Trainer:

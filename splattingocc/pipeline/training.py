@@ -53,8 +53,9 @@ from splattingocc.losses.objective import Losses
 from splattingocc.models.network import OccupancyNetwork
 from splattingocc.pipeline.calibration import calibrate, calibration_frames, calibration_rays, check_labels_reach_grid
 from splattingocc.pipeline.networks import check_grid, hold_the_same
+from splattingocc.pipeline.prediction import trained_with
 from splattingocc.pipeline.remarks import about_batch, about_idle_options, about_labels
-from splattingocc.pipeline.trainer import build_module, build_trainer, build_training_batches
+from splattingocc.pipeline.trainer import build_module, build_trainer, build_training_batches, check_sync_batchnorm
 from splattingocc.pipeline.training_pictures import WatchedFrame
 from splattingocc.provenance import circumstances, commit, environment
 from splattingocc.struct import stack
@@ -100,6 +101,7 @@ def train(
     kept_back = calibration_scenes(index, config.data.loader)
     first = config.trainer.initial_network if checkpoint is None else None
     module = build(config, initial_weights=checkpoint is None and first is None)
+    check_sync_batchnorm(config.trainer, module.network)
     begins_with = None if first is None else load_initial_network(config, module.network, first)
     if checkpoint is not None and resume_from is not None:
         check_weights(module, checkpoint, resume_from)
@@ -213,7 +215,11 @@ def load_initial_network(config: ExperimentConfig, network: OccupancyNetwork, pa
         expected, new = expected.as_before(network_config(type(expected), read_metadata(path).get(CONFIG_KEY), path))
     metadata = load_network(network, expected, path, without=new)
     check_grid(config, metadata.get(EXPERIMENT_KEY), path)
-    return f"begins with the weights of {path}" + (f", which has no {' and no '.join(new)}: that is new" if new else "")
+    said = f"begins with the weights of {path}" + (f", which has no {' and no '.join(new)}: that is new" if new else "")
+    before, size = trained_with(path), list(config.data.loader.image_size)
+    if before is not None and (then := before.data.loader.get("image_size", size)) != size:
+        said += f"; it has learned from images of {then[0]} × {then[1]}, here they are {size[0]} × {size[1]} (data.loader.image_size)"
+    return said
 
 
 def finished_metrics(config: ExperimentConfig, work_dir: Path, checkpoint: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""How Gaussians travel to the page's viewer: the most opaque ones, 16 bytes each."""
+"""How Gaussians travel to the page's viewer: the most opaque ones, 15 bytes each."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Driver:
         return (
             s,
             l + side * (TURN_RADIUS * (1 - np.cos(angle)) + beyond),
-            (0.0 if direction > 0 else side * np.pi) + side * direction * angle,
+            (0.0 if direction > 0 else np.pi) + side * direction * angle,
         )
 
 

@@ -19,7 +19,7 @@ from splattingocc.synthetic.scene_writer import COMPLETE_TRUTH_FOLDER, SceneJob,
 from splattingocc.synthetic.tables import Row, common_tables, token
 from splattingocc.worker_pool import run_jobs
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Raised whenever the same configuration gives other bytes than before."""
 IF_KILLED = "a process that wrote scenes was killed, most likely for want of memory; use fewer workers"
 MANIFEST = "synthetic.json"

@@ -16,6 +16,7 @@ from toy_parts import register
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import comparison
+import comparison_cell
 import comparison_scores
 from comparison_cell import Cell, ImagePhase, train_images
 from comparison_scores import ByOpacity, false_by_height, own, read_as, read_outs_of, threshold_of
@@ -310,6 +311,24 @@ def test_other_options_or_code_are_another_cell(common, options, made, monkeypat
     assert comparison.compare(common, options, lambda cell: "not now") == 2
     assert "other options or other code than those of 1 lines, which stay" in capsys.readouterr().out
     assert len(read_lines(options.work_dir / comparison.RESULTS_FILE)) == len(lines) + 2
+
+
+def test_other_streets_or_labels_in_the_same_folders_are_another_cell(common, options, made, dataroot: Path):
+    """What options name are paths."""
+    lines = read_lines(options.work_dir / comparison.RESULTS_FILE)
+    for path in (dataroot / "v1.0-mini" / "splits.json", dataroot / "labels_2d" / "manifest.json"):
+        cell, before = comparison.cell_of(common, "fixed", 0), path.read_bytes()
+        assert comparison.finished(lines, cell) is not None
+        folders = cell.folder(options.work_dir), cell.image_folder(options.work_dir)
+        try:
+            path.write_bytes(before + b"\n")
+            comparison_cell._digest_of.cache_clear()
+            assert comparison.finished(lines, cell) is None
+            assert cell.folder(options.work_dir) != folders[0]
+            assert cell.image_folder(options.work_dir) != folders[1]
+        finally:
+            path.write_bytes(before)
+            comparison_cell._digest_of.cache_clear()
 
 
 def test_variants_that_come_to_the_same_are_one_cell(common):

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from small_trainings import CONFIG, run_and_fail, small_experiment, train_command, with_trainer
+from torch import Tensor, nn
 
 from splattingocc.cli import main
 from splattingocc.data.label_store import RayTable, write_manifest, write_scene
 from splattingocc.data.nuscenes import read_index
 from splattingocc.engine.checkpoint import read_metadata, save_network
 from splattingocc.engine.module import OccupancyModule
-from splattingocc.experiment import ExperimentConfig, build_index, build_network
+from splattingocc.experiment import ExperimentConfig, TrainerConfig, build_index, build_network
 from splattingocc.geometry.voxel_grid import GridConfig
 from splattingocc.labels.generate import generate_labels
 from splattingocc.labels.lidar import LidarLabelConfig, LidarLabels
@@ -27,6 +28,7 @@ from splattingocc.losses.objective import Losses
 from splattingocc.models.backbones.mobilenet import MobileNetV2Config
 from splattingocc.models.network import NetworkConfig
 from splattingocc.pipeline.remarks import about_idle_options
+from splattingocc.pipeline.trainer import check_sync_batchnorm
 from splattingocc.pipeline.training import build_module, replay, train
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -208,3 +210,18 @@ def test_a_checkpoint_of_another_config_is_refused_by_the_option(dataroot: Path,
     save_network(build_network(config), config.network, tmp_path / "network.safetensors", {"threshold": "0.5"})
     message = run_and_fail("test", CONFIG, tmp_path / "network.safetensors", "--data.dataroot", dataroot, "--grid.cell-size", 0.8)
     assert "network.safetensors: checkpoint of another network: network.neck.stride is 8 there and 4" in message
+
+
+def test_layers_that_torch_would_replace_by_less_are_not_shared_between_processes():
+    """As timm's of EfficientNet: torch's conversion leaves out their activation, and the network's file would have it again."""
+
+    class BatchNormAct2d(nn.BatchNorm2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input).relu()
+
+    config = TrainerConfig(sync_batchnorm=True)
+    check_sync_batchnorm(config, nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm3d(2)))
+    network = nn.Sequential(nn.BatchNorm2d(2), BatchNormAct2d(2))
+    check_sync_batchnorm(TrainerConfig(), network)
+    with pytest.raises(ValueError, match=r"^trainer\.sync_batchnorm: would leave out what BatchNormAct2d does besides; expected False$"):
+        check_sync_batchnorm(config, network)

@@ -58,6 +58,23 @@ def test_vehicles_that_turn_off_end_up_in_the_side_road(layout: Layout, monkeypa
     np.testing.assert_allclose(ends[turned, 2], -np.pi / 2, atol=1e-6)
 
 
+def test_oncoming_vehicles_turn_off_on_the_shorter_way_round(layout: Layout, monkeypatch: pytest.MonkeyPatch):
+    """A heading is read between two places too: one that jumped by a whole turn would spin the vehicle round."""
+    monkeypatch.setattr("splattingocc.synthetic.driving.TURNING_OFF", 1.0)
+    road = SideRoad(150.0, 4.0, True, False, False)
+    lanes = (*layout.lanes, Lane(2.0, -1, 9.0))
+    for drives_on_left, keep in ((False, 1), (True, -1)):
+        roads = (dataclasses.replace(road, left=keep > 0, right=keep < 0),)
+        sides = dataclasses.replace(layout, side_roads=roads, drives_on_left=drives_on_left)
+        mirrored = tuple(dataclasses.replace(lane, l=keep * lane.l) for lane in lanes)
+        street = dataclasses.replace(sides, lanes=mirrored)
+        motions = drive(street, [Driver(4.0, mirrored[-1], -(280.0 + 40.0 * i), 8.0) for i in range(6)])
+        ends = np.array([motion.places[-1] for motion in motions])
+        assert (keep * ends[:, 1] > 12.0).any(), "nobody turned off"
+        for motion in motions:
+            assert np.abs(np.diff(motion.places[:, 2])).max() < 0.5
+
+
 def test_nobody_drives_through_anybody_in_any_kind_of_street():
     for number, kind in enumerate(STREET_KINDS[:9]):
         rng = np.random.default_rng([4, number])

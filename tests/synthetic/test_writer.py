@@ -193,6 +193,35 @@ def test_train_and_val_scenes_have_different_layouts(dataset: Dataset):
         assert (firsts[i] == firsts[j])[either].mean() < 0.6
 
 
+def sums_of(dataset: Dataset) -> dict[str, float]:
+    """A few numbers that hardly any change of what is written leaves as they were."""
+    first = dataset.sensor_data("CAM_FRONT")[0]
+    with np.load(dataset.root / "gts" / scene_name(0) / first["sample_token"] / "labels.npz") as truth:
+        occupied = truth["semantics"] != FREE
+    points, _ = dataset.lidar(dataset.sensor_data("LIDAR_TOP")[0])
+    return {
+        "occupied cells": float(occupied.sum()),
+        "mean height of occupied cells": float(occupied.nonzero()[2].mean()),
+        "mean grey": float(np.asarray(Image.open(dataset.root / first["filename"]).convert("L")).mean()),
+        "points": float(len(points)),
+        "mean range": float(np.linalg.norm(points[:, :3], axis=1).mean()),
+        "boxes": float(len(dataset.tables["sample_annotation"])),
+    }
+
+
+def test_the_version_of_the_generator_is_raised_with_what_it_writes(dataset: Dataset):
+    """Where this fails, raise GENERATOR_VERSION: a folder of the version before would pass for one of these streets."""
+    expected = {
+        "occupied cells": 22333.0,
+        "mean height of occupied cells": 4.69400,
+        "mean grey": 93.9304,
+        "points": 31881.0,
+        "mean range": 11.9036,
+        "boxes": 182.0,
+    }
+    assert (writer.GENERATOR_VERSION, sums_of(dataset)) == (4, pytest.approx(expected, rel=1e-4))
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest data set, written by one thread."""
