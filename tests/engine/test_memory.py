@@ -11,7 +11,7 @@ from splattingocc.engine.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 for step in range(20):
-    blocks = [torch.zeros(megabytes << 20, dtype=torch.uint8) for megabytes in (40, 64, 90)]
+    blocks = [torch.zeros(megabytes << 20, dtype=torch.uint8) for megabytes in (16, 40, 60)]
     del blocks
     if step == 14:
         before = resource.getrusage(resource.RUSAGE_SELF)
