@@ -95,7 +95,8 @@ def _short(*parts: str) -> str:
 
 
 def contents_of(config: ExperimentConfig) -> str:
-    """Return a digest of what the options name: tables and splits, labels by their own digests, and the weights to begin with."""
+    """Return a digest of what the options name: tables and splits, labels by their own digests, and the weights to begin with; not of
+    images, 3D truth and masks, which the tables go with."""
     data, weights = config.data, getattr(config.network.backbone, "weights", None)
     files = [*sorted((data.dataroot / data.version).glob("*.json")), data.label_folder / MANIFEST_NAME]
     return _digest_of((*files, *([] if weights is None else [Path(weights)])))

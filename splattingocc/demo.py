@@ -121,8 +121,12 @@ class Stages:
             if is_same and "seconds" in known:
                 self.console.print(f"[dim]{step.what}: finished before, in {known['seconds']:.0f} s[/dim]")
                 continue
-            for path in () if is_same else (path for later in steps[number:] for path in later.makes):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            for later in () if is_same else steps[number:]:
+                # Forgotten first: a demo that is told to make it again must not take it for finished
+                if self.known.pop(later.name, None) is not None:
+                    write_sealed_json(self.path, self.known)
+                for path in later.makes:
+                    _remove(path)
             self._remember(step.name, fingerprint)
             self.console.print(f"[bold]{step.what}[/bold]")
             start = time.monotonic()
@@ -136,6 +140,13 @@ class Stages:
     @property
     def seconds(self) -> dict[str, float]:
         return {name: stage["seconds"] for name, stage in self.known.items() if "seconds" in stage}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _stages_in(path: Path) -> dict[str, dict[str, Any]]:
@@ -168,11 +179,10 @@ class Demo:
         if STAGES_NAME not in there and there.difference(ITS_OWN):
             raise ValueError(f"{self.folder}: holds files, and none of the demo's ({STAGES_NAME} is missing); choose another --out")
         with sole_writer(self.folder):
-            for path in list(self.folder.iterdir()) if fresh else ():
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                elif path.name != LOCK_NAME:
-                    path.unlink()
+            # What says that the folder is the demo's goes last
+            for path in sorted(self.folder.iterdir(), key=lambda path: path.name == STAGES_NAME) if fresh else ():
+                if path.name != LOCK_NAME:
+                    _remove(path)
             with console_log(self.folder):
                 self._run(console)
 

@@ -80,6 +80,9 @@ def test_what_later_stages_made_of_an_earlier_network_goes_before_it_is_replaced
         Stages(tmp_path, Console()).run(steps(stopped=True))
     assert not scores.exists()
     assert not cache.exists()
+    monkeypatch.undo()
+    Stages(tmp_path, Console()).run(steps(stopped=False))
+    assert scores.exists(), "taken for finished, though it was removed"
 
 
 def test_a_training_that_is_told_to_stop_says_that_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -326,7 +326,7 @@ class Test:
         entry |= report.headline_of(rows[0])
         metrics: dict[str, Any] = {row.name: report.metrics_of(row) for row in rows}
         if provenance is None:
-            metrics["predictions"] = str(self.from_cache)
+            metrics["predictions"] = str(self.from_cache.resolve())
         else:
             metrics |= {"checkpoint": provenance.checkpoint_hash, "images": seen_in(provenance)}
         metrics["truth"] = str(self.experiment.data.truth_folder.resolve())

@@ -154,12 +154,15 @@ def blacken_corners(images: Float[Tensor, "*frame view 3 h w"], windows: Sequenc
 
 
 def calibration_scenes(index: Index, config: LoaderConfig, split: str = "train") -> tuple[str, ...]:
-    """Return the scenes of a split that are kept back from training: those that the index says, or else so many evenly spread over it."""
+    """Return the scenes of a split that are kept back from training: those that the index says, where any of them are here, or else so many
+    evenly spread over it.
+    """
     # Of a scene all key frames may be incomplete
     empty = {scene.name for scene in index.scenes if not scene.count}
     names = [name for name in index.splits.get(split, ()) if name not in empty]
-    if index.kept_back is not None:
-        return tuple(name for name in names if name in index.kept_back)
+    there = tuple(name for name in names if name in (index.kept_back or ()))
+    if there or index.kept_back == ():
+        return there
     count = min(config.calibration_scenes, len(names) // 8)
     return tuple(names[(2 * i + 1) * len(names) // (2 * count)] for i in range(count))
 

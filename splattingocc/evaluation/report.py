@@ -163,6 +163,7 @@ def add_metrics(path: Path, metrics: Mapping[str, Any]) -> list[str]:
         before = {}
     elif truth is not None and metrics.get("truth", truth) != truth:
         said.append(f"{path}: replaces the scores against the truth in {truth}")
+        before = {name: before[name] for name in ("rendering", "rendering_part") if name in before}
     elif part is not None and metrics.get("rendering_part", part) != part:
         said.append(f"{path}: replaces what was rendered along {part} rays")
     model, new = before.get("model"), metrics.get("model")

@@ -165,8 +165,9 @@ def unlike_held_back(config: ExperimentConfig, checkpoint: Path, part: Part) -> 
     if found is None:
         return []
     with decoding(checkpoint, "a network of this project"):
-        chooses_threshold = threshold_in(read_metadata(checkpoint)) is None
-    asked = ("held_out_fraction", "calibration_scenes") if chooses_threshold else ("held_out_fraction",) if part != "all" else ()
+        chooses_threshold = threshold_in(metadata := read_metadata(checkpoint)) is None
+    scenes = () if kept_back_in(metadata, checkpoint) is not None else ("calibration_scenes",)
+    asked = ("held_out_fraction", *scenes) if chooses_threshold else ("held_out_fraction",) if part != "all" else ()
     then, now = found.data.loader, config.data.loader.model_dump(mode="json")
     wanted = "the threshold is chosen on" if chooses_threshold else f"--part {part} takes"
     return [

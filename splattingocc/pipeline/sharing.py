@@ -90,7 +90,7 @@ def _scores(run: Path, digest: str) -> str | None:
     where, _, version = data.rpartition(" ") if isinstance(data, str) else ("", "", "")
     on = f"the val scenes of {Path(where).name}, {version}" if where else "val"
     truth = found.get("truth")
-    if isinstance(truth, str) and truth != f"{where}/gts":
+    if isinstance(truth, str) and Path(truth) != (Path(where) / "gts").resolve():
         on += f", against the truth in {Path(truth).name}"
     return f"Of the file that this one was made from, on {on}.\n\n{markdown}"
 

@@ -99,6 +99,8 @@ def train(
         # Labels of more scenes, since it began, would have others chosen: such as it has learned from
         index = dataclasses.replace(index, kept_back=kept_back_in(checkpoint, resume_from))
     kept_back = calibration_scenes(index, config.data.loader)
+    # Whose labels are missing now may have some again later
+    kept_names = index.kept_back if index.kept_back and kept_back != chosen else kept_back
     first = config.trainer.initial_network if checkpoint is None else None
     module = build(config, initial_weights=checkpoint is None and first is None)
     check_sync_batchnorm(config.trainer, module.network)
@@ -108,7 +110,7 @@ def train(
     batches = build_training_batches(config, index)
     (meter,) = (callback for callback in trainer.callbacks if isinstance(callback, StepMeter))  # type: ignore[attr-defined]
     (remember,) = (callback for callback in trainer.callbacks if isinstance(callback, RememberExperiment))  # type: ignore[attr-defined]
-    remember.kept_back = kept_back
+    remember.kept_back = kept_names
     if trainer.is_global_zero:
         if checkpoint is not None and (changed := _changed_since(config, checkpoint)):
             print(f"{resume_from}: goes on with other options than it was trained with: {changed}")
@@ -143,7 +145,7 @@ def train(
             if meter.state_key in trained["callbacks"]:  # it was not always kept
                 meter.load_state_dict(trained["callbacks"][meter.state_key])
     else:
-        _fit(config, work_dir, trainer, module, batches, meter, resume_from, kept_back)
+        _fit(config, work_dir, trainer, module, batches, meter, resume_from, kept_names)
     if not trainer.is_global_zero:
         return {}
     metrics = meter.results()
@@ -157,7 +159,7 @@ def train(
         "calibration_f1": repr(calibration.f1),
         "step": str(metrics["last_step"]),
         EXPERIMENT_KEY: json.dumps(config.model_dump(mode="json")),
-        KEPT_BACK_KEY: json.dumps(kept_back),
+        KEPT_BACK_KEY: json.dumps(kept_names),
         "commit": commit(),
     }
     save_network(module.network, config.network, work_dir / NETWORK_FILE, metadata)

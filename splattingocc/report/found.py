@@ -191,6 +191,10 @@ def _scores(run: Path, split: str, cache: PredictionCache | None, missing: list[
         if "data.dataroot" in by.decided_by and found.get("data", there) != there:
             missing.append(f"{path}: of {found['data']}, the predictions are of {there}; left out")
             return {}, {}
+        images = found.get("images")
+        if isinstance(images, dict) and images != {name: by.decided_by.get(name) for name in images}:
+            missing.append(f"{path}: of other images than the predictions; left out")
+            return {}, {}
     methods = {name: scores for name, scores in found.items() if isinstance(scores, dict) and FIGURES in scores}
     rendering, part = found.get("rendering"), found.get("rendering_part", "all")
     return methods, {f"rendered, {part} rays": rendering} if isinstance(rendering, dict) else {}

@@ -50,7 +50,6 @@ class DensityVolume(Field):
         margin: float = 0.4,
     ) -> Rendering:
         """Sample each ray, as `splatting.nerf.render_nerf` does, a part of the rays at a time. `ValueError` for rays that are none."""
-        check_rays(rays)
         if self.densities.ndim > 3:
             return stack(
                 [
@@ -60,6 +59,7 @@ class DensityVolume(Field):
                     for i in range(len(self.densities))
                 ]
             )
+        check_rays(rays)
         num_samples = max(1, math.ceil((far - near) / self.sample_step))
         at_once = max(1, SAMPLED_AT_ONCE // (num_samples * (self.features.shape[-1] + 1)))
         options = {"near": near, "far": far, "num_samples": num_samples, "margin": margin}

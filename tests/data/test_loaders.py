@@ -329,6 +329,8 @@ def test_scenes_that_a_training_keeps_back_are_not_chosen_anew(index: Index):
     of_before = dataclasses.replace(index, splits={"train": names}, kept_back=("scene-4", "gone"))
     assert calibration_scenes(of_before, SMALL) == ("scene-4",)
     assert calibration_scenes(dataclasses.replace(of_before, kept_back=()), SMALL) == ()
+    of_other_data = dataclasses.replace(of_before, kept_back=("of another world",))
+    assert calibration_scenes(of_other_data, SMALL) == calibration_scenes(dataclasses.replace(of_before, kept_back=None), SMALL) != ()
 
 
 def test_calibration_scenes_are_not_trained_on(index: Index, store: LabelStore, tiny_dataroot: Path, monkeypatch: pytest.MonkeyPatch):

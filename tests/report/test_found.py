@@ -144,6 +144,7 @@ def test_scores_of_another_network_or_of_other_data_are_known_without_a_row_too(
     write_cache(tmp_path / "output", {"scene-0001": 1}, decided_by={"data.dataroot": "/data/a", "data.version": "v1"})
     for scores, reason in (
         ({"checkpoint": "cd" * 32, "data": "/data/a v1"}, "of another checkpoint than the predictions"),
+        ({"checkpoint": CHECKPOINT, "images": {"data.loader.image_size": "(64, 160)"}}, "of other images than the predictions; left out"),
         ({"checkpoint": CHECKPOINT, "data": "/data/b v1"}, "of /data/b v1, the predictions are of /data/a v1; left out"),
     ):
         (tmp_path / "metrics_val.json").write_text(json.dumps({**scores, "rendering": {"num_rays": 5}}))
