@@ -325,9 +325,9 @@ class Test:
             console.print(f"warning: {warning}", markup=False)
         entry |= report.headline_of(rows[0])
         metrics: dict[str, Any] = {row.name: report.metrics_of(row) for row in rows}
-        if provenance is None:
+        if provenance is None and self.from_cache is not None:
             metrics["predictions"] = str(self.from_cache.resolve())
-        else:
+        elif provenance is not None:
             metrics |= {"checkpoint": provenance.checkpoint_hash, "images": seen_in(provenance)}
         metrics["truth"] = str(self.experiment.data.truth_folder.resolve())
         metrics["markdown"] = report.markdown(rows[0], provenance, self.split)
