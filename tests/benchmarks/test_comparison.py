@@ -357,7 +357,8 @@ def test_what_cannot_be_shared_is_refused(common, options):
 
 
 def test_all_cells_begin_with_weights_that_are_given(common, tmp_path):
-    demo, file = load_config(Path("splattingocc-synth")), tmp_path / "weights.pth"
+    # On data that are there, whose contents decide too
+    demo, file = load_config(Path("splattingocc-synth")).model_copy(update={"data": common.data}), tmp_path / "weights.pth"
     assert comparison.begun_with(demo, None) is demo
     with pytest.raises(ValueError, match=r"--weights: .*weights\.pth: no such file"):
         comparison.begun_with(demo, file)
