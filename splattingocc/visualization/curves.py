@@ -108,7 +108,7 @@ def draw_curves(run_folder: Path, *, scores: bool = True) -> Path:
         high = PANEL_INCHES[1] - MARGIN_INCHES["bottom"] - MARGIN_INCHES["top"]
         place = figure.add_axes((left / width, bottom / height, wide / width, high / height))
         draw(place)
-        # At its own height: matplotlib would measure everything around it to choose one, a third of the time of all
+        # At its own height: matplotlib would measure everything around it to choose one, a fifth of the time of all
         place.set_title(place.get_title(), y=1.0)
         place.grid(alpha=0.25)
         place.spines[["top", "right"]].set_visible(False)
