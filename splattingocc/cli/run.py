@@ -245,14 +245,14 @@ class Test:
 
     def _refuse_unused(self) -> None:
         """Refuse options that would do nothing beside the others."""
+        without_cache = ""
         if self.from_cache is not None:
-            for option, given in (("--fresh", self.fresh), ("--dump-dir", self.dump_dir is not None)):
-                if given:
-                    raise ValueError(f"{option}: does nothing with --from-cache, which predicts nothing")
-        if {*self.eval} == {"render"}:
-            for option, given in (("--fresh", self.fresh), ("--dump-dir", self.dump_dir is not None)):
-                if given:
-                    raise ValueError(f"{option}: does nothing with --eval render alone, which keeps no predictions")
+            without_cache = "--from-cache, which predicts nothing"
+        elif {*self.eval} == {"render"}:
+            without_cache = "--eval render alone, which keeps no predictions"
+        for option, given in (("--fresh", self.fresh), ("--dump-dir", self.dump_dir is not None)):
+            if given and without_cache:
+                raise ValueError(f"{option}: does nothing with {without_cache}")
         if self.part != "all" and not {"render", "all"} & {*self.eval}:
             raise ValueError(f"--part {self.part}: does nothing without --eval render, whose rays it chooses")
 

@@ -270,7 +270,7 @@ def set_aside(work_dir: Path, resume_from: Path | None, *, step: int) -> None:
         if resume_from is not None and not is_own and table.exists():
             earlier = sum(1 for _ in table.parent.glob(f"{table.stem}_before_*.csv"))
             table.rename(table.with_name(f"{table.stem}_before_{1 + earlier}.csv"))
-    last = max((aside / path.name for path in others if path in found), key=lambda path: path.name, default=None)
+    last = next((aside / path.name for path in others if path in found), None)  # the newest comes first
     instead = "" if last is None else f" (--resume-from {last} goes on from the newest instead)"
     print(f"{work_dir}: holds another training; its checkpoints and results are kept in {aside.name}{instead}")
 

@@ -209,6 +209,9 @@ def test_options_that_would_do_nothing_are_refused_or_said_to_do_nothing(dataroo
         assert f"{option[0]}: does nothing with --from-cache" in refused(
             lambda words=option: command(dataroot, "--from-cache", "y", *words)
         )
+        assert f"{option[0]}: does nothing with --eval render alone" in refused(
+            lambda words=option: command(dataroot, network, "--eval", "render", *words)
+        )
     command(dataroot, network, "--calibration.margin", "0.8", "--trainer.accelerator", "cuda", "--objective.query.weight", "7")
     said = capsys.readouterr().err
     (line,) = (line for line in said.splitlines() if "only a training reads it" in line)
