@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -24,9 +25,14 @@ CONFIG = Path(__file__).parents[1] / "configs" / "splattingocc" / "splattingocc-
 
 def run(name: str, *arguments: str) -> None:
     """Run an example in this process, which has imported what takes another one seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [name, *arguments])
-        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    heeds_ctrl_c = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [name, *arguments])
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    finally:
+        # A program that ends lets Ctrl-C end what is left of it at once, and would leave that to the tests after this one
+        signal.signal(signal.SIGINT, heeds_ctrl_c)
 
 
 def test_fitting_one_frame_lowers_the_loss_and_scores_held_out_rays(synthetic_dataroot: Path, capsys: pytest.CaptureFixture):
