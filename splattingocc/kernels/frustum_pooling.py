@@ -24,7 +24,7 @@ from splattingocc.geometry.cameras import Cameras
 from splattingocc.geometry.transforms import invert_rigid
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.gaussian_index import GridSpec
-from splattingocc.kernels.gaussian_scene import as_array, grid_spec
+from splattingocc.kernels.gaussian_scene import as_array, as_output, grid_spec
 from splattingocc.kernels.launch import launch
 
 BLOCK = 8
@@ -246,7 +246,7 @@ def frustum_cells(
         return cells.unflatten(0, (batch, views))
     inputs = [as_array(ego_from_cam[:, :3, 3], wp.vec3), as_array(ego_from_pixels, wp.mat33), as_array(depths, wp.float32)]
     inputs += [cameras.image_size[1] / size[1], cameras.image_size[0] / size[0], views, num_cells, grid_spec(grid)]
-    launch(find_cells, batch * views * size[0] * size[1], [*inputs, as_array(cells, wp.int32)], device=depths.device)
+    launch(find_cells, batch * views * size[0] * size[1], [*inputs, as_output(cells, wp.int32)], device=depths.device)
     return cells.unflatten(0, (batch, views))
 
 
@@ -267,7 +267,7 @@ def sort_on_device(cells: Int32[Tensor, " point"], depth: Float[Tensor, " point"
     order = order.int()
     bounds = torch.arange(num_cells + 1, dtype=torch.int32, device=cells.device)
     points = SortedPoints(torch.searchsorted(in_order, bounds, out_int32=True), torch.empty_like(depth), torch.empty_like(order))
-    sorted_arrays = [as_array(points.depths, wp.float32), as_array(points.pixels, wp.int32)]
+    sorted_arrays = [as_output(points.depths, wp.float32), as_output(points.pixels, wp.int32)]
     launch(look_up, len(order), [as_array(order, wp.int32), shape, as_array(depth, wp.float32), *sorted_arrays], device=cells.device)
     return points
 
@@ -276,12 +276,12 @@ def sort_by_counting(cells: Int32[Tensor, " point"], depth: Float[Tensor, " poin
     """Return the same as `sort_on_device`, several times as fast on a CPU: a slice of points a thread, counted and then placed."""
     num_slices = torch.get_num_threads()
     counts = torch.zeros(num_cells, num_slices, dtype=torch.int32)
-    launch(count_points, num_slices, [as_array(cells, wp.int32), as_array(counts, wp.int32)], device=cells.device)
+    launch(count_points, num_slices, [as_array(cells, wp.int32), as_output(counts, wp.int32)], device=cells.device)
     ends = counts.flatten().cumsum(0, dtype=torch.int32)
     places = ends.view_as(counts) - counts
     points = SortedPoints(torch.cat([places[:, 0], ends[-1:]]), torch.empty_like(depth), torch.empty_like(cells))
-    inputs = [as_array(cells, wp.int32), as_array(places, wp.int32), shape, as_array(depth, wp.float32)]
-    sorted_arrays = [as_array(points.depths, wp.float32), as_array(points.pixels, wp.int32)]
+    inputs = [as_array(cells, wp.int32), as_output(places, wp.int32), shape, as_array(depth, wp.float32)]
+    sorted_arrays = [as_output(points.depths, wp.float32), as_output(points.pixels, wp.int32)]
     launch(place_points, num_slices, [*inputs, *sorted_arrays], device=cells.device)
     return points
 
@@ -298,7 +298,7 @@ def pool(
     points = sort(cells.flatten(), depth.flatten(), shape, num_cells)
     pooled = torch.empty(num_cells, *blocks.shape[1:], device=context.device)
     inputs = [as_array(points.starts, wp.int32), as_array(points.depths, wp.float32), as_array(points.pixels, wp.int32)]
-    inputs += [as_array(blocks, ChannelBlock), as_array(pooled, ChannelBlock)]
+    inputs += [as_array(blocks, ChannelBlock), as_output(pooled, ChannelBlock)]
     launch(sum_over_points, num_cells * blocks.shape[1], inputs, device=context.device)
     return pooled.flatten(1)[:, : context.shape[-1]]
 
@@ -311,12 +311,14 @@ def pool_backward(
 ) -> tuple[Float[Tensor, "view bin row width"], Float[Tensor, "view height width channel"]]:
     """Return the gradients to depth and context, given that to the result of `pool`."""
     blocks, gradient_blocks, shape = _in_blocks(context), _in_blocks(gradient), _shape_of(depth, context)
-    of_depth, of_context = torch.zeros(depth.numel(), device=depth.device), torch.empty_like(blocks)
+    of_depth = torch.zeros(depth.numel(), device=depth.device)
+    # Not like the blocks: with one view these may be a view of the caller's context, with its strides
+    of_context = torch.empty(blocks.shape, device=depth.device)
     given = as_array(gradient_blocks, ChannelBlock)
     points = [as_array(cells.flatten(), wp.int32), shape]
-    inputs = [*points, as_array(depth.flatten(), wp.float32), given, as_array(of_context, ChannelBlock)]
+    inputs = [*points, as_array(depth.flatten(), wp.float32), given, as_output(of_context, ChannelBlock)]
     launch(context_gradient, len(blocks) * blocks.shape[1], inputs, device=depth.device)
-    inputs = [*points, as_array(blocks, ChannelBlock), given, as_array(of_depth, wp.float32)]
+    inputs = [*points, as_array(blocks, ChannelBlock), given, as_output(of_depth, wp.float32)]
     launch(depth_gradient, depth.numel(), inputs, device=depth.device)
     return of_depth.view(depth.shape), of_context.flatten(1)[:, : context.shape[-1]].reshape(context.shape)
 

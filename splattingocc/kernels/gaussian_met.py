@@ -18,7 +18,17 @@ from torch import Tensor
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.gaussian_index import MIN_ALPHA
 from splattingocc.kernels.gaussian_render import HITS_PER_RAY, MAX_ALPHA, MIN_TRANSMITTANCE, Hits, RayInputs
-from splattingocc.kernels.gaussian_scene import RayBundle, RayHits, SceneIndex, as_array, hit_arrays, ray_inputs, scene_of, visiting_order
+from splattingocc.kernels.gaussian_scene import (
+    RayBundle,
+    RayHits,
+    SceneIndex,
+    as_array,
+    as_output,
+    hit_arrays,
+    ray_inputs,
+    scene_of,
+    visiting_order,
+)
 from splattingocc.kernels.gaussian_walk import PENDING, Scene, begin_walk, meet_next, plan, respond
 from splattingocc.kernels.launch import launch
 
@@ -75,7 +85,7 @@ def find_met(index: SceneIndex, rays: RayBundle, grid: VoxelGrid) -> tuple[Bool[
     hits = RayHits(*(torch.zeros(shape, dtype=torch.int32, device=device) for shape in ((count,), (count, HITS_PER_RAY))))
     if count and len(met):
         inputs = [scene_of(index, grid, rays.near, rays.far), ray_inputs(rays, visiting_order(rays)), hit_arrays(hits)]
-        launch(note_met, count, [*inputs, as_array(met, wp.bool)], device=device)
+        launch(note_met, count, [*inputs, as_output(met, wp.bool)], device=device)
     return met, hits
 
 

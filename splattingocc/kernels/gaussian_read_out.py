@@ -17,7 +17,7 @@ from torch import Tensor
 
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.gaussian_index import MIN_ALPHA, GridSpec
-from splattingocc.kernels.gaussian_scene import SceneIndex, as_array, dilate, grid_spec
+from splattingocc.kernels.gaussian_scene import SceneIndex, as_array, as_output, dilate, grid_spec
 from splattingocc.kernels.launch import launch
 
 _MIN_ALPHA = wp.constant(MIN_ALPHA)
@@ -124,7 +124,7 @@ def read_cells(
     if not active:
         return probabilities, classes
     precisions = torch.empty(active, 3, 3, device=device)
-    launch(widen, active, [as_array(index.whitenings, wp.mat33), variance, as_array(precisions, wp.mat33)], device=device)
+    launch(widen, active, [as_array(index.whitenings, wp.mat33), variance, as_output(precisions, wp.mat33)], device=device)
     # |support radius|² = s²·k² with k² = 2·ln(p / MIN_ALPHA) becomes (s² + variance)·k².
     scene = CellScene()
     scene.added_radius_squared = 2.0 * math.log(float(index.opacities.max()) / MIN_ALPHA) * variance
@@ -142,6 +142,6 @@ def read_cells(
         near_gaussians = dilate(near_gaussians, (0, 1, 2))
     vector = wp.types.vector(length=features.shape[1], dtype=wp.float32)
     inputs = [scene, as_array(near_gaussians.to(torch.uint8).flatten(), wp.uint8), as_array(features, vector)]
-    inputs += [as_array(probabilities.view(-1), wp.float32), as_array(classes.view(-1), wp.uint8)]
+    inputs += [as_output(probabilities.view(-1), wp.float32), as_output(classes.view(-1), wp.uint8)]
     launch(read_out_kernel(features.shape[1]), grid.num_cells, inputs, device=device)
     return probabilities, classes

@@ -85,8 +85,14 @@ def grid_spec(grid: VoxelGrid) -> Any:
 
 
 def as_array(tensor: Tensor, dtype: type) -> wp.array:
-    """Return a tensor as kernels see it; writing to a contiguous one writes to the tensor."""
+    """Return a tensor as kernels see it, to read from."""
     return wp.from_torch(tensor.detach().contiguous(), dtype=dtype)
+
+
+def as_output(tensor: Tensor, dtype: type) -> wp.array:
+    """Return a tensor as kernels see it, to write to."""
+    assert tensor.is_contiguous(), f"kernels would write to a copy of what has the strides {tensor.stride()}"
+    return wp.from_torch(tensor.detach(), dtype=dtype)
 
 
 def index_gaussians(
@@ -117,14 +123,14 @@ def index_gaussians(
     packed = [
         as_array(ids, wp.int32),
         *arrays,
-        as_array(records, wp.vec4),
-        as_array(whitenings, wp.mat33),
-        as_array(packed_opacities, wp.float32),
+        as_output(records, wp.vec4),
+        as_output(whitenings, wp.mat33),
+        as_output(packed_opacities, wp.float32),
     ]
     launch(pack, active, packed, device=device)
     num_cells = torch.zeros(grid.num_cells, dtype=torch.uint8, device=device)
     if active:
-        inputs = [as_array(records, wp.vec4), as_array(starts, wp.int32), spec.cell_size, as_array(num_cells, wp.uint8)]
+        inputs = [as_array(records, wp.vec4), as_array(starts, wp.int32), spec.cell_size, as_output(num_cells, wp.uint8)]
         launch(lateral_cells, grid.num_cells, inputs, device=device)
     skips = _skips(num_cells.reshape(grid.shape), most_lateral_cells(reach, grid.cell_size))
     return SceneIndex(records, whitenings, packed_opacities, ids, starts, skips.flatten(), reach)
@@ -137,11 +143,11 @@ def _cells_of_valid(arrays: list[wp.array], count: int, grid: VoxelGrid, device:
     status = torch.zeros(chunks, dtype=torch.int32, device=device)
     reach = torch.zeros(chunks, device=device)
     max_reach = MAX_REACH_CELLS * grid.cell_size
-    fixed = [*arrays, grid_spec(grid), max_reach, as_array(cells, wp.int32)]
+    fixed = [*arrays, grid_spec(grid), max_reach, as_output(cells, wp.int32)]
     launch(
         describe,
         count,
-        lambda chunk: [*fixed, as_array(status[chunk : chunk + 1], wp.int32), as_array(reach[chunk : chunk + 1], wp.float32)],
+        lambda chunk: [*fixed, as_output(status[chunk : chunk + 1], wp.int32), as_output(reach[chunk : chunk + 1], wp.float32)],
         device=device,
         num_chunks=chunks,
     )
@@ -265,8 +271,8 @@ class RayHits:
 def hit_arrays(hits: RayHits) -> Any:
     """Return hits as kernels see them, `Hits`."""
     struct = Hits()
-    struct.counts = as_array(hits.counts, wp.int32)
-    struct.indices = as_array(hits.indices.flatten(), wp.int32)
+    struct.counts = as_output(hits.counts, wp.int32)
+    struct.indices = as_output(hits.indices.view(-1), wp.int32)
     return struct
 
 
@@ -294,7 +300,7 @@ def composite(
         vector = wp.types.vector(length=channels, dtype=wp.float32)
         order = visiting_order(rays)
         scene, inputs = scene_of(index, grid, rays.near, rays.far), ray_inputs(rays, order)
-        arguments = [scene, inputs, as_array(features, vector), _ray_outputs(*scalars), as_array(composited, vector)]
+        arguments = [scene, inputs, as_array(features, vector), _ray_outputs(*scalars), as_output(composited, vector)]
         launch(kernels.forward, count, [*arguments, hit_arrays(known or hits), known is not None], device=device)
     return (composited, scalars[0], scalars[1], scalars[2], scalars[3]), known or hits
 
@@ -338,7 +344,7 @@ def composite_backward(
         fixed += [_ray_outputs(*scalars), as_array(features_of, vector)]
 
     def arguments(chunk: int) -> list:
-        means_sum, whitenings_sum, opacities_sum, features_sum = (as_array(s[chunk], t) for s, t in zip(sums, dtypes))
+        means_sum, whitenings_sum, opacities_sum, features_sum = (as_output(s[chunk], t) for s, t in zip(sums, dtypes))
         geometry = GeometryGradients()
         geometry.means, geometry.whitenings, geometry.opacities = means_sum, whitenings_sum, opacities_sum
         return [*fixed, geometry, features_sum]
@@ -347,6 +353,6 @@ def composite_backward(
     collected = [as_array(s, t) for s, t in zip(sums, dtypes)]
     targets = [(results.means, wp.vec3), (results.quats, wp.vec4), (results.scales, wp.vec3), (results.opacities, wp.float32)]
     geometry_inputs = [scene, as_array(quats, wp.vec4), as_array(scales, wp.vec3), *collected[:3]]
-    launch(collect_geometry, active, [*geometry_inputs, *(as_array(*target) for target in targets)], device=device)
-    launch(kernels.collect_features, active, [scene, collected[3], as_array(results.features, vector)], device=device)
+    launch(collect_geometry, active, [*geometry_inputs, *(as_output(*target) for target in targets)], device=device)
+    launch(kernels.collect_features, active, [scene, collected[3], as_output(results.features, vector)], device=device)
     return results

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from splattingocc.geometry.cameras import NEAR_PLANE, Cameras
 from splattingocc.kernels.cell_evidence import PixelMaps, ViewCameras, collect_evidence
-from splattingocc.kernels.gaussian_scene import as_array
+from splattingocc.kernels.gaussian_scene import as_array, as_output
 from splattingocc.kernels.launch import launch
 from splattingocc.models.depth import DepthBins, ground_probability
 from splattingocc.models.image_reader import ImageReaderConfig, ImageReading
@@ -119,7 +119,7 @@ def collect(pixels: PixelDistributions, cameras: Cameras, bins: DepthBins, cente
     seen_by.near_plane = NEAR_PLANE
     surface = torch.zeros(len(centers), device=device)
     classes = torch.zeros(len(centers), pixels.classes.shape[1], device=device)
-    results = [as_array(surface, wp.float32), as_array(classes, wp.float32)]
+    results = [as_output(surface, wp.float32), as_output(classes, wp.float32)]
     launch(collect_evidence, len(centers), [as_array(centers, wp.vec3), cell_size / 2, maps, seen_by, *results], device=device)
     return Evidence(surface, classes)
 

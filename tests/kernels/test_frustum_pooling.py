@@ -8,6 +8,7 @@ from splattingocc.geometry.transforms import invert_rigid, rigid, rotation_from_
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels import frustum_pooling
 from splattingocc.kernels.frustum_pooling import frustum_cells, sort_by_counting, sort_on_device
+from splattingocc.kernels.gaussian_scene import as_output
 from splattingocc.models.lift import pooling
 from splattingocc.models.lift.pooling import pool_frustum, pool_reference
 from splattingocc.struct import stack
@@ -124,6 +125,28 @@ def test_the_kernels_say_what_the_reference_says(rows: int, height: int, channel
     torch.testing.assert_close(pooled.double().cpu(), expected, rtol=1e-5, atol=1e-5)
     for found, wanted in zip(gradients(pooled, ours, weights.to(device)), gradients(expected, exact, weights.double())):
         torch.testing.assert_close(found.double().cpu(), wanted, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("channels", [8, 11, 16, 32])
+def test_gradients_of_context_as_the_lift_gives_it_are_those_of_the_reference(views: int, channels: int, generator: torch.Generator):
+    """Channels come from a convolution before the pixels, so the context is a transposed view; of one view its rows are still one axis."""
+    depth, context, cells = random_maps(views, 6, 6, channels, 40, generator)
+    context = context.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    assert not context.is_contiguous()
+    weights = torch.randn(40, channels, generator=generator)
+    ours, exact = (
+        (depth.requires_grad_(), context.requires_grad_()),
+        tuple(leaf.detach().double().requires_grad_() for leaf in (depth, context)),
+    )
+    pooled, expected = pool_frustum(*ours, cells, 40), pool_reference(*exact, cells, 40)
+    for found, wanted in zip(gradients(pooled, ours, weights), gradients(expected, exact, weights.double())):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_a_kernel_is_never_given_a_copy_to_write_to():
+    with pytest.raises(AssertionError, match=r"strides \(1, 2\)"):
+        as_output(torch.zeros(3, 2).T, wp.float32)
 
 
 def test_the_gradients_of_the_reference_are_those_of_finite_differences(generator: torch.Generator):
