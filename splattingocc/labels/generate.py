@@ -217,43 +217,66 @@ class InputsSeen:
 
     def __init__(self, out: Path, dataroot: Path, source: LabelSource, masks: VehicleMasks | None) -> None:
         self._path, self._dataroot, self._source, self._masks = out / INPUTS_SEEN, dataroot, source, masks
-        self._seen: dict[str, str] = {}
+        self._seen: dict[str, dict[str, str]] = {}
         with suppress(BadFile, OSError):
-            self._seen = read_json(self._path, dict[str, str], what="sizes and times of inputs")
+            self._seen = read_json(self._path, dict[str, dict[str, str]], what="sizes and times of inputs")
 
     def note(self, job: SceneJob) -> None:
         """Look at the files of a scene whose labels are about to be made."""
-        self._seen.pop(job.name, None)
-        with suppress(ValueError, OSError):  # one is not there, which whoever reads it says
-            self._seen[job.name] = self._state(job)
+        self._seen[job.name], _ = self._states(job)
 
     def are_those_of(self, record: SceneRecord, job: SceneJob) -> bool:
-        """Say whether the files of a scene hold what its labels were made from, as far as they are there."""
-        try:
-            state = self._state(job)
-            if self._seen.get(job.name) == state:
+        """Say whether the files of a scene hold what its labels were made from.
+
+        Files that are gone are no reason to make labels again; where another one has changed beside them, what all held cannot be told any
+        more, which is a `BadFile`.
+        """
+        states, gone = self._states(job)
+        seen = self._seen.get(job.name, {})
+        if gone:
+            # Of one that was never looked at nothing is known
+            changed = next((path for path, state in states.items() if seen.get(path, state) != state), None)
+            if changed is None:
                 return True
-            found = inputs_sha256(job.labelled, self._dataroot, self._source, self._masks)
-        except (ValueError, OSError):  # one is gone
+            what = f"its size or time is another than when {job.name} was labelled, and {gone[0]} is gone"
+            raise BadFile(Path(changed), f"{what}, so that they cannot be compared; put that back, or give another folder (--out)")
+        if seen == states:
             return True
-        self._seen[job.name] = state
+        found = inputs_sha256(job.labelled, self._dataroot, self._source, self._masks)
+        self._seen[job.name] = states
         return found == record.inputs_sha256
 
     def write(self) -> None:
         """Keep what was seen."""
         write_json(self._path, dict(sorted(self._seen.items())))
 
-    def _state(self, job: SceneJob) -> str:
-        paths = [path for key_frame in job.labelled for path in self._source.input_files(key_frame, self._dataroot)]
-        if self._masks is not None:
-            paths += self._masks.files
-        stats = [(str(path), path.stat()) for path in paths]
-        return hashlib.sha256(repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]).encode()).hexdigest()
+    def _states(self, job: SceneJob) -> tuple[dict[str, str], list[str]]:
+        """Return size and time of each file of a scene that is there, by its path, and which are not."""
+        paths = [] if self._masks is None else list(self._masks.files)
+        gone = []
+        for key_frame in job.labelled:
+            try:
+                paths += self._source.input_files(key_frame, self._dataroot)
+            except MissingInput as error:
+                gone.append(str(error))
+        states = {}
+        for path in dict.fromkeys(paths):
+            try:
+                found = path.stat()
+            except OSError:
+                gone.append(str(path))
+            else:
+                states[str(path)] = f"{found.st_size} {found.st_mtime_ns}"
+        return states, gone
 
 
 def label_scene(job: SceneJob) -> SceneRecord:
     """Label the key frames of one scene and write its file. A fault is a `ValueError` that names the scene and the key frame."""
     tables: dict[str, RayTable] = {}
+    # Before they are read: what is replaced from then on is found the next time
+    inputs = None
+    with suppress(ValueError, OSError):  # one is not there, which whoever reads it says
+        inputs = inputs_sha256(job.labelled, job.dataroot, job.source, job.masks)
     labelled = {i: key_frame for i, key_frame in enumerate(job.key_frames) if key_frame.token not in job.skipped}
     for i, key_frame in labelled.items():
         others = {j - i: other for j, other in labelled.items() if j != i}
@@ -273,7 +296,7 @@ def label_scene(job: SceneJob) -> SceneRecord:
         steps=job.manifest.steps_per_pixel,
         num_cameras=len(job.manifest.cameras),
         source_sha256=job.source_sha256,
-        inputs_sha256=inputs_sha256(job.labelled, job.dataroot, job.source, job.masks),
+        inputs_sha256=inputs or inputs_sha256(job.labelled, job.dataroot, job.source, job.masks),
         skipped=job.skipped,
     )
 

@@ -216,6 +216,47 @@ def test_changed_contents_under_the_same_names_are_found(tiny_dataroot: Path, tm
         generate.verify_inputs(store, index, tmp_path, LidarLabels(LidarLabelConfig(other_key_frames=(-1,))))
 
 
+@pytest.mark.parametrize("skip_missing", [False, True])
+def test_a_file_that_changed_beside_one_that_is_gone_is_said(own_data: Path, tmp_path: Path, skip_missing: bool):
+    """What all of them held cannot be told any more: old labels would stay for ever, new ones would be without those of what is gone."""
+    store, index = tmp_path / "store", read_index(own_data, tiny_nuscenes.VERSION)
+    generate_labels(index, own_data, store, show_progress=False)
+    before = contents(store)
+    sweep = own_data / "samples/LIDAR_TOP/scene-0002-0-LIDAR_TOP.pcd.bin"
+    classes = own_data / f"lidarseg/{tiny_nuscenes.VERSION}/scene-0002-1-LIDAR_TOP_lidarseg.bin"
+    content = sweep.read_bytes()
+    sweep.unlink()
+    classes.write_bytes(bytes([26]) * len(classes.read_bytes()))  # sidewalk
+    os.utime(classes, (1, 1))
+    with pytest.raises(ValueError, match=rf"{classes.name}: its size or time is another than when scene-0002 was labelled, and .* is gone"):
+        generate_labels(index, own_data, store, skip_missing=skip_missing, show_progress=False)
+    assert contents(store) == before
+    sweep.write_bytes(content)
+    generate_labels(index, own_data, store, skip_missing=skip_missing, show_progress=False)
+    assert {*LabelStore.open(store).read("scene-0002-1").semantics.tolist()} == {13}
+
+
+def test_a_file_that_is_replaced_while_its_scene_is_labelled_is_found_the_next_time(own_data: Path, tmp_path: Path):
+    store, index = tmp_path / "store", read_index(own_data, tiny_nuscenes.VERSION)
+    classes = own_data / f"lidarseg/{tiny_nuscenes.VERSION}/scene-0002-0-LIDAR_TOP_lidarseg.bin"
+    label = LidarLabels.label
+
+    def label_and_replace(source, key_frame, dataroot, *, others):
+        table = label(source, key_frame, dataroot, others=others)
+        if key_frame.token == "scene-0002-0":
+            classes.write_bytes(bytes([26]) * len(classes.read_bytes()))  # sidewalk
+        return table
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LidarLabels, "label", label_and_replace)
+        generate_labels(index, own_data, store, show_progress=False)
+    assert {*LabelStore.open(store).read("scene-0002-0").semantics.tolist()} != {13}
+    with pytest.raises(ValueError, match="the labels of scene-0002 were made from other sweeps"):
+        generate.verify_inputs(LabelStore.open(store), index, own_data, LidarLabels())
+    generate_labels(index, own_data, store, show_progress=False)
+    assert {*LabelStore.open(store).read("scene-0002-0").semantics.tolist()} == {13}
+
+
 def test_neighbouring_sweeps_end_with_the_scene(index: Index, tiny_dataroot: Path, undisturbed: Path, tmp_path: Path):
     generate_labels(index, tiny_dataroot, tmp_path, source=LidarLabels(LidarLabelConfig(other_key_frames=(-1,))), show_progress=False)
     alone, more = LabelStore.open(undisturbed), LabelStore.open(tmp_path)
