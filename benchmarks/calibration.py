@@ -42,8 +42,8 @@ THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.
 """Among which truth chooses."""
 PAIRED = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 """Among which it chooses that of ground and that of all others."""
-NUM_CANDIDATES = 20
-"""More than there are classes, and as few as calibration takes."""
+NUM_CANDIDATES = 100
+"""As few as calibration takes; more than there are classes."""
 NUM_BINS = 10
 """Of probabilities, of which it is told how often they come true."""
 

@@ -139,7 +139,7 @@ def test_a_configuration_may_define_classes_of_its_own(tmp_path: Path):
         ({"network": {"volume_encoder": {"channels": [4], "blocks": [1]}}}, "volume_encoder.channels: 4 cannot be normalised in groups"),
         ({"network": {"volume_encoder": {"channels": [25], "blocks": [1]}}}, "expected multiples of 8"),
         ({"render": {"near": 70.0}}, "render.near is 70.0 m, expected less than render.far, 70.0 m"),
-        ({"calibration": {"num_bins": 1001}}, "multiple of 20"),
+        ({"calibration": {"num_bins": 1001}}, "multiple of 100"),
         ({"optimization": {"step_epochs": [8, 8]}}, "expected each epoch once and in order"),
         ({"optimization": {"learning_rate": 0.0}}, "learning_rate is 0.0: input should be greater than 0"),
         (

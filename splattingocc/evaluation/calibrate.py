@@ -37,7 +37,8 @@ RAYS_PER_CHUNK = 4096
 
 RELIABILITY_BINS = 20
 """Ranges of predicted probability of which it is told how often their cells were hit."""
-
+CURVE_POINTS = 100
+"""Thresholds of which F1 is told: a multiple of these ranges and of `RAY_THRESHOLDS`' steps, which are candidates with them."""
 
 RAY_THRESHOLDS = tuple(step / 50 for step in range(1, 50))
 """Thresholds at which rays are cast through what is occupied then."""
@@ -66,8 +67,8 @@ class CalibrationConfig(Config):
     free_weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Weight of a free cell beside an occupied one. At 1 every cell that the rays tell about counts once a frame, and the best F1 is
     also the best geometric IoU on those cells."""
-    num_bins: Annotated[int, Field(ge=RELIABILITY_BINS, le=1_000_000, multiple_of=RELIABILITY_BINS)] = 1000
-    """Candidate thresholds, evenly spaced in [0, 1): a multiple of the 20 ranges in which reliability is told."""
+    num_bins: Annotated[int, Field(ge=CURVE_POINTS, le=1_000_000, multiple_of=CURVE_POINTS)] = 1000
+    """Candidate thresholds, evenly spaced in [0, 1): a multiple of 100, so that every hundredth, of which the curve is told, is one."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class Calibration:
 
     def describe(self) -> dict[str, Any]:
         """Return the curve and the reliability as plain values, to write as JSON."""
-        curve = {f"{threshold:.2f}": f1 for threshold, f1 in zip(self.thresholds.tolist()[::10], self.f1_curve.tolist()[::10])}
+        told = slice(None, None, len(self.thresholds) // CURVE_POINTS)
+        curve = {f"{threshold:.2f}": f1 for threshold, f1 in zip(self.thresholds[told].tolist(), self.f1_curve[told].tolist())}
         counts = {"num_free": self.num_free, "num_occupied": self.num_occupied}
         chosen = {"threshold": self.threshold, "ground_threshold": self.occupancy_threshold.ground, "f1": self.f1}
         found = {**chosen, **counts, "f1_by_threshold": curve, "reliability": self.reliability()}
@@ -173,7 +175,7 @@ class ThresholdCalibration:
             ray_errors = self._ray_errors / self._num_rays
             as_good = ray_errors <= (1 + self.config.ray_tolerance) * ray_errors.min()
             threshold = RAY_THRESHOLDS[int(as_good.nonzero().max())]
-            chosen = min(int(threshold * self.config.num_bins), self.config.num_bins - 1)
+            chosen = round(threshold * self.config.num_bins)
         else:
             chosen = 1 + _middle_of_best(f1_curve[1:])
             threshold = thresholds[chosen].item()

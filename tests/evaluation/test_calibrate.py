@@ -170,3 +170,24 @@ def test_of_thresholds_that_rays_hardly_tell_apart_the_highest_is_taken():
         calibration.update(probabilities, *_rays_to_wall(6.0))
         chosen[tolerance] = calibration.compute().threshold
     assert chosen == {0.0: 0.5, 0.01: 0.5, 0.05: 0.7}
+
+
+@pytest.mark.parametrize("num_bins", [100, 200, 10_000])
+@pytest.mark.parametrize("criterion", ["cells", "rays"])
+def test_what_is_told_of_a_threshold_is_its_own_whatever_the_number_of_candidates(num_bins: int, criterion: str):
+    rays, labels = _rays_to_wall()
+    generator = torch.Generator().manual_seed(0)
+    # On the thresholds themselves lies nothing: hundredths of a float32 and of a float64 are not the same
+    probabilities = (torch.randint(0, 100, GRID.shape, generator=generator) + 0.5) / 100
+    calibration = ThresholdCalibration(CalibrationConfig(criterion=criterion, num_bins=num_bins), GRID)
+    calibration.update(probabilities, rays, labels)
+    found = calibration.compute()
+    usual = ThresholdCalibration(CalibrationConfig(criterion=criterion), GRID)
+    usual.update(probabilities, rays, labels)
+    told, expected = found.describe(), usual.compute().describe()
+    assert told["f1_by_threshold"] == expected["f1_by_threshold"]
+    assert len(told["f1_by_threshold"]) == 100
+    if criterion == "rays":
+        assert told == expected
+    if (key := f"{found.threshold:.2f}") and float(key) == found.threshold:
+        assert told["f1"] == told["f1_by_threshold"][key]
