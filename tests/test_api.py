@@ -24,6 +24,42 @@ PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 SAID = re.compile(r"^ *print\(.*\)  # (.+)$", flags=re.MULTILINE)
 
 
+PROGRAM = """
+import warnings, torch, warp as wp
+import matplotlib, PIL.Image
+
+def settings():
+    numbers = (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(), torch.backends.cudnn.benchmark)
+    return list(warnings.filters), dict(matplotlib.rcParams), wp.config.enable_backward, wp.config.log_level, numbers
+
+with warnings.catch_warnings(record=True):
+    # What others change as they are imported
+    import torch.utils.data, lightning.pytorch, torch.distributed
+before = settings()
+import splattingocc
+from splattingocc import Predictor
+from splattingocc.geometry.rays import Rays
+from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.kernels.voxel_walk import cast_first_hit
+rays = Rays(torch.tensor([[0.5, 0.5, 0.5]]), torch.tensor([[1.0, 0.0, 0.0]]))
+cast_first_hit(torch.ones(2, 2, 2, dtype=torch.uint8), VoxelGrid((0.0, 0.0, 0.0), (2.0, 2.0, 2.0), 1.0), rays)
+after = settings()
+assert before == after, [(old, new) for old, new in zip(before, after) if old != new]
+
+@wp.kernel
+def square(x: wp.array(dtype=float), y: wp.array(dtype=float)):
+    i = wp.tid()
+    y[i] = x[i] * x[i]
+
+x = wp.array([1.0, 2.0, 3.0], dtype=float, device="cpu", requires_grad=True)
+y = wp.zeros(3, dtype=float, device="cpu", requires_grad=True)
+with wp.Tape() as tape:
+    wp.launch(square, dim=3, inputs=[x], outputs=[y], device="cpu")
+tape.backward(grads={y: wp.ones(3, dtype=float, device="cpu")})
+print(x.grad.numpy().tolist())
+"""
+
+
 def python(code: str) -> str:
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
@@ -35,6 +71,15 @@ def test_importing_the_package_imports_nothing_that_takes_time():
     assert python(f"import sys, splattingocc; print({names} & set(sys.modules))") == "set()\n"
     # The label space is words and numbers
     assert python(f"import sys; from splattingocc import CLASSES, FREE; print({names} & set(sys.modules))") == "set()\n"
+
+
+def test_a_program_that_uses_the_package_keeps_its_own_settings(tmp_path: Path):
+    """Warp's gradients and messages, warning filters, torch's defaults: they belong to the whole process."""
+    program = tmp_path / "program.py"  # Warp reads its kernels' source
+    program.write_text(PROGRAM)
+    finished = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines()[-1] == "[2.0, 4.0, 6.0]"
 
 
 def test_every_public_name_is_what_its_module_has_and_type_checkers_are_told_the_same():

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from splattingocc.files.reading import BadFile, decoding, open_regular
 
-FORMATS = ("JPEG", "PNG")
-"""Some of Pillow's other decoders start programs on a file's content."""
+READERS = {b"\xff\xd8\xff": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImageFile}
+"""By how a file begins. Some of Pillow's other decoders start programs on a file's content; and `Image.open` warns of sizes in a way that
+only a setting of the whole process changes."""
 LARGEST_SIDE = 16_384
 """Pixels."""
 LARGEST_IMAGE = 100_000_000
 """Pixels."""
 LARGEST_IMAGE_FILE = 2**29
 """Bytes."""
-
-# Larger ones are refused by their size
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def check_image_size(height: int, width: int) -> None:
@@ -34,10 +33,11 @@ def check_image_size(height: int, width: int) -> None:
 def open_image(path: Path) -> Iterator[Image.Image]:
     """Open a JPEG or PNG file of a size that a camera has; what goes wrong inside, decoding included, is a `BadFile`."""
     with open_regular(path, limit=LARGEST_IMAGE_FILE) as file, decoding(path, "a JPEG or PNG image"):
-        try:
-            image = Image.open(file, formats=FORMATS)
-        except Image.UnidentifiedImageError:
-            raise BadFile(path, "cannot be read as an image: neither JPEG nor PNG") from None
+        begin = file.peek()
+        reader = next((reader for prefix, reader in READERS.items() if begin.startswith(prefix)), None)
+        if reader is None:
+            raise BadFile(path, "cannot be read as an image: neither JPEG nor PNG")
+        image = reader(file)
         with image:
             check_image_size(image.height, image.width)
             yield image

@@ -8,7 +8,7 @@
 # Annotations are evaluated here: they name the vector type of the channel count, which is a local variable.
 import math
 from functools import cache
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import torch
 import warp as wp
@@ -19,6 +19,8 @@ from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.gaussian_index import MIN_ALPHA, GridSpec
 from splattingocc.kernels.gaussian_scene import SceneIndex, as_array, as_output, dilate, grid_spec
 from splattingocc.kernels.launch import launch
+
+wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
 
 _MIN_ALPHA = wp.constant(MIN_ALPHA)
 
@@ -65,9 +67,11 @@ def widen(
 @no_type_check
 def read_out_kernel(channels: int) -> wp.Kernel:
     """Return the kernel for a number of channels; each number is a Warp module of its own, compiled at first use."""
+    module: Any = wp.get_module(f"{__name__}_{channels}_channels")
+    wp.set_module_options({"enable_backward": False}, module)
     vector = wp.types.vector(length=channels, dtype=wp.float32)
 
-    @wp.kernel(module=wp.get_module(f"{__name__}_{channels}_channels"))
+    @wp.kernel(module=module)
     def read_cell(
         first: int,
         scene: CellScene,

@@ -26,6 +26,8 @@ from splattingocc.kernels.gaussian_walk import (
     respond,
 )
 
+wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+
 MAX_ALPHA = 0.99
 """No single Gaussian stops a ray entirely, so that those behind it keep a gradient."""
 MIN_TRANSMITTANCE = 1e-3
@@ -145,6 +147,7 @@ class RenderKernels:
 def render_kernels(channels: int) -> RenderKernels:
     """Return the kernels for a number of channels; each number is a Warp module of its own, compiled at first use."""
     module: Any = wp.get_module(f"{__name__}_{channels}_channels")
+    wp.set_module_options({"enable_backward": False}, module)
     vector = wp.types.vector(length=channels, dtype=wp.float32)
 
     @wp.kernel(module=module)

@@ -21,10 +21,15 @@ import warp as wp
 
 from splattingocc.kernels.cache import init_warp, load_module
 
-# No banner, no compile notices.
-wp.config.log_level = wp.LOG_ERROR
-# No adjoint code is generated: the backward kernels are written by hand.
-wp.config.enable_backward = False
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Have Warp print no banner and no notices of compiling; its settings belong to the whole process, so to others as well."""
+    level, wp.config.log_level = wp.config.log_level, wp.LOG_ERROR
+    try:
+        yield
+    finally:
+        wp.config.log_level = level
 
 
 @contextmanager
@@ -42,7 +47,7 @@ def _silenced_stderr() -> Iterator[None]:
 
 
 # Warp's native library warns of the missing CUDA driver whatever its log level; a CPU machine is a place to run, not a fault.
-with nullcontext() if torch.cuda.is_available() else _silenced_stderr():
+with _quietly(), nullcontext() if torch.cuda.is_available() else _silenced_stderr():
     substitute = init_warp()
 if substitute is not None:
     print(f"splattingocc: {substitute}", file=sys.stderr)
@@ -60,7 +65,8 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
 def _load(module: Any, device: str) -> None:
     """Compile and load a module once, before any threads use it."""
     # A CPU launch uses blocks of one thread, which is a build of its own.
-    load_module(module, wp.get_device(device), block_dim=1 if device == "cpu" else None)
+    with _quietly():
+        load_module(module, wp.get_device(device), block_dim=1 if device == "cpu" else None)
 
 
 def launch(

@@ -14,6 +14,8 @@ from splattingocc.geometry.rays import Rays
 from splattingocc.kernels.launch import launch
 from splattingocc.struct import Struct
 
+wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+
 
 @dataclass(frozen=True)
 class MeshHits(Struct):

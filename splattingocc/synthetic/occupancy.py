@@ -24,6 +24,8 @@ from splattingocc.synthetic.rig import Sensor
 from splattingocc.synthetic.scene_mesh import SceneMesh
 from splattingocc.taxonomy import FREE, NUM_CLASSES
 
+wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+
 SAMPLE_SPACING = 0.12
 """Greatest distance between neighbouring samples of a triangle, metres; a third of a cell."""
 AREA_UNIT = 1e-4
