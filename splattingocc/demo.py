@@ -110,14 +110,17 @@ class Stages:
             except BadFile as error:
                 console.print(f"{error}; every stage is done again", markup=False)
 
-    def run(self, steps: Sequence[Step]) -> None:
-        """Run the stages in turn, but for those that finished with the same options, the same code and the same stages before."""
+    def run(self, steps: Sequence[Step], *, fresh: bool = False) -> None:
+        """Run the stages in turn, but for those that finished with the same options, the same code and the same stages before.
+
+        With `fresh` none is taken for finished.
+        """
         fingerprint = ""
         for number, step in enumerate(steps):
             text = f"{fingerprint} {step.name} {step.options.model_dump_json()} {source_hash()}"
             fingerprint = hashlib.sha256(text.encode()).hexdigest()
             known = self.known.get(step.name, {})
-            is_same = known.get("fingerprint") == fingerprint
+            is_same = known.get("fingerprint") == fingerprint and not (fresh and number == 0)
             if is_same and "seconds" in known:
                 self.console.print(f"[dim]{step.what}: finished before, in {known['seconds']:.0f} s[/dim]")
                 continue
@@ -178,15 +181,10 @@ class Demo:
         there = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
         if STAGES_NAME not in there and there.difference(ITS_OWN):
             raise ValueError(f"{self.folder}: holds files, and none of the demo's ({STAGES_NAME} is missing); choose another --out")
-        with sole_writer(self.folder):
-            # What says that the folder is the demo's goes last
-            for path in sorted(self.folder.iterdir(), key=lambda path: path.name == STAGES_NAME) if fresh else ():
-                if path.name != LOCK_NAME:
-                    _remove(path)
-            with console_log(self.folder):
-                self._run(console)
+        with sole_writer(self.folder), console_log(self.folder):
+            self._run(console, fresh=fresh)
 
-    def _run(self, console: Console) -> None:
+    def _run(self, console: Console, *, fresh: bool) -> None:
         stages = Stages(self.folder, console)
         data = self.experiment.data
         root, labels = data.dataroot, data.label_folder
@@ -203,7 +201,7 @@ class Demo:
             what = f"7/7  Predict, score and draw the same scenes with zoo/{PUBLISHED}"
             options = Published(name=PUBLISHED, sha256=sha256_of(published))
             steps.append(Step("published", what, options, lambda: self._published(published), (self.published,)))
-        stages.run(steps)
+        stages.run(steps, fresh=fresh)
         if published is None:
             console.print(f"[dim]7/7  left out: this installation has no zoo/{PUBLISHED}; a checkout has[/dim]")
         self._conclude(stages, console)
@@ -256,7 +254,7 @@ class Demo:
             "markdown": markdown(rows[0], provenance, "val"),
         }
         write_metrics(self.checkpoint.parent / "metrics_val.json", metrics | known)
-        draw_curves(self.checkpoint.parent)
+        draw_curves(self.checkpoint.parent, scores=known)
         write_metrics(self.folder / SCORES_NAME, metrics)
 
     def _draw(self) -> None:

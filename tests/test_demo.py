@@ -85,6 +85,30 @@ def test_what_later_stages_made_of_an_earlier_network_goes_before_it_is_replaced
     assert scores.exists(), "taken for finished, though it was removed"
 
 
+def test_fresh_removes_what_the_demo_made_and_nothing_else(tmp_path: Path):
+    """Its network may have been trained on in its folder, and tested, which writes a ledger that is never rewritten."""
+    made, mine = tmp_path / "output", tmp_path / "longer" / "network.safetensors"
+    ran = []
+
+    def make() -> None:
+        assert not made.exists()
+        made.mkdir()
+        ran.append("predict")
+
+    def run(*, fresh: bool) -> None:
+        Stages(tmp_path, Console()).run([Step("predict", "Predict", Nothing(), make, (made,))], fresh=fresh)
+
+    run(fresh=False)
+    mine.parent.mkdir()
+    for path in (mine, tmp_path / "log.txt", tmp_path / "report.html"):
+        path.write_text("mine")
+    run(fresh=False)
+    assert ran == ["predict"]
+    run(fresh=True)
+    assert ran == ["predict"] * 2
+    assert {path.read_text() for path in (mine, tmp_path / "log.txt", tmp_path / "report.html")} == {"mine"}
+
+
 def test_a_training_that_is_told_to_stop_says_that_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def stop(config: ExperimentConfig, work_dir: Path, *, resume_from: Path | None) -> None:
         raise InterruptedTraining(signal.SIGINT, work_dir / "checkpoints/step_00000003.ckpt")

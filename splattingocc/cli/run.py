@@ -239,7 +239,7 @@ class Test:
                     print(line)
                 if any(isinstance(scores, dict) and "by_distance" in scores for scores in metrics.values()):
                     try:
-                        draw_curves(work_dir)
+                        draw_curves(work_dir, scores=metrics)
                     except ValueError as error:  # of another file there; the scores are written
                         print(f"no curves.png: {error}", file=sys.stderr)
 
@@ -364,7 +364,7 @@ def recorded_run(
     """Keep a run's console log in its work directory; the first process writes the run into the ledger beside it. Neither without one."""
     from splattingocc.engine.console import console_log
     from splattingocc.engine.distributed import process_count, process_number
-    from splattingocc.engine.ledger import LEDGER_NAME, differences, recorded
+    from splattingocc.engine.ledger import differences, ledger_to_write, recorded
     from splattingocc.pipeline.networks import load_experiment
     from splattingocc.provenance import commit
 
@@ -385,7 +385,7 @@ def recorded_run(
         "data": f"{experiment.data.dataroot} {experiment.data.version}",
         "processes": process_count(launcher),
         "seed": experiment.seed,
-        "work_dir": str(work_dir),
+        "work_dir": str(work_dir if work_dir.name not in ("", "..") else work_dir.resolve()),
     }
-    with console, recorded(work_dir.resolve().parent / LEDGER_NAME, what) as result:
+    with console, recorded(ledger_to_write(work_dir), what) as result:
         yield result

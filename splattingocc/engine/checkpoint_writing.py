@@ -75,7 +75,13 @@ class WithinEpochs(ModelCheckpoint):
 
 
 class BestCheckpoint(_Writer):
-    """Keep the checkpoint that did best, also of a run whose folder was copied or renamed since: Lightning forgets how good it was."""
+    """Keep the checkpoint that did best, also of a run whose folder was copied or renamed since: Lightning forgets how good it was.
+
+    It is written as soon as the kept-back scenes are measured: the checkpoint at the epoch's end is to know how good the best one was.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options, save_on_train_epoch_end=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Some losses have no value before the volume learns

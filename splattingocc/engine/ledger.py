@@ -61,6 +61,19 @@ def differences(value: Any, base: Any, name: str = "") -> dict[str, Any]:
     return {} if value == base else {name: value}
 
 
+def ledgers_of(run: Path) -> tuple[Path, Path]:
+    """Return where the ledger of a run's folder is: beside the folder as it is named, whatever a link makes of that; or inside of it, where
+    nothing can be written beside it, as in a container whose only folder it is."""
+    folder = Path(os.path.abspath(run))
+    return folder.parent / LEDGER_NAME, folder / LEDGER_NAME
+
+
+def ledger_to_write(run: Path) -> Path:
+    """Return the ledger to append a run in a folder to."""
+    beside, inside = ledgers_of(run)
+    return beside if os.access(beside if beside.exists() else beside.parent, os.W_OK) else inside
+
+
 @contextmanager
 def recorded(path: Path, what: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Append what a run is, let it run, and append how it ended: what it puts into the yielded dictionary, or its error."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from splattingocc.files.step_tables import read_step_table
 
 EXTRAS: dict[Tracker, str] = {"tensorboard": "tracking", "wandb": "wandb"}
 """Which extra of this package brings a tracker."""
+TENSORBOARD_FOLDER = "tensorboard"
 FLUSH_STEPS = 20
 """Steps after which metrics are written to disk."""
 OF_THE_MOMENT = ("samples_per_second",)
@@ -34,7 +36,7 @@ def build_tracker(name: Tracker, work_dir: Path, config: dict[str, Any]) -> Logg
     if find_spec(name) is None:
         raise ValueError(f"--trainer.loggers {name}: not installed; pip install -c requirements/constraints.txt -e '.[{EXTRAS[name]}]'")
     if name == "tensorboard":
-        return TensorBoardLogger(work_dir, name="", version="tensorboard", default_hp_metric=False)
+        return TensorBoardLogger(work_dir, name="", version=TENSORBOARD_FOLDER, default_hp_metric=False)
     return WandbLogger(project="splattingocc", name=work_dir.resolve().name, save_dir=work_dir, config=config)
 
 
@@ -138,14 +140,14 @@ class _AppendingWriter(ExperimentWriter):
 
     def _set_aside(self) -> None:
         """Keep the rows of another training, because this one begins at step 0."""
-        self._path.rename(_free_name(self._path, "before"))
+        self._path.rename(free_name(self._path, "before"))
 
     def _go_on(self) -> None:
         """Go on in the table that is there: in what can be read of it, where something damaged it."""
         content = read_bytes(self._path)
         table = read_step_table(content)
         if table.unread:
-            damaged = _free_name(self._path, "damaged")
+            damaged = free_name(self._path, "damaged")
             write_atomically(damaged, lambda path: path.write_bytes(content))
             logging.getLogger(__name__).warning(
                 "%s: %d of its lines cannot be read, the first is line %d; going on without them, the file as it was is %s",
@@ -162,21 +164,42 @@ class _AppendingWriter(ExperimentWriter):
         self._write(read_step_table(read_bytes(self._path)).rows)
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        def write(path: Path) -> None:
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self.metrics_keys)
-                writer.writeheader()
-                writer.writerows(rows)
-
-        write_atomically(self._path, write) if self.metrics_keys else self._path.unlink()
+        _write_table(self._path, self.metrics_keys, rows) if self.metrics_keys else self._path.unlink()
 
 
 class _SpeedWriter(_AppendingWriter):
     NAME_METRICS_FILE = "speed.csv"
 
 
-def _free_name(path: Path, why: str) -> Path:
-    """Return a name beside a table for one that is kept, e.g. `metrics_before_1.csv`."""
+def set_rows_aside(path: Path, *, from_step: int) -> None:
+    """Keep a table of steps as it is under another name, and leave in it what was before a step; one with nothing else is left alone."""
+    if not path.exists():
+        return
+    content = read_bytes(path)
+    table = read_step_table(content)
+    earlier = [row for row in table.rows if int(row["step"]) < from_step]
+    if earlier and len(earlier) == len(table.rows):
+        return
+    kept = free_name(path, "before")
+    if earlier:
+        write_atomically(kept, lambda temporary: temporary.write_bytes(content))
+        _write_table(path, table.columns, earlier)
+    else:
+        path.rename(kept)
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(path, write)
+
+
+def free_name(path: Path, why: str) -> Path:
+    """Return a name beside a file or folder for one that is kept, e.g. `metrics_before_1.csv`."""
     number = 1
     while (free := path.with_name(f"{path.stem}_{why}_{number}{path.suffix}")).exists():
         number += 1

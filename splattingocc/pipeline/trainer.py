@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -74,8 +76,10 @@ def build_training_batches(config: ExperimentConfig, index: Index) -> TrainingBa
 
 def build_checkpoints(config: TrainerConfig, work_dir: Path) -> list[ModelCheckpoint]:
     """Return what writes the newest checkpoints, and the best one where there is a measurement to choose it by."""
+    # Lightning takes a folder called ~ for the user's own
+    folder = work_dir.absolute() / "checkpoints"
     options: dict[str, Any] = {
-        "dirpath": work_dir / "checkpoints",
+        "dirpath": folder,
         "filename": "step_{step:08d}",
         "auto_insert_metric_name": False,
         "enable_version_counter": False,
@@ -88,13 +92,13 @@ def build_checkpoints(config: TrainerConfig, work_dir: Path) -> list[ModelCheckp
         within = WithinEpochs(**options, every_n_train_steps=config.checkpoint_steps, checkpoint_epochs=config.checkpoint_epochs)
         checkpoints.append(within)
     if config.validate_epochs:
-        best = BestCheckpoint(work_dir / "checkpoints", filename="best", enable_version_counter=False, monitor=config.best_by)
+        best = BestCheckpoint(folder, filename="best", enable_version_counter=False, monitor=config.best_by)
         checkpoints.append(best)
     return checkpoints
 
 
 def build_loggers(config: ExperimentConfig, work_dir: Path) -> list[Logger]:
-    trackers = [build_tracker(name, work_dir, config.model_dump(mode="json")) for name in config.trainer.loggers]
+    trackers = [build_tracker(name, work_dir.absolute(), config.model_dump(mode="json")) for name in config.trainer.loggers]
     return [MetricsTable(work_dir), *trackers]
 
 
@@ -121,6 +125,11 @@ def check_sync_batchnorm(config: TrainerConfig, network: nn.Module) -> None:
         raise ValueError(f"trainer.sync_batchnorm: would leave out what {', '.join(sorted(others))} does besides; expected False")
 
 
+def _environment(config: TrainerConfig) -> list[LightningEnvironment]:
+    """Return what says that a process is alone: in a shell inside of an allocation of Slurm's, Lightning would look for the others."""
+    return [LightningEnvironment()] if config.devices * config.num_nodes == 1 and "SLURM_NTASKS" in os.environ else []
+
+
 def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bool = True) -> Trainer:
     trainer, meter = config.trainer, StepMeter()
     accelerator = _accelerator(trainer)
@@ -139,7 +148,7 @@ def build_trainer(config: ExperimentConfig, work_dir: Path, *, show_progress: bo
         check_val_every_n_epoch=trainer.validate_epochs or None,
         limit_val_batches=1.0 if trainer.validate_epochs else 0,
         num_sanity_val_steps=0,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *_environment(trainer)],
         callbacks=[
             *averaging,
             *build_checkpoints(trainer, work_dir),

@@ -42,6 +42,7 @@ from splattingocc.engine.console import in_one_line
 from splattingocc.engine.latest_link import link_latest
 from splattingocc.engine.ledger import differences
 from splattingocc.engine.loading import LoaderFailed, dead_workers_named
+from splattingocc.engine.loggers import TENSORBOARD_FOLDER, free_name, set_rows_aside
 from splattingocc.engine.memory import keep_freed_memory
 from splattingocc.engine.meter import StepMeter
 from splattingocc.engine.module import NonFiniteLoss, OccupancyModule
@@ -89,6 +90,9 @@ def train(
     trained = checkpoint if checkpoint and TrainingBatches.epochs_done(checkpoint) == config.trainer.max_epochs else None
     if trained is not None and resume_from is not None and (metrics := finished_metrics(config, work_dir, resume_from)) is not None:
         return metrics
+    ignored = ""
+    if checkpoint is not None:
+        config, ignored = _as_it_began(config, checkpoint)
     trainer = build_trainer(config, work_dir, show_progress=show_progress)
     keep_freed_memory()
     seed_everything(config.seed, workers=True, verbose=False)
@@ -114,6 +118,8 @@ def train(
     if trainer.is_global_zero:
         if checkpoint is not None and (changed := _changed_since(config, checkpoint)):
             print(f"{resume_from}: goes on with other options than it was trained with: {changed}")
+        if ignored:
+            print(f"{resume_from}: goes on with its own weights; {ignored} does nothing")
         if kept_back != chosen:
             print(
                 f"{resume_from}: has kept back {', '.join(kept_back) or 'no scene'}, and goes on so, with {len(batches.dataset)} key frames"
@@ -168,7 +174,7 @@ def train(
         "ground_threshold": calibration.occupancy_threshold.ground,
         "calibration_f1": calibration.f1,
     }
-    draw_curves(work_dir, scores=False)  # there may be those of another training
+    draw_curves(work_dir)
     write_json(work_dir / METRICS_FILE, metrics)
     return metrics
 
@@ -187,6 +193,26 @@ def _to_go_on_from(config: ExperimentConfig, path: Path) -> dict[str, Any]:
     if done > config.trainer.max_epochs:
         raise ValueError(f"trainer.max_epochs: {config.trainer.max_epochs}, but {path} has {done:g} epochs behind it")
     return checkpoint
+
+
+def _as_it_began(config: ExperimentConfig, checkpoint: dict[str, Any]) -> tuple[ExperimentConfig, str]:
+    """Return the experiment with the initial weights that the training of a checkpoint began with, and which others were asked for."""
+    then = options_in(type(config), checkpoint.get(EXPERIMENT_KEY, "{}"))
+    ignored = []
+    for place, name in (("trainer",), "initial_network"), (("network", "backbone"), "weights"):
+        parts, before = [config], then
+        for part in place:
+            parts, before = [*parts, getattr(parts[-1], part)], before.get(part, {})
+        now = getattr(parts[-1], name, None)
+        if name not in before or before[name] == (now and str(now)):
+            continue
+        if now is not None:
+            ignored.append(f"{'.'.join(place)}.{name} {now}")
+        changed = parts[-1].model_copy(update={name: before[name] and Path(before[name])})
+        for holder, part in zip(reversed(parts[:-1]), reversed(place)):
+            changed = holder.model_copy(update={part: changed})
+        config = changed
+    return config, ", ".join(ignored)
 
 
 def _changed_since(config: ExperimentConfig, checkpoint: dict[str, Any]) -> str:
@@ -254,6 +280,14 @@ def set_aside(work_dir: Path, resume_from: Path | None, *, step: int) -> None:
     is_own = resume_from is not None and resume_from.resolve().parent == folder.resolve()
     found = checkpoints_by_step(folder)
     others = [path for path in found if not is_own or found[path] > step]
+    tables = [work_dir / "logs" / name for name in ("metrics.csv", "speed.csv")]
+    if not is_own:
+        events = work_dir / TENSORBOARD_FOLDER
+        if events.exists():
+            events.rename(free_name(events, "before"))
+        # Those of a training that begins at step 0 are set aside with its first row
+        for table in tables if resume_from is not None else ():
+            set_rows_aside(table, from_step=0)
     if not is_own and (folder / "best.ckpt").exists():
         others.append(folder / "best.ckpt")
     if others or (not is_own and (work_dir / NETWORK_FILE).exists()):
@@ -261,15 +295,12 @@ def set_aside(work_dir: Path, resume_from: Path | None, *, step: int) -> None:
     if not others:
         return
     link_latest(work_dir, None)  # before what it leads to is elsewhere
-    number = 1 + sum(1 for _ in work_dir.glob("checkpoints_before_*"))
-    aside = work_dir / f"checkpoints_before_{number}"
+    aside = free_name(folder, "before")
     aside.mkdir()
     for path in others:
         path.rename(aside / path.name)
-    for table in (work_dir / "logs" / "metrics.csv", work_dir / "logs" / "speed.csv"):
-        if resume_from is not None and not is_own and table.exists():
-            earlier = sum(1 for _ in table.parent.glob(f"{table.stem}_before_*.csv"))
-            table.rename(table.with_name(f"{table.stem}_before_{1 + earlier}.csv"))
+    for table in tables if is_own else ():
+        set_rows_aside(table, from_step=step)
     last = next((aside / path.name for path in others if path in found), None)  # the newest comes first
     instead = "" if last is None else f" (--resume-from {last} goes on from the newest instead)"
     print(f"{work_dir}: holds another training; its checkpoints and results are kept in {aside.name}{instead}")
@@ -296,6 +327,10 @@ def _fit(
     except LoaderFailed as error:
         if (received := stop_requested()) is not None:
             raise InterruptedTraining(received, newest_checkpoint(work_dir)) from error
+        raise
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None  # Lightning would end the process with 1, and say nothing
         raise
     except Exception as error:
         # Until then all that happens is that parts of the checkpoint are handed out, which raise errors of any kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +26,8 @@ MARGIN_INCHES: Final = {"left": 0.75, "right": 0.15, "bottom": 0.55, "top": 0.3}
 TITLE_INCHES: Final = 0.4
 DOTS_PER_INCH: Final = 90
 MOST_COLUMNS: Final = 4
+WHOSE: Final = ("checkpoint", "predictions")
+"""What a file of scores says of whose they are: the digest of a network, or another program's predictions."""
 SMOOTHED_SHARE: Final = 0.02
 """Of a training: the steps that the bold curves are means over. What single steps had is drawn faintly behind them."""
 
@@ -81,14 +83,16 @@ class _Table:
         return np.array([step for step, _ in found], dtype=np.int64), np.array([value for _, value in found], dtype=np.float64)
 
 
-def draw_curves(run_folder: Path, *, scores: bool = True) -> Path:
+def draw_curves(run_folder: Path, *, scores: Mapping[str, Any] | None = None) -> Path:
     """Draw `curves.png` in a run's folder, and return its path: what the run has logged, calibrated and scored by now.
 
     Losses, learning rate, gradients and speed by step are those of `logs/`, reliability and F1 by threshold those of `calibration.json`,
-    scores by distance those of each `metrics_<split>.json`, which are left out without `scores`. What a folder does not have gets no panel;
-    a folder that has none of it is a `ValueError`, a file that is something else a `BadFile`.
+    scores by distance those of each `metrics_<split>.json` that are of the same network, or predictions, as `scores`, the content of one of
+    them. What a folder does not have gets no panel; a folder that has none of it is a `ValueError`, a file that is something else a
+    `BadFile`.
     """
-    panels = [*_panels_of_steps(run_folder), *_panels_of_calibration(run_folder), *(_panels_of_scores(run_folder) if scores else ())]
+    of_scores = () if scores is None else _panels_of_scores(run_folder, [scores.get(name) for name in WHOSE])
+    panels = [*_panels_of_steps(run_folder), *_panels_of_calibration(run_folder), *of_scores]
     if not panels:
         raise ValueError(f"{run_folder}: nothing to draw curves of: no logs/metrics.csv, calibration.json or metrics_<split>.json")
     # Imported where it is needed, because it takes a second
@@ -218,10 +222,12 @@ def _shares(counts: Sequence[int]) -> list[float]:
     return [count / max(1, sum(counts)) for count in counts]
 
 
-def _panels_of_scores(run_folder: Path) -> list[Callable[[Axes], None]]:
+def _panels_of_scores(run_folder: Path, whose: list[Any]) -> list[Callable[[Axes], None]]:
     panels: list[Callable[[Axes], None]] = []
     for path in sorted(run_folder.glob("metrics_*.json")):
         content = read_json(path, dict[str, Any], what="scores")
+        if [content.get(name) for name in WHOSE] != whose:
+            continue
         # Beside methods there are a table in Markdown and scores of renderings
         methods = {name: scores for name, scores in content.items() if isinstance(scores, dict) and "by_distance" in scores}
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from splattingocc.cli import main
-from splattingocc.engine.ledger import differences, read_ledger, recorded
+from splattingocc.engine.ledger import differences, ledger_to_write, read_ledger, recorded
 
 WHAT = {"command": "train", "name": "a", "commit": "c0", "changed": {}, "seed": 0, "processes": 1}
 
@@ -34,6 +34,19 @@ def test_a_run_that_fails_leaves_its_error_and_what_was_written_stays(tmp_path: 
         raise ValueError("traceback\nthe file is gone")
     assert path.read_text().startswith(before)
     assert read_ledger(path).runs[1].result["error"] == "ValueError: the file is gone"
+
+
+def test_a_ledger_lies_beside_the_folder_of_a_run_as_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run, elsewhere = tmp_path / "work_dirs" / "run", tmp_path / "scratch" / "of_mine"
+    elsewhere.mkdir(parents=True)
+    run.parent.mkdir()
+    run.symlink_to(elsewhere)
+    assert ledger_to_write(run) == run.parent / "log.txt"
+    monkeypatch.chdir(elsewhere)
+    assert ledger_to_write(Path(".")) == tmp_path / "scratch" / "log.txt"
+    # In a container, the only folder that is the user's
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "scratch")
+    assert ledger_to_write(elsewhere) == elsewhere / "log.txt"
 
 
 def write_many(path: Path) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,13 +30,14 @@ from small_trainings import (
 
 from splattingocc.data.loaders import TrainingSet
 from splattingocc.data.nuscenes import read_index
-from splattingocc.engine.checkpoint import EXPERIMENT_KEY, KEPT_BACK_KEY, newest_checkpoint, read_metadata
-from splattingocc.engine.checkpoint_writing import BestCheckpoint
+from splattingocc.engine.checkpoint import EXPERIMENT_KEY, KEPT_BACK_KEY, newest_checkpoint, read_checkpoint, read_metadata
+from splattingocc.engine.checkpoint_writing import BestCheckpoint, GoOnCleanly
 from splattingocc.engine.loggers import MetricsTable
 from splattingocc.engine.module import OccupancyModule
 from splattingocc.engine.signals import InterruptedTraining
 from splattingocc.experiment import ExperimentConfig
 from splattingocc.pipeline.prediction import open_once
+from splattingocc.pipeline.trainer import build_checkpoints, build_trainer
 from splattingocc.pipeline.training import RESULTS, options_in, set_aside, train
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -402,7 +404,81 @@ def test_going_on_from_an_older_checkpoint_sets_aside_what_came_after_it(trained
     set_aside(work_dir, older, step=4)
     assert newest_checkpoint(work_dir) == older
     assert {path.name for path in (work_dir / "checkpoints_before_1").iterdir()} == {"step_00000008.ckpt", *RESULTS}
-    assert (work_dir / "logs" / "metrics.csv").exists()
+    # Of steps that the training will not take again, perhaps, no row stays among those that it has taken
+    assert [step for step, _ in logged_losses(work_dir)] == ["0", "1", "2", "3"]
+    assert (work_dir / "logs" / "metrics_before_1.csv").read_bytes() == (trained / "logs" / "metrics.csv").read_bytes()
+    assert len((work_dir / "logs" / "speed.csv").read_text().splitlines()) == 1 + 3  # the first step of a run has no speed
+
+
+def test_nothing_is_set_aside_over_what_was_set_aside_before(trained: Path, tmp_path: Path):
+    """Also where its user has removed the first of it since."""
+    work_dir, other = tmp_path / "run", tmp_path / "other.ckpt"
+    shutil.copytree(trained, work_dir)
+    kept = (
+        work_dir / "checkpoints_before_2" / "old",
+        work_dir / "logs" / "metrics_before_2.csv",
+        work_dir / "tensorboard_before_2" / "old",
+    )
+    for path in (*kept, work_dir / "tensorboard" / "events"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("before")
+    for number in (1, 3):
+        set_aside(work_dir, other, step=0)
+        assert (work_dir / f"checkpoints_before_{number}" / "step_00000008.ckpt").exists()
+        assert (work_dir / "logs" / f"metrics_before_{number}.csv").exists()
+        assert (work_dir / f"tensorboard_before_{number}" / "events").exists()
+        shutil.copytree(trained, work_dir, dirs_exist_ok=True)
+        (work_dir / "tensorboard").mkdir()
+        (work_dir / "tensorboard" / "events").touch()
+    assert {path.read_text() for path in kept} == {"before"}
+
+
+def test_weights_to_begin_with_are_none_of_a_training_that_goes_on(
+    trained: Path, dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """They are neither read nor written down as what it began with."""
+    config, other = with_epochs(small_experiment(dataroot), 3), tmp_path / "other.safetensors"
+    shutil.copytree(trained, tmp_path / "run")
+    config = with_trainer(config, initial_network=other)
+    train(config, tmp_path / "run", resume_from=newest_checkpoint(tmp_path / "run"), show_progress=False)
+    said = capsys.readouterr().out
+    assert f"goes on with its own weights; trainer.initial_network {other} does nothing" in said
+    assert "initial_network=" not in said
+    found = json.loads(read_metadata(tmp_path / "run" / "network.safetensors")[EXPERIMENT_KEY])
+    assert found["trainer"] | {"max_epochs": 2} == json.loads(read_metadata(trained / "network.safetensors")[EXPERIMENT_KEY])["trainer"]
+
+
+@pytest.mark.parametrize("moment", ["on_train_start", "on_train_batch_end"])
+def test_ctrl_c_that_lightning_hears_is_ctrl_c(dataroot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str):
+    """Lightning would end the process with 1 and say nothing."""
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GoOnCleanly, moment, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_experiment(dataroot), tmp_path, show_progress=False)
+
+
+def test_a_shell_inside_of_an_allocation_is_alone(dataroot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As `sbatch --ntasks 4 --wrap "splattingocc train ..."` begins it: Lightning would look for three others."""
+    for name, value in {
+        "SLURM_NTASKS": "4",
+        "SLURM_JOB_NAME": "wrap",
+        "SLURM_JOB_ID": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    trainer = build_trainer(small_experiment(dataroot), tmp_path, show_progress=False)
+    assert trainer.world_size == 1
+
+
+def test_a_folder_that_is_called_as_shells_call_home_is_one_like_others(dataroot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for checkpoints in build_checkpoints(with_trainer(small_experiment(dataroot), validate_epochs=1).trainer, Path("~/run")):
+        assert checkpoints.dirpath == str(tmp_path / "~" / "run" / "checkpoints")
 
 
 def test_going_on_from_the_best_checkpoint_keeps_those_that_are_older(trained: Path, tmp_path: Path):
@@ -510,6 +586,39 @@ def test_two_trainings_in_one_folder_at_once_are_refused(dataroot: Path, tmp_pat
         holder.stdout.readline()
         assert f"being written by process {holder.pid}" in run_and_fail(*train_command(dataroot, tmp_path / "run"))
         holder.kill()
+
+
+def test_the_best_checkpoint_of_a_training_that_was_stopped_and_went_on_is_that_of_one_that_was_not(
+    dataroot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of the second epoch, where the losses of the kept-back scene are the least: all that comes later does worse."""
+    losses = (3.0, 1.0, 2.0, 2.5)
+    log_dict = OccupancyModule.log_dict
+
+    def scripted(module: OccupancyModule, values: dict[str, Any], **options: Any) -> None:
+        told = values | {"val/loss": torch.tensor(losses[module.current_epoch])} if "val/loss" in values else values
+        log_dict(module, told, **options)
+
+    monkeypatch.setattr(OccupancyModule, "log_dict", scripted)
+    for place in ("splattingocc.pipeline.trainer", "splattingocc.data.loaders"):
+        monkeypatch.setattr(f"{place}.calibration_scenes", lambda index, config, split="train": index.splits["train"][:1])
+    config = with_trainer(small_experiment(dataroot), validate_epochs=1, max_epochs=4)
+    config = config.model_copy(update={"optimization": config.optimization.model_copy(update={"image_steps": 100})})
+    with interrupted_at(4):
+        train(config, tmp_path, show_progress=False)
+    train(config, tmp_path, resume_from=newest_checkpoint(tmp_path), show_progress=False)
+    assert read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == 4
+
+
+def test_a_loss_that_has_no_value_yet_chooses_later(dataroot: Path, tmp_path: Path):
+    """Of the volume there is none before the image branch has learned."""
+    config = with_trainer(small_experiment(dataroot), validate_epochs=1, best_by="loss/query")
+    config = config.model_copy(update={"optimization": config.optimization.model_copy(update={"image_steps": 3})})
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("splattingocc.pipeline.trainer", "splattingocc.data.loaders"):
+            patch.setattr(f"{place}.calibration_scenes", lambda index, config, split="train": index.splits["train"][:1])
+        train(config, tmp_path, show_progress=False)
+    assert read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == 4
 
 
 def test_a_copy_of_a_run_goes_on_with_its_best_checkpoint(tmp_path: Path):

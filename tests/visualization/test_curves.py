@@ -79,14 +79,27 @@ def test_every_panel_that_there_are_numbers_of_is_drawn(tmp_path: Path, titles: 
     write_calibration(tmp_path)
     write_scores(tmp_path)
     titles.clear()
-    assert draw_curves(tmp_path, scores=False) == tmp_path / "curves.png"
+    assert draw_curves(tmp_path) == tmp_path / "curves.png"
     assert titles == STEPS + CALIBRATION
     titles.clear()
-    draw_curves(tmp_path)
+    draw_curves(tmp_path, scores={})
     assert titles == STEPS + CALIBRATION + SCORES
     with Image.open(tmp_path / "curves.png") as image:
         image.load()
         assert image.width == 4 * 5 * 90
+
+
+def test_scores_of_several_networks_are_never_in_one_picture(tmp_path: Path, titles: list[str]) -> None:
+    """Of a network that was replaced by a new training, or of another checkpoint, the scores of another split may still be there."""
+    write_scores(tmp_path)
+    content = json.loads((tmp_path / "metrics_val.json").read_text())
+    for split, whose in (("val", "a"), ("train", "b"), ("test", "b")):
+        (tmp_path / f"metrics_{split}.json").write_text(json.dumps(content | {"checkpoint": whose}))
+    draw_curves(tmp_path, scores=content | {"checkpoint": "b"})
+    assert titles == [f"scores by distance, {split}, inside mask_camera" for split in ("test", "train")]
+    titles.clear()
+    draw_curves(tmp_path, scores={"checkpoint": "a", "miou": 1})
+    assert titles == SCORES
 
 
 def test_the_picture_follows_the_numbers_and_is_the_same_for_the_same_numbers(tmp_path: Path) -> None:
@@ -138,4 +151,4 @@ RELIABILITY = '"reliability": [{"from": 0, "cells": 1, "hit": 1}]'
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(BadFile, match=message):
-        draw_curves(tmp_path)
+        draw_curves(tmp_path, scores={})
