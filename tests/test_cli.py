@@ -10,7 +10,7 @@ import pytest
 from toy_parts import MeanLiftConfig, PatchesConfig, ToyNetworkConfig
 
 import splattingocc
-from splattingocc.cli import COMMANDS, WAITING, as_flags, expand_cfg_options, let_idle_threads_sleep, main, parse
+from splattingocc.cli import COMMANDS, WAITING, as_flags, expand_cfg_options, expand_home, let_idle_threads_sleep, main, parse
 from splattingocc.data.nuscenes import read_index
 from splattingocc.models.backbones.from_timm import TimmConfig
 from splattingocc.models.backbones.mobilenet import MobileNetV2Config
@@ -58,8 +58,26 @@ def test_cfg_options_are_the_options_of_the_same_names():
     words = ["--seed", "3", "--cfg-options", "trainer.max_epochs=2", "data.loader.image-size=[32,64]", "--validate", "x=y"]
     expected = ["--seed", "3", "--trainer.max_epochs", "2", "--data.loader.image-size", "32", "64", "--validate", "x=y"]
     assert expand_cfg_options(words) == expected
+    for value, values in (
+        ("/data/my sets/nuscenes", ["/data/my sets/nuscenes"]),
+        ("/data/nuscenes(1)", ["/data/nuscenes(1)"]),
+        ("/data/a,b", ["/data/a,b"]),
+        ("[1e-3]", ["1e-3"]),
+        ("(8, 10)", ["8", "10"]),
+        ("8,10", ["8", "10"]),
+        ("[]", []),
+    ):
+        assert expand_cfg_options(["--cfg-options", f"a.b={value}"]) == ["--a.b", *values]
     with pytest.raises(ValueError, match="--cfg-options seed: expected key=value"):
         expand_cfg_options(["--cfg-options", "seed", "3"])
+
+
+def test_home_is_the_users_where_shells_leave_it_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    """Quoted, or behind a `=`."""
+    monkeypatch.setenv("HOME", "/home/me")
+    words = ["~/a", "--work-dir=~/runs/x", "--out", "~", "a~/b", "--name=a=~/b", "~other/a", "--x=~y"]
+    assert expand_home(words) == ["/home/me/a", "--work-dir=/home/me/runs/x", "--out", "/home/me", *words[4:]]
+    assert parse(["train", str(CONFIG), "--work-dir=~/runs", "--cfg-options", "data.dataroot=~/sets"]).work_dir == Path("/home/me/runs")
 
 
 def test_command_lines_of_this_family_are_understood(tmp_path: Path):

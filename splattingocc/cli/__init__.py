@@ -68,13 +68,25 @@ def expand_cfg_options(words: Sequence[str]) -> list[str]:
             inside = True
         elif inside and not word.startswith("-") and "=" in word:
             name, value = word.split("=", 1)
-            expanded += [f"--{name}", *value.strip("[]()").replace(",", " ").split()]
+            expanded += [f"--{name}", *_values(value)]
         elif inside and not word.startswith("-"):
             raise ValueError(f"--cfg-options {word}: expected key=value")
         else:
             inside = False
             expanded.append(word)
     return expanded
+
+
+def _values(value: str) -> list[str]:
+    """Return the values that are written as one: `[1, 2]`, `(1, 2)` or `1,2`; commas in a path are its own."""
+    if value[:1] + value[-1:] in ("[]", "()"):
+        return value[1:-1].replace(",", " ").split()
+    return [value] if "/" in value else [part.strip() for part in value.split(",")]
+
+
+def expand_home(words: Sequence[str]) -> list[str]:
+    """Put the user's own folder in place of the `~` that paths begin with, as shells do unless it is quoted or follows a `=`."""
+    return [re.sub(r"^(|--[^=]+=)~(?=/|$)", lambda found: found[1] + os.path.expanduser("~"), word) for word in words]
 
 
 def as_flags(words: Sequence[str], switches: Container[str]) -> list[str]:
@@ -127,7 +139,7 @@ def parse(arguments: Sequence[str]) -> Any:
         sys.exit()
     if name not in COMMANDS:
         return _refuse_command(name) if not name.startswith("-") else _print_help(arguments)
-    rest = expand_cfg_options(arguments[1:])
+    rest = expand_home(expand_cfg_options(arguments[1:]))
     prog = f"splattingocc {name}"
     is_configured = name in CONFIGURED and bool(rest) and not rest[0].startswith("-")
     if name in CONFIGURED and not is_configured and not {"-h", "--help"} & set(rest):

@@ -155,7 +155,7 @@ def about_options(config: ExperimentConfig, checkpoint: Path, written: Path, *, 
         *unlike_training(config, checkpoint),
         *unlike_held_back(config, checkpoint, part),
         *unused_calibration(config, checkpoint),
-        *options_of_training(config, written),
+        *options_of_training(config, checkpoint, written),
     ]
 
 
@@ -177,10 +177,14 @@ def unlike_held_back(config: ExperimentConfig, checkpoint: Path, part: Part) -> 
     ]
 
 
-def options_of_training(config: ExperimentConfig, written: Path) -> list[str]:
-    """Say that what was changed of a training's options does nothing where nothing is trained."""
-    changed = differences(config.model_dump(mode="json"), load_experiment(written).model_dump(mode="json"))
-    idle = [f"{name} {value}" for name, value in changed.items() if name.partition(".")[0] in OF_TRAINING]
+def options_of_training(config: ExperimentConfig, checkpoint: Path, written: Path) -> list[str]:
+    """Say that what was changed of a training's options, and is not as in the training of the network, does nothing."""
+    now = config.model_dump(mode="json")
+    changed = differences(now, load_experiment(written).model_dump(mode="json"))
+    with decoding(checkpoint, "a network with its experiment"):
+        then = msgspec.json.decode(read_metadata(checkpoint).get(EXPERIMENT_KEY, "{}"), type=dict[str, Any])
+    unlike = differences(now, {name: then.get(name) for name in OF_TRAINING})
+    idle = [f"{name} {value}" for name, value in changed.items() if name.partition(".")[0] in OF_TRAINING and name in unlike]
     return [f"{', '.join(idle)}: does nothing, only a training reads it"] if idle else []
 
 

@@ -235,6 +235,12 @@ def test_options_that_would_do_nothing_are_refused_or_said_to_do_nothing(dataroo
     loader = trained.data.loader.model_copy(update={"held_out_fraction": 0.2})
     with_masks = trained.data.model_copy(update={"loader": loader, "vehicle_masks": Path("masks")})
     changed = trained.model_copy(update={"data": with_masks})
+    # What its own training had is no news, wherever it was said: `train --validate` tests with the same options
+    longer = trained.model_copy(update={"trainer": trained.trainer.model_copy(update={"max_epochs": 9})})
+    assert len(about_options(longer, network, network)) == 1
+    weights, metadata = read_network(network)
+    save_weights(weights, own_run / "longer.safetensors", metadata | {EXPERIMENT_KEY: json.dumps(longer.model_dump(mode="json"))})
+    assert about_options(longer, own_run / "longer.safetensors", network) == []
     (line,) = about_options(changed, network, network)
     assert ": trained without data.vehicle_masks, here it is with data.vehicle_masks masks: the network sees images unlike" in line
     _, line = about_options(changed, network, network, part="held_out")
