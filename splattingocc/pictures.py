@@ -153,6 +153,8 @@ def draw_cached_grids(
     With `gts`, those that there is truth of are drawn beside it, and the film shows it where that is all of them. Where the data are
     `known`, the film shows the cameras, too. Returns the paths of the pictures, the film's last.
     """
+    if folder.name in ("", ".."):  # its name is the scene's, and the cache is above it
+        folder = folder.resolve()
     files = predictions_in(folder)
 
     def is_known(token: str) -> bool:

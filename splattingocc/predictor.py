@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from splattingocc.data.calibration import FARTHEST_POSITION, check_pose
-from splattingocc.data.image_arrays import Array, Arrays, as_numpy, views_of_arrays
+from splattingocc.data.image_arrays import Array, Arrays, array_of, views_of_arrays
 from splattingocc.data.key_frames import Index, ego_from_other_ego
 from splattingocc.data.samples import PredictionSample
 from splattingocc.engine.checkpoint import NETWORK_FILE
@@ -75,6 +75,7 @@ class PredictedOccupancy(Occupancy):
         for name, values in (("origins", rays.origins), ("directions", rays.directions)):
             if values.ndim != 2 or values.shape != (len(rays.origins), 3) or not values.is_floating_point():
                 raise ValueError(f"rays.{name} is of {values.dtype} and the shape {tuple(values.shape)}, expected floats (ray, 3)")
+        _check_defaults()
         return render_surfaces(self.field, rays.map(Tensor.float), self.rendering)
 
     def save(self, path: str | Path) -> None:
@@ -165,6 +166,7 @@ class Predictor:
         """
         if not isinstance(path, str | Path):
             raise ValueError(f"path is {path!r}, expected that of a network's file, or zoo/<name>")
+        _check_defaults()
         path = find_in_zoo(Path(path))
         config, remarks = experiment_of(path)
         network, calibrated = open_network(config, path, None if device is None else _device(device))
@@ -215,6 +217,7 @@ class Predictor:
 
         What is wrong is a `ValueError` that begins with the argument's name; then nothing is remembered of the call.
         """
+        _check_defaults()
         frame = views_of_arrays(images, K, cam_from_ego, self.config.data.loader, vehicle_masks)
         pose = None if world_from_ego is None else _pose(world_from_ego)
         self._say_what_is_missing(pose is None, vehicle_masks is None)
@@ -234,6 +237,7 @@ class Predictor:
         vehicle_masks: Arrays | None = None,
     ) -> dict[str, np.ndarray]:
         """Return what `splattingocc export NETWORK out.onnx` takes, by name, from what a call takes: images cut and scaled, and `K`."""
+        _check_defaults()
         seen, cameras = views_of_arrays(images, K, cam_from_ego, self.config.data.loader, vehicle_masks)
         self._say_what_is_missing(no_pose=False, no_masks=vehicle_masks is None)
         self._say_which_see_nothing(cameras)
@@ -295,8 +299,17 @@ def _seen_from(
     return earlier.images * taken[:, None, None, None], chosen
 
 
+def _check_defaults() -> None:
+    """Refuse defaults of torch's, which are those of the whole process, by which new tensors would be unlike those that they meet."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    if dtype != torch.float32:
+        raise ValueError(f"torch's default dtype is {dtype}, expected torch.float32 while a network is loaded and used")
+    if device.type != "cpu":
+        raise ValueError(f"torch's default device is {device}, expected cpu: Predictor.load(…, device={str(device)!r}) chooses a network's")
+
+
 def _pose(world_from_ego: Array) -> Float64[np.ndarray, "4 4"]:
-    pose = as_numpy(world_from_ego)
+    pose = array_of(world_from_ego, "world_from_ego", "floats of the shape (4, 4)")
     check_pose(pose, "world_from_ego", farthest=FARTHEST_POSITION)
     return pose.astype(np.float64)
 

@@ -238,6 +238,14 @@ def test_a_cached_scene_is_drawn_beside_its_truth_with_the_score_of_the_frame(
         assert frame.height != height
 
 
+def test_the_folder_in_hand_is_a_scene_too(cached_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(film, "find_spec", lambda name: None)
+    monkeypatch.chdir(cached_scene)
+    picture, moving = draw_cached_grids(Path("."), gts=tmp_path / "gts", options=SMALL)
+    assert moving == cached_scene.resolve() / "scene-0001.webp"
+    assert picture.is_file()
+
+
 def test_the_scene_tool_takes_truth_and_cameras_from_the_run_and_refuses_in_one_line(
     cached_scene: Path,
     experiment: ExperimentConfig,

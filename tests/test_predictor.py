@@ -287,6 +287,22 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "far": (lambda rig: {"cam_from_ego": with_entry(rig["cam_from_ego"], (0, 0, 3), 1e4)}, r"cam_from_ego\[0\] is at .* up to 100"),
     "pose": (lambda rig: {"world_from_ego": np.eye(4) * 1.1}, r"world_from_ego has the last row"),
     "pose in a stack": (lambda rig: {"world_from_ego": np.eye(4)[None]}, r"world_from_ego is .*, expected a 4×4 matrix"),
+    "ragged pose": (
+        lambda rig: {"world_from_ego": np.array([[1, 2], [3]], dtype=object)},
+        r"world_from_ego is no array of numbers, expected floats of the shape",
+    ),
+    "ragged image": (
+        lambda rig: {"images": [np.array([[1, 2], [3]], dtype=object), None, None]},
+        r"images\[0\] is no array of numbers, expected RGB",
+    ),
+    "ragged mask": (
+        lambda rig: {"vehicle_masks": [np.array([[True], [True, False]], dtype=object), None, None]},
+        r"vehicle_masks\[0\] is no array of numbers, expected bool",
+    ),
+    "ragged K": (
+        lambda rig: {"K": np.array([[1, 2], [3]], dtype=object)},
+        r"K is no array of numbers, expected floats of the shape \(3, 3, 3\)",
+    ),
     "masks": (lambda rig: {"vehicle_masks": [None]}, r"vehicle_masks has 1 masks, expected 3"),
     "mask": (
         lambda rig: {"vehicle_masks": [np.zeros((80, 160)), None, None]},
@@ -380,6 +396,41 @@ def test_a_virtual_lidar_and_a_virtual_camera_meet_the_wall_where_it_is():
     # In the digits that arrays of NumPy have
     double = Cameras(K.double(), torch.from_numpy(CAMERA_BELOW).double(), (20, 40))
     assert (wall().render(double[None].pixel_rays()).semantics.reshape(20, 40) == seen).float().mean() > 0.99
+
+
+def test_what_was_rendered_is_the_callers_to_change_and_to_learn_from():
+    met = wall().render(Rays(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]])))
+    met.distances[0] = 70.0
+    weight = torch.ones(1, requires_grad=True)
+    (met.alphas * weight).sum().backward()
+    assert weight.grad is not None
+    assert not any(values.requires_grad for values in (met.alphas, met.distances))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda: torch.set_default_dtype(torch.float64), "^torch's default dtype is torch.float64, expected torch.float32"),
+        (lambda: torch.set_default_device("meta"), "^torch's default device is meta, expected cpu"),
+    ],
+)
+def test_defaults_of_torch_that_would_mix_formats_or_devices_are_refused(
+    network: Path, predictor_of_one_frame: Predictor, rig: dict[str, Any], change: Callable[[], None], message: str
+):
+    occupancy, rays = wall(), Rays(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]))
+    change()
+    try:
+        for use in (
+            lambda: Predictor.load(network),
+            lambda: predictor_of_one_frame(**rig),
+            lambda: predictor_of_one_frame.inputs(**rig),
+            lambda: occupancy.render(rays),
+        ):
+            with pytest.raises(ValueError, match=message):
+                use()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
 
 
 def test_what_was_predicted_is_saved_by_the_name_of_the_file(tmp_path: Path):

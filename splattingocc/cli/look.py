@@ -227,7 +227,7 @@ class Report:
     gaussians: Annotated[int, Field(ge=0, le=1_000_000)] = 12_000
     """Gaussians of each key frame, the most opaque ones; 0 shows none. They are predicted again, from the network and the images."""
     max_megabytes: Annotated[float, Field(gt=0, le=1000)] = 15.0
-    """Size of the file, 10^6 bytes; pictures and films that would make it larger are left out, the last ones first."""
+    """Size of the file, 10^6 bytes; of curves, films and pictures, in this order, those that would make it larger are left out."""
 
     def run(self) -> None:
         from splattingocc.report.found import find

@@ -80,6 +80,17 @@ def as_numpy(values: Any) -> np.ndarray:
     return np.asarray([as_numpy(value) for value in values] if isinstance(values, list | tuple) else values)
 
 
+def array_of(values: Any, name: str, expected: str) -> np.ndarray:
+    """Return what a caller gave as an array of numbers; anything else, a ragged list too, is a `ValueError` that begins with its name."""
+    try:
+        found = as_numpy(values)
+    except (TypeError, ValueError, RuntimeError):
+        found = np.empty(0, dtype=object)
+    if found.dtype == object:
+        raise ValueError(f"{name} is no array of numbers, expected {expected}")
+    return found
+
+
 def _one_by_one(arrays: Arrays, name: str, axes: int) -> list[Array | None]:
     if isinstance(arrays, np.ndarray | Tensor):
         if arrays.ndim != axes:
@@ -93,7 +104,7 @@ def _one_by_one(arrays: Arrays, name: str, axes: int) -> list[Array | None]:
 def _pixels(image: Array, name: str) -> UInt8[np.ndarray, "h w 3"]:
     if isinstance(image, str | bytes | os.PathLike):
         raise ValueError(f"{name} is a {type(image).__name__}, expected the pixels themselves, such as np.array(Image.open(path))")
-    pixels = as_numpy(image)
+    pixels = array_of(image, name, "RGB: (height, width, 3) or (3, height, width)")
     if pixels.ndim != 3 or 3 not in (pixels.shape[0], pixels.shape[-1]):
         raise ValueError(f"{name} has the shape {pixels.shape}, expected RGB: (height, width, 3) or (3, height, width)")
     pixels = pixels if pixels.shape[-1] == 3 else pixels.transpose(1, 2, 0)
@@ -111,17 +122,18 @@ def _pixels(image: Array, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _matrices(values: Any, name: str, size: int, count: int) -> Float64[np.ndarray, "view size size"]:
+    expected = f"floats of the shape ({count}, {size}, {size})"
     try:
-        matrices = as_numpy(values).astype(np.float64, casting="same_kind")
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is no array of numbers, expected floats of the shape ({count}, {size}, {size})") from None
+        matrices = array_of(values, name, expected).astype(np.float64, casting="same_kind")
+    except TypeError:
+        raise ValueError(f"{name} is no array of numbers, expected {expected}") from None
     if matrices.shape != (count, size, size):
         raise ValueError(f"{name} has the shape {matrices.shape}, expected ({count}, {size}, {size}): a matrix for each of images")
     return matrices
 
 
 def _hidden(mask: Array, size: tuple[int, int], window: ImageWindow, image_size: tuple[int, int], name: str) -> Float[Tensor, "h w"]:
-    covered = as_numpy(mask)
+    covered = array_of(mask, name, f"bool and the shape {size}, as its image")
     if covered.dtype != np.bool_ or covered.shape != size:
         raise ValueError(f"{name} is of {covered.dtype} and the shape {covered.shape}, expected bool and {size}, as its image")
     return mask_through_window(Image.fromarray(np.where(covered, 255, 0).astype(np.uint8)), window, image_size)

@@ -33,7 +33,7 @@ class Surfaces(Struct):
     """The share of the ray that was stopped; HIT_ALPHA and less is nothing."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict_fields(network: nn.Module, samples: Iterable[PredictionSample]) -> Iterator[tuple[PredictionSample, Field]]:
     """Yield each sample (batch axis of one) with the field (no batch axis) that the network sees in it."""
     network.eval()
@@ -51,7 +51,7 @@ def render_labelled(field: Field, rays: Rays, labels: RayLabels, config: RenderC
     return field.render(rays, near=config.near, far=far, label_distances=labels.distances, margin=config.margin)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def render_surfaces(field: Field, rays: Rays, config: RenderConfig) -> Surfaces:
     """Render the class and the distance of what each ray meets in an unbatched field; rays of any device, results on the field's."""
     rendering = field.render(rays.to(field.opacities.device), near=config.near, far=config.far)

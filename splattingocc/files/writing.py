@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from splattingocc.files.reading import SEAL, seal_of
+from splattingocc.files.reading import SEAL, BadFile, seal_of
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 """Names of the files that become others when they are whole."""
@@ -82,15 +82,28 @@ def _sweep(folder: Path) -> None:
 def naming_the_file(path: Path) -> Iterator[None]:
     """Let what the system refuses inside (a full disk, a read-only folder) be an `OSError` that names this file.
 
-    Libraries raise errors of their own in its place, or name a temporary file.
+    Libraries raise errors of their own in its place, or name a temporary file. What is read meanwhile is named by its own errors.
     """
     try:
         yield
+    except BadFile:
+        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None and not _is_written_for(error.filename, path):
+            raise
         number = _system_error(error)
         if number is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _is_written_for(name: str | bytes | int, path: Path) -> bool:
+    """Say whether it is this file that the system names, a temporary one for it, or one of the folders that it lies in."""
+    if isinstance(name, int):
+        return True
+    found = Path(os.path.abspath(os.fsdecode(name)))
+    there = Path(os.path.abspath(path))
+    return found in (there, *there.parents) or (found.parent == there.parent and TEMPORARY.fullmatch(found.name) is not None)
 
 
 def _system_error(error: BaseException) -> int | None:

@@ -50,7 +50,9 @@ def camera_maps(config: ExperimentConfig, field: Field, key_frame: KeyFrame, vie
     maps = []
     for view, (semantics, distances) in zip(views, rendered):
         own = camera_of_ray == view
-        pixels, visible = cameras[view].project(rays[own].at(labels[own].distances))
+        # A ray lies in one pixel; sky, and whatever has a class alone, has no distance
+        to_labels = labels[own].distances
+        pixels, visible = cameras[view].project(rays[own].at(to_labels.where(to_labels.isfinite(), torch.ones_like(to_labels))))
         shown = labels[own][visible]
         channel = key_frame.cameras[view].channel
         maps.append(CameraMaps(channel, images[view], pixels[visible], shown.semantics, shown.distances, semantics, distances))

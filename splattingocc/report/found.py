@@ -9,17 +9,19 @@ from typing import Any, TypeVar
 
 from splattingocc.data.occ3d import truth_path
 from splattingocc.engine.checkpoint import NETWORK_FILE
-from splattingocc.engine.ledger import LEDGER_NAME, Run, read_ledger
+from splattingocc.engine.ledger import Run, ledgers_of, read_ledger
 from splattingocc.evaluation.predictions import MANIFEST_NAME, PROVENANCE_NAME, CachedFrame, PredictionCache, read_predictions
 from splattingocc.experiment import ExperimentConfig
-from splattingocc.files import BadFile, check_name, child, read_json
+from splattingocc.files import BadFile, check_name, child, open_regular, read_json
 from splattingocc.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from splattingocc.pipeline.networks import experiment_of
 from splattingocc.pipeline.prediction import with_data_of
 
 T = TypeVar("T")
 CURVES_NAME = "curves.png"
-FILMS, PICTURES = (".mp4", ".webp"), (".png",)
+MEDIA = (".mp4", ".webp", ".png")
+WEBP_ANIMATION = 0b10
+"""Among the flags of an extended WebP file."""
 FIGURES = "camera_mask"
 """What a method has among its scores, and nothing else in their file has."""
 
@@ -85,23 +87,25 @@ def find(folder: Path, *, split: str, scenes: tuple[str, ...] = (), most_frames:
     experiment = None
     if network.is_file():
         experiment = _or_missing(lambda: experiment_of(network)[0], missing)
-    methods, rendering = _scores(run, split, cache, missing)
+    truth = _truth(gts, experiment, frames, cache, missing)
+    methods, rendering = _scores(run, split, cache, truth, missing)
     calibration = _or_missing(lambda: read_json(trained / "calibration.json", dict[str, Any], what="a calibration"), missing)
-    ledger = trained.absolute().parent / LEDGER_NAME
-    runs = [run for run in read_ledger(ledger).runs if _is_of(run, trained)] if ledger.is_file() else []
+    ledgers = ledgers_of(trained)
+    runs = [run for ledger in ledgers if ledger.is_file() for run in read_ledger(ledger).runs if _is_of(run, trained)]
     if not runs:
-        missing.append(f"ledger: {ledger} names no run of this folder")
+        missing.append(f"ledger: {ledgers[0]} names no run of this folder")
     curves = next((path for path in (run / CURVES_NAME, trained / CURVES_NAME) if path.is_file()), None)
     if curves is None:
         missing.append(f"curves: no {CURVES_NAME} in {trained}")
     folders = [run] if output is None else [run, output]
     media = list(dict.fromkeys(path for place in folders for path in _media_in(place)))
-    films, pictures = ([path for path in media if path.suffix in kinds] for kinds in (FILMS, PICTURES))
+    films = [path for path in media if _is_film(path)]
+    pictures = [path for path in media if path not in films]
     for name, there in (("film", films), ("pictures", pictures)):
         if not there:
             missing.append(f"{name}: none in {run}; `splattingocc visualize` makes them")
     found = Found(
-        run, split, cache, frames, _truth(gts, experiment, frames, cache, missing), network if experiment is not None else None, experiment,
+        run, split, cache, frames, truth, network if experiment is not None else None, experiment,
         methods, rendering, calibration or {}, runs, curves, films, pictures, missing,
     )  # fmt: skip
     if cache is None and not (methods or rendering or calibration or curves or films or pictures):
@@ -175,8 +179,13 @@ def _truth(
     return None
 
 
-def _scores(run: Path, split: str, cache: PredictionCache | None, missing: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Return the scores that `test` wrote for a split, or else those of the demo: of voxels by method, and of rays."""
+def _scores(
+    run: Path, split: str, cache: PredictionCache | None, truth: Path | None, missing: list[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Return the scores that `test` wrote for a split, or else those of the demo: of voxels by method, and of rays.
+
+    Those of something else than what is shown, predictions and `truth`, are left out.
+    """
     path = child(run, _metrics_name(split))
     if split == "val" and not path.is_file() and (run / "scores.json").is_file():
         path = run / "scores.json"
@@ -195,6 +204,10 @@ def _scores(run: Path, split: str, cache: PredictionCache | None, missing: list[
         if isinstance(images, dict) and images != {name: by.decided_by.get(name) for name in images}:
             missing.append(f"{path}: of other images than the predictions; left out")
             return {}, {}
+        against = found.get("truth")
+        if truth is not None and isinstance(against, str) and Path(against) != truth.resolve():
+            missing.append(f"{path}: against the truth in {against}, shown is that in {truth}; left out")
+            return {}, {}
     methods = {name: scores for name, scores in found.items() if isinstance(scores, dict) and FIGURES in scores}
     rendering, part = found.get("rendering"), found.get("rendering_part", "all")
     return methods, {f"rendered, {part} rays": rendering} if isinstance(rendering, dict) else {}
@@ -209,5 +222,18 @@ def _media_in(folder: Path) -> Iterator[Path]:
     """Go through pictures and films in a folder and in its own folders, but for the curves."""
     for pattern in ("*", "*/*"):
         for path in sorted(folder.glob(pattern)):
-            if path.suffix in (*FILMS, *PICTURES) and path.is_file() and path.name != CURVES_NAME:
+            if path.suffix in MEDIA and path.is_file() and path.name != CURVES_NAME:
                 yield path
+
+
+def _is_film(path: Path) -> bool:
+    """Say whether a file moves, as a WebP may; one that cannot be read is what its name says, and the page says what is wrong with it."""
+    if path.suffix != ".webp":
+        return path.suffix == ".mp4"
+    try:
+        with open_regular(path) as file:
+            begin = file.read(21)
+    except BadFile:
+        return True
+    # RIFF, length, WEBP; then its first chunk's name and length, and of an extended file its flags
+    return begin[12:16] == b"VP8X" and bool(begin[20:] and begin[20] & WEBP_ANIMATION)

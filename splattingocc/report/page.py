@@ -40,6 +40,8 @@ LARGEST_MEDIUM = 2**28
 BASE64_GROWTH = 4 / 3
 ROOM_FOR_WORDS = 4000
 """Bytes that are kept for headings, and for the lines about what is left out."""
+MOST_NAMED = 5
+"""Of the pictures and films of a section that are left out."""
 MEGABYTE = 10**6
 MEDIA_TYPES: Final = {".mp4": "video/mp4", ".webp": "image/webp"}
 COLUMNS: Final = {
@@ -276,6 +278,7 @@ def _media(found: Found, budget: int) -> tuple[list[str], list[str]]:
     sections, left_out = [], []
     for name, paths in groups.items():
         figures: list[str] = []
+        too_large: list[Path] = []
         for path in paths:
             try:
                 figure = _figure_of(path, quality=CURVES_QUALITY if name == "curves" else PICTURE_QUALITY, most=budget)
@@ -283,11 +286,14 @@ def _media(found: Found, budget: int) -> tuple[list[str], list[str]]:
                 left_out.append(f"{name}: {error}")
                 continue
             if figure is None:
-                left = f"{len(paths) - len(figures)} of {len(paths)} left out, from {path} on"
-                left_out.append(f"{name}: {left}: the page would be too large; --max-megabytes allows more")
-                break
+                too_large.append(path)
+                continue
             figures.append(figure)
             budget -= len(figure)
+        if too_large:
+            more = f" and {len(too_large) - MOST_NAMED} more" if too_large[MOST_NAMED:] else ""
+            left = f"{len(too_large)} of {len(paths)} left out, {', '.join(map(str, too_large[:MOST_NAMED]))}{more}"
+            left_out.append(f"{name}: {left}: the page would be too large; --max-megabytes allows more")
         if figures:
             sections.append(_section(name, name.capitalize(), figures))
     return sections, left_out

@@ -57,7 +57,7 @@ class CameraMaps(Struct):
     """In pixels of `image`."""
     label_semantics: Int64[Tensor, " label"]
     label_distances: Float[Tensor, " label"]
-    """Metres along the ray."""
+    """Metres along the ray; nan where only the class is known."""
     rendered_semantics: Int64[Tensor, "map_h map_w"]
     """Class index, or SKY where nothing is hit."""
     rendered_distances: Float[Tensor, "map_h map_w"]
@@ -243,13 +243,14 @@ def film_frame(
     grid_height = _height_at(grids[0].in_perspective, grid_width)
     all_classes = class_entries([torch.arange(NUM_CLASSES)])
     legends = [[*all_classes, *_no_classes(_all_entries(grids)[0])], *_all_entries(grids)[1:]]
-    top = MARGIN + _FILM_HEADING_HEIGHT
+    most_lines = 2 if width == FILM_WIDTH else 4  # of all frames: scores are of one length or another
+    top = MARGIN + TITLE_HEIGHT + most_lines * DETAILS_HEIGHT
     camera_width = (width - (len(images) - 1) * GAP) // max(len(images), 1)
     camera_height = max((_height_at(image, camera_width) for _, image in images), default=0)
     grids_top = top + (CAPTION_HEIGHT + camera_height + GAP if images else 0)
     bottom = grids_top + CAPTION_HEIGHT + grid_height
     sheet = Sheet(width + 2 * MARGIN, bottom + _legends_height(legends, width) + MARGIN)
-    sheet.put_heading(heading, MARGIN, MARGIN, width)
+    sheet.put_heading(heading, MARGIN, MARGIN, width, most_lines=most_lines)
     for i, (name, image) in enumerate(images):
         left = MARGIN + i * (camera_width + GAP)
         sheet.put_caption(_spoken(name), left, top, camera_width)
@@ -262,8 +263,6 @@ def film_frame(
     return sheet.as_picture()
 
 
-_FILM_HEADING_HEIGHT = TITLE_HEIGHT + 2 * DETAILS_HEIGHT
-"""The same for all frames: scores are of one length or another."""
 _NAMES = [name.replace("_", " ") for name in CLASSES]
 
 
@@ -311,17 +310,14 @@ def _widths_of_equal_height(camera: CameraMaps, grids: Sequence[DrawnGrid]) -> t
 def _pictures_of(camera: CameraMaps) -> tuple[UInt8[Tensor, "h w 3"], ...]:
     """Return the image, both kinds of labels on it, and both renderings."""
     dark = (camera.image * DARKENED).to(torch.uint8)
+    distances, known, of_classes = camera.label_distances, camera.label_distances.isfinite(), class_colors(camera.label_semantics)
     return (
         camera.image,
-        _dotted(camera.image, camera, class_colors(camera.label_semantics)),
-        _dotted(dark, camera, distance_colors(camera.label_distances)),
+        draw_dots(camera.image, camera.label_pixels, distances.where(known, torch.full_like(distances, torch.inf)), of_classes),
+        draw_dots(dark, camera.label_pixels[known], distances[known], distance_colors(distances[known])),
         class_colors(camera.rendered_semantics),
         distance_colors(camera.rendered_distances),
     )
-
-
-def _dotted(picture: UInt8[Tensor, "h w 3"], camera: CameraMaps, colors: UInt8[Tensor, "label 3"]) -> UInt8[Tensor, "h w 3"]:
-    return draw_dots(picture, camera.label_pixels, camera.label_distances, colors)
 
 
 def draw_dots(

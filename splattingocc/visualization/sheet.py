@@ -76,11 +76,15 @@ class Sheet:
         method = Image.Resampling.NEAREST if size[1] >= 2 * image.width else Image.Resampling.LANCZOS
         self.paper.paste(image.resize((size[1], size[0]), method), (left, top))
 
-    def put_heading(self, heading: Heading, left: int, top: int, width: int) -> None:
-        """Write the title and below it the details, which `heading_height` has counted the lines of."""
+    def put_heading(self, heading: Heading, left: int, top: int, width: int, *, most_lines: int | None = None) -> None:
+        """Write the title and below it the details, which `heading_height` has counted the lines of; the last of the most lines that there
+        is room for is cut off where more would follow."""
         title_font, font = _font(_TITLE_SIZE, bold=True), _font(_TEXT_SIZE)
         self.pen.text((left, top), _shortened(heading.title, title_font, width), font=title_font, fill=INK)
-        for number, line in enumerate(_lines(heading.details, width)):
+        lines = _lines(heading.details, width)
+        if most_lines is not None and len(lines) > most_lines:
+            lines[most_lines - 1 :] = [_BETWEEN_DETAILS.join(lines[most_lines - 1 :])]
+        for number, line in enumerate(lines):
             y = top + TITLE_HEIGHT + number * DETAILS_HEIGHT
             self.pen.text((left, y), _shortened(line, font, width), font=font, fill=FAINT_INK)
 

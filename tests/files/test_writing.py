@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from splattingocc.files import BadFile, naming_the_file, read_sealed_json, write_atomically, write_json, write_sealed_json
+from splattingocc.files import BadFile, naming_the_file, read_bytes, read_sealed_json, write_atomically, write_json, write_sealed_json
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -86,6 +86,22 @@ def test_a_refusal_of_the_system_names_the_file(tmp_path):
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
     with pytest.raises(RuntimeError, match="something else"), naming_the_file(tmp_path / "b"):
         raise RuntimeError("something else")
+
+
+def test_what_is_read_while_a_file_is_written_is_named_itself(tmp_path):
+    """Pictures of a film are loaded as it is written."""
+    path = tmp_path / "film.webp"
+    with pytest.raises(FileNotFoundError, match=r"^\[Errno 2\] No such file or directory: '.*picture.npy'$"):
+        write_atomically(path, lambda temporary: (tmp_path / "picture.npy").read_bytes())
+    with pytest.raises(BadFile, match=r"truth\.npz: no such file"):
+        write_atomically(path, lambda temporary: read_bytes(tmp_path / "truth.npz"))
+    # What it is written through is it itself
+    for refused in (lambda temporary: temporary.with_name("no") / "x", lambda temporary: temporary / "x"):
+        with pytest.raises(OSError, match=r"film\.webp|no/x"):
+            write_atomically(path, lambda temporary, refused=refused: refused(temporary).read_bytes())
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"'.*file/a\.txt'"):
+        write_atomically(tmp_path / "file" / "a.txt", lambda temporary: None)
 
 
 def test_sealed_json_notices_every_change(tmp_path):

@@ -156,6 +156,40 @@ def test_scores_of_another_network_or_of_other_data_are_known_without_a_row_too(
     assert find(tmp_path, split="val", most_frames=20).rendering == {"rendered, held_out rays": {"num_rays": 5}}
 
 
+def test_scores_against_another_truth_than_is_shown_are_left_out(tmp_path: Path) -> None:
+    write_cache(tmp_path / "output", {"scene-0001": 1})
+    for name in ("a", "b"):
+        write_truth(tmp_path / name, "scene-0001", "scene-0001-0", grid_of())
+    scores = {"checkpoint": CHECKPOINT, "truth": str(tmp_path / "a"), "model": {"camera_mask": {"miou_17": 1.0}}}
+    (tmp_path / "metrics_val.json").write_text(json.dumps(scores))
+    assert find(tmp_path, split="val", most_frames=20, gts=tmp_path / "a").methods
+    assert find(tmp_path, split="val", most_frames=20).methods
+    found = find(tmp_path, split="val", most_frames=20, gts=tmp_path / "b")
+    assert not found.methods
+    assert any(f"against the truth in {tmp_path / 'a'}, shown is that in {tmp_path / 'b'}; left out" in line for line in found.missing)
+
+
+def test_a_webp_is_a_film_where_it_moves(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "drive.webp", save_all=True, append_images=frames[1:])
+    for name, options in (("still.webp", {}), ("lossless.webp", {"lossless": True})):
+        frames[0].save(tmp_path / name, **options)
+    (tmp_path / "damaged.webp").touch()
+    found = find(tmp_path, split="val", most_frames=20)
+    assert [path.name for path in found.films] == ["drive.webp"]
+    assert [path.name for path in found.pictures] == ["damaged.webp", "lossless.webp", "still.webp"]
+
+
+def test_runs_of_both_ledgers_are_found(tmp_path: Path) -> None:
+    run = tmp_path / "output_of_mine"
+    run.mkdir()
+    Image.new("RGB", (8, 8)).save(run / "x.png")
+    for ledger in (tmp_path / "log.txt", run / "log.txt"):
+        with recorded(ledger, {"command": "train", "work_dir": str(run)}):
+            pass
+    assert len(find(run, split="val", most_frames=20).runs) == 2
+
+
 def test_a_cache_that_was_put_beside_runs_takes_nothing_of_theirs(tmp_path: Path) -> None:
     write_cache(tmp_path / "output", {"scene-0001": 1})
     (tmp_path / "run_b").mkdir()

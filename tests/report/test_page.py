@@ -106,7 +106,15 @@ def test_what_does_not_fit_is_left_out_and_named_last_pictures_first(tmp_path: P
     assert len(small.encode()) <= len(whole) - 1000
     assert "<figcaption>film.mp4</figcaption>" in small
     assert "<figcaption>zz.png</figcaption>" not in small
-    assert re.search(r"pictures: 1 of 1 left out, from \S*zz\.png on: the page would be too large", small)
+    assert re.search(r"pictures: 1 of 1 left out, \S*zz\.png: the page would be too large", small)
+    # What is small enough is there, whatever comes before it
+    (tmp_path / "another.mp4").write_bytes(b"0" * 900_000)
+    (tmp_path / "zz.mp4").write_bytes(b"0" * 1000)
+    (tmp_path / "unreadable.png").write_bytes(b"no picture")
+    small = report_of(tmp_path, most_bytes=len(whole) + 8000)
+    assert all(f"<figcaption>{name}</figcaption>" in small for name in ("film.mp4", "zz.mp4", "zz.png"))
+    assert re.search(r"film: 1 of 3 left out, \S*another\.mp4: the page would be too large", small)
+    assert "pictures: 1 of 2 left out" not in small
 
 
 def test_voxels_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,14 @@ from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.taxonomy import FREE, SKY
 from splattingocc.visualization.grids import DrawnGrid, draw_grid, paint_grids
-from splattingocc.visualization.palettes import CLASS_COLORS, class_colors, distance_colors
+from splattingocc.visualization.palettes import CLASS_COLORS, SKY_COLOR, class_colors, distance_colors
 from splattingocc.visualization.panels import (
     CAMERA_WIDTH,
     FILM_WIDTH,
     OCCUPANCY_WIDTH,
     OVERVIEW_WIDTH,
     CameraMaps,
+    _pictures_of,
     draw_dots,
     film_frame,
     save_camera_views,
@@ -24,7 +26,7 @@ from splattingocc.visualization.panels import (
     save_renderings,
 )
 from splattingocc.visualization.raycast import PictureConfig
-from splattingocc.visualization.sheet import CAPTION_HEIGHT, GAP, MARGIN, Heading
+from splattingocc.visualization.sheet import CAPTION_HEIGHT, DETAILS_HEIGHT, GAP, MARGIN, TITLE_HEIGHT, Heading
 
 GRID = VoxelGrid((-4.0, -4.0, -1.0), (4.0, 4.0, 1.0), 0.5)
 CAR = 4
@@ -124,6 +126,31 @@ def test_without_a_mask_or_on_another_grid_nothing_is_compared() -> None:
     truth = torch.full(other.shape, FREE, dtype=torch.uint8)
     names = [grid.name for grid in paint_grids(semantics, GRID, truth=truth, seen=truth > 0, truth_grid=other)]
     assert names == ["predicted occupancy", "true occupancy, pale where not seen"]
+
+
+def test_labels_without_a_distance_are_drawn_by_their_class_alone() -> None:
+    seen = camera("CAM_FRONT", 100, (72, 128))
+    pixels = torch.tensor([[30.0, 30.0], [90.0, 30.0]])
+    labels = {"label_pixels": pixels, "label_semantics": torch.tensor([SKY, CAR]), "label_distances": torch.tensor([torch.nan, 7.0])}
+    _, of_classes, of_distances, *_ = _pictures_of(dataclasses.replace(seen, **labels))
+    assert of_classes[30, 30].tolist() == list(SKY_COLOR)
+    assert of_classes[30, 90].tolist() == list(CLASS_COLORS[CAR])
+    dark = of_distances[0, 0]
+    assert torch.equal(of_distances[30, 30], dark)
+    assert not torch.equal(of_distances[30, 90], dark)
+
+
+def test_the_heading_of_a_narrow_film_stays_above_what_is_below_it() -> None:
+    whole = grids(from_above=False)[:1]
+    details = tuple(
+        f"drawn without {name}, of which there is much to say" for name in ("road", "sidewalk", "terrain", "cars", "trucks", "buses")
+    )
+    frames = [film_frame([], whole, Heading("a scene", details[:count])) for count in (0, 3, 6)]
+    assert len({frame.shape for frame in frames}) == 1
+    below = MARGIN + TITLE_HEIGHT + 4 * DETAILS_HEIGHT
+    for frame in frames[1:]:
+        assert (frame[:below] != frames[0][:below]).any()
+        assert torch.equal(frame[below:], frames[0][below:])
 
 
 def test_frames_of_a_film_have_one_size_whatever_they_show() -> None:
