@@ -159,7 +159,7 @@ class Synth:
     workers: Workers = 2
     """Processes that write scenes beside each other; 0 writes them in this one. The bytes are the same."""
     fresh: bool = False
-    """Replace another synthetic data set that is in the folder."""
+    """Replace another synthetic data set that is in the folder, and remove the labels that lie there."""
 
     def run(self) -> None:
         from splattingocc.synthetic.writer import SynthConfig, write_dataset

@@ -81,10 +81,17 @@ def degraded_maps(seen: SeenSurfaces, rng: Generator) -> DenseMaps:
 
 
 def _smooth_field(rng: Generator, size: tuple[int, int], cells: int) -> Float32[ndarray, "height width"]:
-    """Return a random function of mean 0 and variance about 1 that changes `cells` times across the image."""
+    """Return a random function of mean 0 and variance 1 that changes `cells` times across the image."""
     shape = (max(2, round(cells * size[0] / size[1])) + 1, cells + 1)
     values = torch.from_numpy(rng.normal(size=shape).astype(np.float32))[None, None]
-    return functional.interpolate(values, size, mode="bicubic", align_corners=True)[0, 0].numpy()
+    rows, columns = (_deviations(*lengths) for lengths in zip(size, shape))
+    return (functional.interpolate(values, size, mode="bicubic", align_corners=True)[0, 0] / (rows[:, None] * columns)).numpy()
+
+
+def _deviations(length: int, num_nodes: int) -> Float32[torch.Tensor, " place"]:
+    """Return the standard deviation at each place of a cubic interpolation between independent nodes of variance 1."""
+    weights = functional.interpolate(torch.eye(num_nodes)[None, None], (length, num_nodes), mode="bicubic", align_corners=True)[0, 0]
+    return weights.norm(dim=1)
 
 
 def _with_confused_things(

@@ -148,6 +148,7 @@ def observed_truth(
     their world_from_cam.
 
     The LiDAR saw the cells that it `measured` something in, and those on its `sight_lines`: rays (world frame) and their lengths, metres.
+    Lines of other turns, too, end at the first cell that is occupied at the key frame, which what moves may not have filled then.
     """
     ego_from_world = torch.from_numpy(np.linalg.inv(world_from_ego)).to(semantics.device)
     occupied = (semantics != FREE).to(torch.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from splattingocc.data.label_store import LABEL_FOLDER, MANIFEST_NAME
+from splattingocc.data.label_store import FORMAT_NAME, LABEL_FOLDER, MANIFEST_NAME
 from splattingocc.files import BadFile, check_name, child, read_json, sole_writer, write_json
 from splattingocc.files.lock import LOCK_NAME
 from splattingocc.synthetic.config import SynthConfig, scene_name
@@ -19,7 +19,7 @@ from splattingocc.synthetic.scene_writer import COMPLETE_TRUTH_FOLDER, SceneJob,
 from splattingocc.synthetic.tables import Row, common_tables, token
 from splattingocc.worker_pool import run_jobs
 
-GENERATOR_VERSION = 4
+GENERATOR_VERSION = 5
 """Raised whenever the same configuration gives other bytes than before."""
 IF_KILLED = "a process that wrote scenes was killed, most likely for want of memory; use fewer workers"
 MANIFEST = "synthetic.json"
@@ -45,8 +45,8 @@ def write_dataset(
 ) -> None:
     """Write the data set of a configuration to `out`; one that is there already and finished is left as it is.
 
-    A folder that holds another synthetic data set is refused, unless `fresh` says to replace it, and with it the labels that were made from
-    it there; one that holds anything else always is.
+    A folder that holds another synthetic data set is refused, unless `fresh` says to replace it, and with it the label stores that
+    lie directly in it; one that holds anything else always is.
     With `num_workers` scenes are written in so many processes of their own, which are spawned, so a script must guard its entry point;
     with 0 in this one. The bytes are the same for any number of processes and threads; another kind of device or processor may round
     differently.
@@ -119,10 +119,18 @@ def _clear(config: SynthConfig, out: Path, *, fresh: bool) -> None:
     folders = [child(out, name) for name in (*CONTENTS, check_name(str(version), f"{out / MANIFEST}: version"))]
     # An end in between leaves a folder that is known for an unfinished one.
     write_json(out / MANIFEST, {**manifest, "finished": False})
-    if (out / LABEL_FOLDER / MANIFEST_NAME).is_file():
-        folders.append(out / LABEL_FOLDER)  # tokens are those of the scene, whatever else differs: old labels would pass for new ones
+    # Tokens are those of the scene, whatever else differs: old labels would pass for new ones
+    folders += [manifest.parent for manifest in out.glob(f"*/{MANIFEST_NAME}") if _is_of_labels(manifest)]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_of_labels(manifest: Path) -> bool:
+    """Say whether a manifest is a label store's, of any format version; other folders have files of that name, too."""
+    try:
+        return read_json(manifest, dict).get("format") == FORMAT_NAME
+    except BadFile:
+        return False
 
 
 def _differences(config: SynthConfig, manifest: dict) -> str:

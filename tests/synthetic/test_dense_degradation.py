@@ -6,9 +6,11 @@ import torch
 
 from splattingocc.synthetic import dense_degradation
 from splattingocc.synthetic.dense_degradation import (
+    BORDER,
     COMPRESSED_FROM,
     DISTORTION,
     FARTHEST,
+    PATCH_SHARE,
     SCALE_DRIFT,
     compressed,
     degraded_maps,
@@ -45,8 +47,25 @@ def test_depths_drift_by_up_to_five_percent_from_image_to_image_and_are_slowly_d
     assert 1 - SCALE_DRIFT - DISTORTION < scales.min() < 0.97
     assert 1.03 < scales.max() < 1 + SCALE_DRIFT + DISTORTION
     within = ratios / scales[:, None, None] - 1
-    assert 0.5 * DISTORTION < within.std() < 1.2 * DISTORTION
+    assert 0.75 * DISTORTION < within.std() < 1.05 * DISTORTION
     assert np.abs(np.diff(ratios, axis=2)).max() < 0.1 * DISTORTION
+
+
+def test_patches_borders_and_depths_are_wrong_by_as_much_as_their_constants_say(monkeypatch: pytest.MonkeyPatch):
+    things = np.full(SIZE, -1)
+    drawn = [np.random.default_rng(seed) for seed in range(200)]
+    surface = np.full(SIZE, LEAVES, np.uint8)
+    patches = np.stack([dense_degradation._with_confused_surfaces(surface, things, rng) == WALL for rng in drawn])
+    assert patches.mean() == pytest.approx(PATCH_SHARE, abs=0.003)
+    monkeypatch.setattr(dense_degradation, "SCALE_DRIFT", 0.0)
+    scales = np.stack([dense_degradation._wrong_scales(SIZE, rng) for rng in drawn])
+    assert scales.std() == pytest.approx(DISTORTION, rel=0.05)
+    size = (1000, 2000)
+    shift = BORDER * size[1]
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    for place, moved in zip((rows, columns), zip(*(dense_degradation._shifted_pixels(size, shift, rng) for rng in drawn[:3]))):
+        by = (np.stack(moved) - place)[:, 20:-20, 20:-20]
+        assert np.sqrt((by**2).mean()) == pytest.approx(shift, rel=0.06)
 
 
 def test_far_depths_are_compressed_and_near_ones_are_not():

@@ -15,10 +15,12 @@ from splattingocc.geometry.transforms import invert_rigid, rigid, rotation_from_
 from splattingocc.geometry.voxel_grid import OCC3D_GRID
 from splattingocc.synthetic import writer
 from splattingocc.synthetic.config import scene_name
+from splattingocc.synthetic.dense_degradation import degraded_maps
+from splattingocc.synthetic.dense_maps import SeenSurfaces
 from splattingocc.synthetic.scene_writer import SceneJob
 from splattingocc.synthetic.tables import TABLES, Row
 from splattingocc.synthetic.writer import SynthConfig, is_complete, write_dataset
-from splattingocc.taxonomy import FREE, IGNORE
+from splattingocc.taxonomy import CLASSES, FREE, IGNORE
 
 TINY = SynthConfig(num_scenes=1, num_val_scenes=0, frames_per_scene=1, drive_seconds=1.0, image_size=(32, 48))
 CLASS_OF_CATEGORY = np.array(CLASS_OF_LIDARSEG)
@@ -199,6 +201,9 @@ def sums_of(dataset: Dataset) -> dict[str, float]:
     with np.load(dataset.root / "gts" / scene_name(0) / first["sample_token"] / "labels.npz") as truth:
         occupied = truth["semantics"] != FREE
     points, _ = dataset.lidar(dataset.sensor_data("LIDAR_TOP")[0])
+    leaves = np.full((90, 160), CLASSES.index("vegetation"), np.uint8)
+    seen = SeenSurfaces(leaves, np.full(leaves.shape, 20.0, np.float32), np.full(leaves.shape, -1, np.int32))
+    maps = degraded_maps(seen, np.random.default_rng(0))
     return {
         "occupied cells": float(occupied.sum()),
         "mean height of occupied cells": float(occupied.nonzero()[2].mean()),
@@ -206,6 +211,8 @@ def sums_of(dataset: Dataset) -> dict[str, float]:
         "points": float(len(points)),
         "mean range": float(np.linalg.norm(points[:, :3], axis=1).mean()),
         "boxes": float(len(dataset.tables["sample_annotation"])),
+        "wrong pixels of a degraded map": float((maps.semantics != seen.semantics).sum()),
+        "mean depth of a degraded map": float(maps.depths.mean()),
     }
 
 
@@ -218,8 +225,10 @@ def test_the_version_of_the_generator_is_raised_with_what_it_writes(dataset: Dat
         "points": 31881.0,
         "mean range": 11.9036,
         "boxes": 182.0,
+        "wrong pixels of a degraded map": 910.0,
+        "mean depth of a degraded map": 19.8871,
     }
-    assert (writer.GENERATOR_VERSION, sums_of(dataset)) == (4, pytest.approx(expected, rel=5e-4))
+    assert (writer.GENERATOR_VERSION, sums_of(dataset)) == (5, pytest.approx(expected, rel=5e-4))
 
 
 @pytest.fixture(scope="module")
@@ -348,14 +357,18 @@ def test_a_data_set_of_which_folders_are_gone_is_written_again_and_a_fresh_one_h
         write_dataset(TINY, tmp_path, progress=False)
         assert is_complete(tmp_path, TINY)
     # Its scenes have the same tokens and poses, and the labels made of it would pass for those of the new one
-    labels = tmp_path / "labels_2d"
-    labels.mkdir()
-    (labels / "manifest.json").write_text("{}")
+    labels = [tmp_path / name for name in ("labels_2d", "labels_dense")]
+    others = [tmp_path / name for name in ("predictions", "damaged", "mine")]
+    contents = ('{"format": "splattingocc-labels", "format_version": 1}',) * 2 + ('{"format": "another"}', "{", "[]")
+    for folder, content in zip(labels + others, contents):
+        folder.mkdir()
+        (folder / "manifest.json").write_text(content)
     other = TINY.model_copy(update={"label_errors": False})
     write_dataset(TINY, tmp_path, progress=False)
-    assert labels.is_dir()
+    assert all(folder.is_dir() for folder in labels + others)
     write_dataset(other, tmp_path, progress=False, fresh=True)
-    assert not labels.exists()
+    assert not any(folder.exists() for folder in labels)
+    assert all(folder.is_dir() for folder in others)
 
 
 @pytest.mark.parametrize("version", ["samples", "gts", "labels_2d", "synthetic.json"])
