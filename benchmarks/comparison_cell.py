@@ -37,6 +37,7 @@ from splattingocc.pipeline.scoring import score_rendering
 from splattingocc.pipeline.trainer import build_module, build_training_batches
 from splattingocc.pipeline.training import train
 from splattingocc.provenance import environment, source_hash
+from splattingocc.synthetic.writer import MANIFEST as SYNTHETIC
 
 IMAGE_BRANCH = ("network.backbone.", "network.neck.", "network.image_reader.")
 """What the image phase trains, by the names of a checkpoint's weights."""
@@ -95,10 +96,11 @@ def _short(*parts: str) -> str:
 
 
 def contents_of(config: ExperimentConfig) -> str:
-    """Return a digest of what the options name: tables and splits, labels by their own digests, and the weights to begin with; not of
-    images, 3D truth and masks, which the tables go with."""
+    """Return a digest of what the options name: tables and splits, what a synthetic data set is made with, labels by their own digests, 3D
+    truth, and the weights to begin with; not of images and masks."""
     data, weights = config.data, getattr(config.network.backbone, "weights", None)
-    files = [*sorted((data.dataroot / data.version).glob("*.json")), data.label_folder / MANIFEST_NAME]
+    files = [*sorted((data.dataroot / data.version).glob("*.json")), *data.dataroot.glob(SYNTHETIC), data.label_folder / MANIFEST_NAME]
+    files += sorted(data.truth_folder.glob("*/*/labels.npz"))
     return _digest_of((*files, *([] if weights is None else [Path(weights)])))
 
 

@@ -25,6 +25,7 @@ from splattingocc.engine.options import OptimizationConfig, RenderConfig, Tracke
 from splattingocc.evaluation.calibrate import CalibrationConfig
 from splattingocc.files import check_name, first_line, read_bytes, read_json
 from splattingocc.geometry.voxel_grid import GridConfig
+from splattingocc.kernels.gaussian_index import MIN_ALPHA, RADIUS_FACTOR, RADIUS_MARGIN
 from splattingocc.kernels.gaussian_scene import MAX_REACH_CELLS
 from splattingocc.losses.objective import ObjectiveConfig
 from splattingocc.models.backbones.weights import WeightsConfig
@@ -36,8 +37,8 @@ from splattingocc.taxonomy import NUM_CLASSES
 
 LARGEST_CONFIG = 2**20
 """Bytes of a configuration in Python."""
-REACH_OF_A_SCALE = math.sqrt(2 * math.log(255 * MAX_OPACITY))
-"""Standard deviations at which the alpha of the most opaque Gaussian falls to 1/255, where the renderer stops looking."""
+REACH_OF_A_SCALE = RADIUS_FACTOR * math.sqrt(2 * math.log(MAX_OPACITY / MIN_ALPHA))
+"""Standard deviations at which the renderer stops looking for the most opaque Gaussian, but for `RADIUS_MARGIN`."""
 
 
 class DataConfig(Config):
@@ -159,11 +160,11 @@ class ExperimentConfig(Config):
                 f"data.loader.image_size is {sides[0]} × {sides[1]}, expected multiples of network.neck.stride, {stride}, such as "
                 f"{nearest}: features would not cover the image evenly"
             )
-        largest = MAX_REACH_CELLS * voxels.cell_size / REACH_OF_A_SCALE
+        largest = _largest_scale(voxels.cell_size)
         if isinstance(head, GaussianHeadConfig) and head.largest_scale > largest:
             name = "max_scale" if head.learn_scales else "initial_scale"
             raise ValueError(
-                f"network.head.{name} is {head.largest_scale} m, expected at most {largest:.2f} m with a grid.cell_size of "
+                f"network.head.{name} is {head.largest_scale} m, expected at most {largest:g} m with a grid.cell_size of "
                 f"{voxels.cell_size} m, or rays meet too much to render"
             )
         if objective.distortion.weight and not isinstance(head, DensityHeadConfig):
@@ -186,6 +187,11 @@ class ExperimentConfig(Config):
                 "alone, has a weight"
             )
         return self
+
+
+def _largest_scale(cell_size: float) -> float:
+    """Return the largest scale that rays can search for in cells of that size, in whole tenths of a millimetre; metres both."""
+    return math.floor(1e4 * (MAX_REACH_CELLS * cell_size - RADIUS_MARGIN) / REACH_OF_A_SCALE) / 1e4
 
 
 def load_config(path: Path) -> ExperimentConfig:

@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from splattingocc.experiment import ExperimentConfig, TrainerConfig, load_config
+from splattingocc.geometry.voxel_grid import VoxelGrid
+from splattingocc.kernels.gaussian_scene import index_gaussians
 from splattingocc.losses.objective import ObjectiveConfig
+from splattingocc.models.cell_head import MAX_OPACITY
 from splattingocc.pipeline.trainer import build_trainer
 
 HEADER = "from splattingocc.experiment import ExperimentConfig\n"
@@ -124,7 +128,7 @@ def test_a_configuration_may_define_classes_of_its_own(tmp_path: Path):
             {"data": {"loader": {"image_size": [100, 250]}}},
             "data.loader.image_size is 100 × 250, expected multiples of network.neck.stride, 8, such as 96 × 248",
         ),
-        ({"network": {"head": {"max_scale": 0.6}}}, "network.head.max_scale is 0.6 m, expected at most 0.48 m"),
+        ({"network": {"head": {"max_scale": 0.6}}}, "network.head.max_scale is 0.6 m, expected at most 0.4809 m"),
         ({"network": {"head": {"initial_scale": 0.3}}}, "head.initial_scale is 0.3 m, expected more than head.min_scale, 0.04 m, and less"),
         ({"network": {"image_reader": {"depth_bins": {"nearest": 60.0}}}}, "depth_bins.nearest is 60.0 m, expected less than"),
         ({"network": {"image_reader": {"ground_classes": [11, 11]}}}, "expected each class once"),
@@ -160,6 +164,29 @@ def test_what_would_crash_later_or_compute_nonsense_is_refused(options: dict[str
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"name": "x", **options}))
     assert reason in refusal(path)
+
+
+@pytest.mark.parametrize("cell_size", [0.08, 0.1, 0.4])
+def test_the_largest_scale_that_is_said_can_be_rendered_and_hardly_more(cell_size: float):
+    def with_scale(scale: float) -> ExperimentConfig:
+        head = {"learn_scales": False, "initial_scale": scale}
+        grid = {"cell_size": cell_size, "lower": (0, 0, 0), "upper": (1.6, 1.6, 1.6)}
+        return ExperimentConfig.model_validate({"name": "x", "network": {"head": head}, "grid": grid})
+
+    def index_with_scale(scale: float) -> None:
+        mean, quat, opacity = torch.full((1, 3), 0.8), torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([MAX_OPACITY])
+        index_gaussians(mean, quat, torch.full((1, 3), scale), opacity, VoxelGrid((0.0, 0.0, 0.0), (1.6, 1.6, 1.6), cell_size))
+
+    with pytest.raises(ValueError, match=r"network\.head\.initial_scale is 2\.0 m") as refused:
+        with_scale(2.0)
+    (said,) = re.findall(r"expected at most (\S+) m with", str(refused.value))
+    largest = float(said)
+    assert with_scale(largest).network.head.initial_scale == largest
+    index_with_scale(largest)
+    with pytest.raises(ValueError, match="expected at most"):
+        with_scale(largest + 1e-4)
+    with pytest.raises(ValueError, match="can be searched"):
+        index_with_scale(largest + 1e-4)
 
 
 @pytest.mark.parametrize("found", [0, 2])

@@ -17,6 +17,8 @@ MIN_ALPHA = 1.0 / 255.0
 """A Gaussian whose alpha on a ray is below this does not count: one step of an 8-bit image, as in every splatting renderer."""
 UNIT_TOLERANCE = 1e-3
 """Largest |norm² − 1| of a quaternion that passes as normalised."""
+RADIUS_FACTOR, RADIUS_MARGIN = 1.0001, 1.0e-4
+"""What a support radius is enlarged by for rounding, the second in metres: culling must never drop what the exact test would keep."""
 
 BAD_MEANS = wp.constant(1)
 BAD_QUATS = wp.constant(2)
@@ -26,6 +28,8 @@ BAD_REACH = wp.constant(16)
 """Bits of the status that `describe` reports."""
 
 _MIN_ALPHA = wp.constant(MIN_ALPHA)
+_RADIUS_FACTOR = wp.constant(RADIUS_FACTOR)
+_RADIUS_MARGIN = wp.constant(RADIUS_MARGIN)
 _UNIT_TOLERANCE = wp.constant(UNIT_TOLERANCE)
 
 
@@ -43,8 +47,7 @@ class GridSpec:
 @no_type_check
 def support_radius(scale: wp.vec3, opacity: float) -> float:
     """Metres from the centre beyond which alpha is below MIN_ALPHA in every direction."""
-    # The relative slack covers rounding: culling must never drop what the exact test would keep.
-    return 1.0001 * wp.max(scale) * wp.sqrt(2.0 * wp.max(wp.log(opacity / _MIN_ALPHA), 0.0)) + 1.0e-4
+    return _RADIUS_FACTOR * wp.max(scale) * wp.sqrt(2.0 * wp.max(wp.log(opacity / _MIN_ALPHA), 0.0)) + _RADIUS_MARGIN
 
 
 @wp.func

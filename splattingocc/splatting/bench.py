@@ -57,7 +57,7 @@ def bench_render(*, num_rays: int = 24000, repeats: int = 5, device: torch.devic
 
     sizes = {"num_rays": num_rays, "num_samples": NUM_NERF_SAMPLES, "num_channels": NUM_CHANNELS}
     renderings = [lambda part=part: nerf_rendering(part) for part in parts]
-    records.append({"what": "nerf sampling", **sizes, **_time(renderings, [densities, features], max(1, repeats // 2), device)})
+    records.append({"what": "nerf sampling", **sizes, **_time(renderings, [densities, features], repeats, device)})
     circumstances = {**environment(device), "num_threads": torch.get_num_threads()}
     return [record | circumstances for record in records]
 

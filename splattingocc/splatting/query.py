@@ -19,8 +19,8 @@ def gaussian_of_cell(gaussians: Gaussians) -> Int64[Tensor, " cell"]:
     flat = (cells[:, 0] * grid.shape[1] + cells[:, 1]) * grid.shape[2] + cells[:, 2]
     # Those outside write behind the last cell: leaving them out would make the host wait for a GPU to know how many there are
     table = torch.full((grid.num_cells + 1,), -1, dtype=torch.int64, device=flat.device)
-    table[flat.where(inside, grid.num_cells)] = torch.arange(len(flat), device=flat.device)
-    return table[:-1]
+    numbers = torch.arange(len(flat), device=flat.device)
+    return table.scatter_reduce(0, flat.where(inside, grid.num_cells), numbers, "amax")[:-1]
 
 
 def query(gaussians: Gaussians, points: Float[Tensor, "point 3"]) -> PointResponses:

@@ -313,10 +313,11 @@ def test_other_options_or_code_are_another_cell(common, options, made, monkeypat
     assert len(read_lines(options.work_dir / comparison.RESULTS_FILE)) == len(lines) + 2
 
 
-def test_other_streets_or_labels_in_the_same_folders_are_another_cell(common, options, made, dataroot: Path):
+def test_other_streets_labels_or_truth_in_the_same_folders_are_another_cell(common, options, made, dataroot: Path):
     """What options name are paths."""
+    truth = next(dataroot.glob("gts/*/*/labels.npz"))
     lines = read_lines(options.work_dir / comparison.RESULTS_FILE)
-    for path in (dataroot / "v1.0-mini" / "splits.json", dataroot / "labels_2d" / "manifest.json"):
+    for path in (dataroot / "v1.0-mini" / "splits.json", dataroot / "labels_2d" / "manifest.json", dataroot / "synthetic.json", truth):
         cell, before = comparison.cell_of(common, "fixed", 0), path.read_bytes()
         assert comparison.finished(lines, cell) is not None
         folders = cell.folder(options.work_dir), cell.image_folder(options.work_dir)

@@ -120,7 +120,7 @@ def test_a_grid_where_no_label_is_is_refused_before_the_first_step(dataroot: Pat
         (("--grid.cell-size", "0.3"), "is not a whole number of 0.3 m cells"),
         (("--grid.lower", "50", "-40", "-1"), "grid.upper is (40.0, 40.0, 5.4), expected more than grid.lower, (50.0, -40.0, -1.0)"),
         (("--grid.cell-size", "0.01"), "expected at most 67,108,864 in all"),
-        (("--grid.cell-size", "0.1", "--grid.upper", "0", "0", "0"), "expected at most 0.12 m with a grid.cell_size of 0.1 m"),
+        (("--grid.cell-size", "0.1", "--grid.upper", "0", "0", "0"), "expected at most 0.1202 m with a grid.cell_size of 0.1 m"),
         (("--objective.distortion.weight", "0.1"), "network.head.kind gaussians renders no distortion; expected kind density, or weight 0"),
     ],
 )

@@ -4,7 +4,7 @@ import torch
 
 from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.splatting.gaussians import Gaussians
-from splattingocc.splatting.query import query
+from splattingocc.splatting.query import gaussian_of_cell, query
 
 GRID = VoxelGrid((0.0, 0.0, 0.0), (4.0, 2.0, 2.0), 1.0)
 
@@ -41,6 +41,20 @@ def test_a_rotation_turns_the_axes():
     point = gaussians.means[:1] + torch.tensor([[0.0, 0.1, 0.0]])
     responses = query(turned, point).opacities
     assert math.isclose(responses.item(), gaussians.opacities[0].item() * math.exp(-0.5), rel_tol=1e-4)
+
+
+def test_the_last_of_several_answers_for_a_cell_whatever_the_threads():
+    count = 200_000
+    means = GRID.centers().reshape(-1, 3)[torch.arange(count) % 3]
+    ones = torch.ones(count, 3)
+    many = Gaussians(means, torch.ones(count, 4) / 2, ones, ones[:, 0], ones, GRID)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for _ in range(5):
+            assert gaussian_of_cell(many).tolist() == [count - 2, count - 1, count - 3] + [-1] * (GRID.num_cells - 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_points_outside_or_in_empty_cells_are_not_valid():
