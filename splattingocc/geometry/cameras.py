@@ -90,6 +90,15 @@ class Cameras(Struct):
         turned_from_pixel = [[cos, sin, u - cos * u - sin * v], [-sin, cos, v + sin * u - cos * v], [0.0, 0.0, 1.0]]
         return dataclasses.replace(self, K=self.K.new_tensor(turned_from_pixel) @ self.K)
 
+    def shows(self, pixels: Float[Tensor, "*batch point 2"]) -> Bool[Tensor, "*batch point"]:
+        """Say which pixels of an image that was turned were inside of it before; the corners beside them are black."""
+        # Intrinsics that are not turned have nothing below the first focal length
+        across = self.K[..., None, :2, 0] / self.K[..., None, :2, 0].norm(dim=-1, keepdim=True)
+        height, width = self.image_size
+        u, v = pixels[..., 0] - width / 2, pixels[..., 1] - height / 2
+        cos, sin = across.unbind(-1)
+        return ((cos * u + sin * v).abs() <= width / 2) & ((cos * v - sin * u).abs() <= height / 2)
+
     def transform_ego(self, new_ego_from_ego: Float[Tensor, "*batch 4 4"]) -> Cameras:
         """Return the same cameras seen from another ego frame; reflections are allowed."""
         return dataclasses.replace(self, cam_from_ego=self.cam_from_ego @ invert_rigid(new_ego_from_ego))

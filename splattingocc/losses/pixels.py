@@ -37,7 +37,8 @@ class PixelLabels(Struct):
 
 
 def label_pixels(rays: Rays, labels: RayLabels, cameras: Cameras) -> PixelLabels:
-    """Return the key frames' own labelled points of a batch in the images (batch, view) of the cameras that their rays start from."""
+    """Return the key frames' own labelled points of a batch in the images (batch, view) of the cameras that their rays start from; those in
+    the black corners of a turned image are left out."""
     height, width = cameras.image_size
     # What others saw of a vehicle that stands may be hidden from it now
     known = labels.is_own & labels.distances.isfinite() & (labels.weights > 0)
@@ -50,7 +51,8 @@ def label_pixels(rays: Rays, labels: RayLabels, cameras: Cameras) -> PixelLabels
     parts = []
     for number, of_view in enumerate(points.split(own.sum(-1).flatten().tolist())):
         camera = cameras[number // num_views, number % num_views]
-        parts.append((*camera.project(of_view), transform_points(camera.cam_from_ego, of_view)[:, 2]))
+        in_image, visible = camera.project(of_view)
+        parts.append((in_image, visible & camera.shows(in_image), transform_points(camera.cam_from_ego, of_view)[:, 2]))
     pixels, visible, depths = (torch.cat(tensors) for tensors in zip(*parts))
     seen = visible.nonzero().squeeze(1)
     labels, samples = labels[seen], samples[seen]

@@ -32,6 +32,22 @@ def visible_points(cameras: Cameras, count: int = 50) -> torch.Tensor:
     return transform_points(invert_rigid(cameras.cam_from_ego), points_cam)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("degrees", [-70.0, -5.0, 0.0, 30.0])
+def test_a_turned_image_shows_what_was_in_it_before(degrees: float, flip: bool):
+    before = rig(2)
+    before.K[1, 0, 1] = 15.0
+    after = before.rotate(degrees) if degrees else before
+    after = after.flip() if flip else after
+    pixels = torch.rand(2, 500, 2, generator=torch.Generator().manual_seed(3)) * torch.tensor([320.0, 180.0])
+    pixels[:, :2] = torch.tensor([[0.0, 0.0], [320.0, 180.0]])
+    homogeneous = torch.cat([pixels, torch.ones(2, 500, 1)], dim=-1)
+    u, v = (homogeneous @ (before.K @ torch.linalg.inv(after.K)).mT)[..., :2].unbind(-1)
+    inside = (u >= -1e-3) & (u <= 320 + 1e-3) & (v >= -1e-3) & (v <= 180 + 1e-3)
+    assert torch.equal(after.shows(pixels), inside)
+    assert bool(inside.all()) == (degrees == 0)
+
+
 def test_a_point_straight_ahead_falls_on_the_principal_point():
     camera = Cameras(rig(1).K, invert_rigid(rigid(rotation_from_quat(FORWARD_QUAT), torch.tensor([1.0, 0.0, 1.5])))[None], (180, 320))
     pixels, visible = camera.project(torch.tensor([[[11.0, 0.0, 1.5], [11.0, 1.0, 1.5], [11.0, 0.0, 2.5]]]))

@@ -1,8 +1,9 @@
 import dataclasses
 import math
 
+import pytest
 import torch
-from labelled_scene import NUM_RAYS, NUM_SAMPLES, loss_inputs
+from labelled_scene import NUM_RAYS, NUM_SAMPLES, cameras, loss_inputs
 
 from splattingocc.losses.pixels import PixelLabels, label_pixels, mean_pixel_nll, pixel_nll
 from splattingocc.taxonomy import IGNORE
@@ -26,6 +27,15 @@ def test_points_whose_target_is_no_channel_do_not_count_in_the_mean():
     pixels = PixelLabels(torch.zeros(4, dtype=torch.int64), torch.full((4, 2), 0.5), ones, semantics, ones, (2, 2))
     means = mean_pixel_nll(torch.zeros(1, 5, 3, 3), pixels, pixels.semantics)
     torch.testing.assert_close(means, torch.tensor([math.log(5), 0.0]))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_points_in_the_black_corners_of_a_turned_image_are_in_none(flip: bool):
+    inputs, window = loss_inputs(), cameras().crop(8, 12, (16, 24))
+    turned = window.rotate(40.0).flip() if flip else window.rotate(40.0)
+    before, after = (set(label_pixels(inputs.rays, inputs.labels, each).depths.tolist()) for each in (window, turned))
+    assert after < before
+    assert len(after) > 0.5 * len(before)
 
 
 def test_what_other_key_frames_saw_of_a_vehicle_that_stands_is_in_no_image():
