@@ -15,7 +15,7 @@ from PIL import Image
 from splattingocc import pictures
 from splattingocc.cli.draw import VisualizeScene
 from splattingocc.data.key_frames import Index, KeyFrame
-from splattingocc.data.label_store import LabelStore
+from splattingocc.data.label_store import LabelStore, RayTable
 from splattingocc.data.loaders import LoaderConfig
 from splattingocc.data.nuscenes import read_index
 from splattingocc.data.nuscenes_taxonomy import CAMERA_CHANNELS
@@ -128,6 +128,22 @@ def test_labels_lie_on_the_picture_where_the_store_says(experiment: ExperimentCo
         assert len(shown) > 50
         if len(shown) == len(camera.label_pixels):
             assert torch.allclose(shown, camera.label_pixels, atol=0.1)
+
+
+def test_labels_without_a_distance_lie_where_those_with_one_do(
+    experiment: ExperimentConfig, key_frame: KeyFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, read = camera_maps(experiment, wall_ahead(10.3), key_frame), LabelStore.read
+
+    def read_classes(store: LabelStore, token: str) -> RayTable:
+        table = read(store, token)
+        return dataclasses.replace(table, distances=np.full_like(table.distances, np.nan))
+
+    monkeypatch.setattr(LabelStore, "read", read_classes)
+    for camera, with_distances in zip(camera_maps(experiment, wall_ahead(10.3), key_frame), measured):
+        assert torch.allclose(camera.label_pixels, with_distances.label_pixels, atol=0.01)
+        assert torch.equal(camera.label_semantics, with_distances.label_semantics)
+        assert camera.label_distances.isnan().all()
 
 
 def test_labels_of_other_tables_are_not_drawn(experiment: ExperimentConfig, checkpoint: Path, index: Index, tmp_path: Path) -> None:

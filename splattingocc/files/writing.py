@@ -89,7 +89,8 @@ def naming_the_file(path: Path) -> Iterator[None]:
     except BadFile:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None and not _is_written_for(error.filename, path):
+        refusal = error if isinstance(error, OSError) else error.__context__
+        if isinstance(refusal, OSError) and refusal.filename is not None and not _is_written_for(refusal.filename, path):
             raise
         number = _system_error(error)
         if number is None:

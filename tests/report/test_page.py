@@ -96,7 +96,7 @@ def test_twenty_frames_of_a_full_street_are_far_below_the_limit(tmp_path: Path) 
     assert 20 * len(packed) < FIFTEEN_MEGABYTES / 2
 
 
-def test_what_does_not_fit_is_left_out_and_named_last_pictures_first(tmp_path: Path) -> None:
+def test_what_does_not_fit_is_left_out_and_named(tmp_path: Path) -> None:
     write_run(tmp_path)
     (tmp_path / "film.mp4").write_bytes(b"0" * 300_000)
     noise = torch.randint(0, 256, (400, 400, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
