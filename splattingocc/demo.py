@@ -110,12 +110,12 @@ class Stages:
             except BadFile as error:
                 console.print(f"{error}; every stage is done again", markup=False)
 
-    def run(self, steps: Sequence[Step], *, fresh: bool = False) -> None:
+    def run(self, steps: Sequence[Step], *, fresh: bool = False) -> bool:
         """Run the stages in turn, but for those that finished with the same options, the same code and the same stages before.
 
-        With `fresh` none is taken for finished.
+        With `fresh` none is taken for finished. Says whether any was run.
         """
-        fingerprint = ""
+        fingerprint, has_run = "", False
         for number, step in enumerate(steps):
             text = f"{fingerprint} {step.name} {step.options.model_dump_json()} {source_hash()}"
             fingerprint = hashlib.sha256(text.encode()).hexdigest()
@@ -135,6 +135,8 @@ class Stages:
             start = time.monotonic()
             step.action()
             self._remember(step.name, fingerprint, seconds=round(time.monotonic() - start, 1))
+            has_run = True
+        return has_run
 
     def _remember(self, name: str, fingerprint: str, **finished: float) -> None:
         self.known[name] = {"fingerprint": fingerprint, **finished}
@@ -201,8 +203,10 @@ class Demo:
             what = f"7/7  Predict, score and draw the same scenes with zoo/{PUBLISHED}"
             options = Published(name=PUBLISHED, sha256=sha256_of(published))
             steps.append(Step("published", what, options, lambda: self._published(published), (self.published,)))
-        stages.run(steps, fresh=fresh)
+        has_run = stages.run(steps, fresh=fresh)
         if published is None:
+            if has_run and stages.known.pop("published", None) is not None:
+                _remove(self.published)  # of the streets before, by an installation that had it
             console.print(f"[dim]7/7  left out: this installation has no zoo/{PUBLISHED}; a checkout has[/dim]")
         self._conclude(stages, console)
 

@@ -81,14 +81,16 @@ def processor() -> str:
     return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores"
 
 
-def circumstances() -> dict[str, str]:
-    """Return how a run was started and on what; no name of the machine, because it decides no number and folders of runs are shared."""
+def circumstances(num_processes: int) -> dict[str, str]:
+    """Return how a run of so many processes was started and on what; without the machine's name, as folders of runs are shared."""
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "srun" if "SLURM_PROCID" in os.environ else "none"
+    # A shell inside of an allocation of Slurm's has its variables, and may be alone
+    by_srun = "SLURM_PROCID" in os.environ and num_processes > 1
+    launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "srun" if by_srun else "none"
     found = {
         "command": shlex.join(sys.argv),
         "launcher": launcher,
-        "processes": os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")),
+        "processes": str(num_processes),
         "gpus": ", ".join(f"{gpus.count(name)} × {name}" for name in dict.fromkeys(gpus)) or "none",
         "cuda": torch.version.cuda or "none",
         "driver": driver() or "none",

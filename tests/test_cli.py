@@ -66,6 +66,11 @@ def test_cfg_options_are_the_options_of_the_same_names():
         ("(8, 10)", ["8", "10"]),
         ("8,10", ["8", "10"]),
         ("[]", []),
+        ("(old)/x(1)", ["(old)/x(1)"]),
+        ("[/a, /b]", ["/a", "/b"]),
+        ("256 704", ["256", "704"]),
+        ("1,2,", ["1", "2"]),
+        ("", []),
     ):
         assert expand_cfg_options(["--cfg-options", f"a.b={value}"]) == ["--a.b", *values]
     with pytest.raises(ValueError, match="--cfg-options seed: expected key=value"):

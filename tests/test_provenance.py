@@ -13,7 +13,7 @@ from splattingocc.provenance import circumstances, commit, driver, environment, 
 
 
 def test_the_environment_is_plain_text_for_any_json_writer():
-    found = environment() | circumstances()
+    found = environment() | circumstances(1)
     assert json.loads(msgspec.json.encode(found)) == found
     assert {"commit", "python", "torch", "lightning", "warp", "device"} <= set(found)
     assert {"command", "launcher", "processes", "gpus", "cuda", "driver"} <= set(found)
@@ -22,11 +22,12 @@ def test_the_environment_is_plain_text_for_any_json_writer():
 def test_what_started_the_processes_is_known(monkeypatch: pytest.MonkeyPatch):
     for name in ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
-    assert (circumstances()["launcher"], circumstances()["processes"]) == ("none", "1")
+    assert (circumstances(1)["launcher"], circumstances(1)["processes"]) == ("none", "1")
     monkeypatch.setenv("SLURM_PROCID", "0")
     monkeypatch.setenv("SLURM_NTASKS", "16")
     monkeypatch.setenv("SLURM_JOB_ID", "4242")
-    found = circumstances()
+    assert circumstances(1)["launcher"] == "none"  # a shell inside of an allocation
+    found = circumstances(16)
     assert (found["launcher"], found["processes"], found["slurm_job"]) == ("srun", "16", "4242")
 
 

@@ -78,10 +78,10 @@ def expand_cfg_options(words: Sequence[str]) -> list[str]:
 
 
 def _values(value: str) -> list[str]:
-    """Return the values that are written as one: `[1, 2]`, `(1, 2)` or `1,2`; commas in a path are its own."""
-    if value[:1] + value[-1:] in ("[]", "()"):
+    """Return the values that are written as one: `[1, 2]`, `(1, 2)` or `1,2`; what has a `/` is one path, with all that is in it."""
+    if value[:1] + value[-1:] in ("[]", "()") and not set("[]()") & set(value[1:-1]):
         return value[1:-1].replace(",", " ").split()
-    return [value] if "/" in value else [part.strip() for part in value.split(",")]
+    return [value] if "/" in value else value.replace(",", " ").split()
 
 
 def expand_home(words: Sequence[str]) -> list[str]:
@@ -309,6 +309,6 @@ def run_alone(prog: str, place: str) -> None:
     let_idle_threads_sleep()
     with ending_well(prog, is_last=True):
         module, class_name = place.split(".")
-        command = _understand(getattr(importlib.import_module(f"{__name__}.{module}"), class_name), prog, sys.argv[1:])
+        command = _understand(getattr(importlib.import_module(f"{__name__}.{module}"), class_name), prog, expand_home(sys.argv[1:]))
         check_bounds(command)
         command.run()

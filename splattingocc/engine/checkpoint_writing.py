@@ -90,7 +90,9 @@ class BestCheckpoint(_Writer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         here, best = Path(str(self.dirpath)), Path(state_dict["best_model_path"])
-        if state_dict["best_model_path"] and best.parent != here and (here / best.name).is_file():
+        if state_dict["best_model_path"] and not (here / best.name).is_file():
+            return  # it went aside with what came later, or is in another folder: of what comes now the best is kept
+        if state_dict["best_model_path"] and best.parent != here:
             moved = str(here / best.name)
             of_best = {"best_model_path": moved, "kth_best_model_path": moved, "last_model_path": ""}
             state_dict = {**state_dict, **of_best, "dirpath": self.dirpath, "best_k_models": {moved: state_dict["best_model_score"]}}

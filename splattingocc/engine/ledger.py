@@ -109,7 +109,7 @@ def _append(path: Path, word: Word, content: Mapping[str, Any]) -> None:
 def read_ledger(path: Path) -> Ledger:
     """Return the runs in the order in which they began; lines that are not the ledger's are left out and counted."""
     if not path.exists():
-        raise ValueError(f"{path}: no such ledger; runs write it beside their work directories")
+        raise ValueError(f"{path}: no such ledger; runs write it beside their work directories, or inside where they cannot")
     runs: dict[str, Run] = {}
     unread: list[int] = []
     for number, line in enumerate(read_bytes(path).split(b"\n"), start=1):

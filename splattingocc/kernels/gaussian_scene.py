@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -251,12 +252,11 @@ def ray_inputs(rays: RayBundle, order: Int32[Tensor, " ray"]) -> Any:
     return inputs
 
 
-def _ray_outputs(distances: Tensor, alphas: Tensor, in_front: Tensor, at_hit: Tensor) -> Any:
+def _ray_outputs(*scalars: Tensor, as_kernels_see: Callable[[Tensor, type], wp.array]) -> Any:
+    """Return distances, alphas, in_front and at_hit, or gradients to them, as kernels read or write them."""
     outputs = RayOutputs()
-    outputs.distances = as_array(distances, wp.float32)
-    outputs.alphas = as_array(alphas, wp.float32)
-    outputs.in_front = as_array(in_front, wp.float32)
-    outputs.at_hit = as_array(at_hit, wp.float32)
+    arrays = (as_kernels_see(values, wp.float32) for values in scalars)
+    outputs.distances, outputs.alphas, outputs.in_front, outputs.at_hit = arrays
     return outputs
 
 
@@ -300,7 +300,13 @@ def composite(
         vector = wp.types.vector(length=channels, dtype=wp.float32)
         order = visiting_order(rays)
         scene, inputs = scene_of(index, grid, rays.near, rays.far), ray_inputs(rays, order)
-        arguments = [scene, inputs, as_array(features, vector), _ray_outputs(*scalars), as_output(composited, vector)]
+        arguments = [
+            scene,
+            inputs,
+            as_array(features, vector),
+            _ray_outputs(*scalars, as_kernels_see=as_output),
+            as_output(composited, vector),
+        ]
         launch(kernels.forward, count, [*arguments, hit_arrays(known or hits), known is not None], device=device)
     return (composited, scalars[0], scalars[1], scalars[2], scalars[3]), known or hits
 
@@ -341,7 +347,7 @@ def composite_backward(
     scene = scene_of(index, grid, rays.near, rays.far)
     fixed = [scene, ray_inputs(rays, order), as_array(features, vector), hit_arrays(hits)]
     for features_of, *scalars in (outputs, output_gradients):
-        fixed += [_ray_outputs(*scalars), as_array(features_of, vector)]
+        fixed += [_ray_outputs(*scalars, as_kernels_see=as_array), as_array(features_of, vector)]
 
     def arguments(chunk: int) -> list:
         means_sum, whitenings_sum, opacities_sum, features_sum = (as_output(s[chunk], t) for s, t in zip(sums, dtypes))

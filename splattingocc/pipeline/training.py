@@ -142,7 +142,7 @@ def train(
         set_aside(work_dir, resume_from, step=0 if checkpoint is None else checkpoint["global_step"])
         link_latest(work_dir, next(iter(checkpoints_by_step(work_dir / "checkpoints")), None))
         write_json(work_dir / "config.json", config.model_dump(mode="json"))
-        write_json(work_dir / "environment.json", environment() | circumstances())
+        write_json(work_dir / "environment.json", environment() | circumstances(trainer.world_size))
     if trained is not None and resume_from is not None:
         # Lightning would neither train nor give the averaged weights, which are those of the checkpoint
         module.on_load_checkpoint(trained)
@@ -288,8 +288,9 @@ def set_aside(work_dir: Path, resume_from: Path | None, *, step: int) -> None:
         # Those of a training that begins at step 0 are set aside with its first row
         for table in tables if resume_from is not None else ():
             set_rows_aside(table, from_step=0)
-    if not is_own and (folder / "best.ckpt").exists():
-        others.append(folder / "best.ckpt")
+    best = folder / "best.ckpt"
+    if best.exists() and (not is_own or read_checkpoint(best)["global_step"] > step):
+        others.append(best)
     if others or (not is_own and (work_dir / NETWORK_FILE).exists()):
         others += [path for name in RESULTS if (path := work_dir / name).exists()]
     if not others:

@@ -122,7 +122,10 @@ def _clear(config: SynthConfig, out: Path, *, fresh: bool) -> None:
     # Tokens are those of the scene, whatever else differs: old labels would pass for new ones
     folders += [manifest.parent for manifest in out.glob(f"*/{MANIFEST_NAME}") if _is_of_labels(manifest)]
     for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder)
+        else:
+            folder.unlink(missing_ok=True)
 
 
 def _is_of_labels(manifest: Path) -> bool:

@@ -488,6 +488,11 @@ def test_going_on_from_the_best_checkpoint_keeps_those_that_are_older(trained: P
     shutil.copy(work_dir / "checkpoints" / "step_00000004.ckpt", best)
     set_aside(work_dir, best, step=4)
     assert sorted(path.name for path in best.parent.iterdir()) == ["best.ckpt", "step_00000004.ckpt"]
+    # One that came later goes with what came later
+    shutil.copy(trained / "checkpoints" / "step_00000008.ckpt", best)
+    set_aside(work_dir, work_dir / "checkpoints" / "step_00000004.ckpt", step=4)
+    assert [path.name for path in best.parent.iterdir()] == ["step_00000004.ckpt"]
+    assert [path.name for path in (work_dir / "checkpoints_before_2").iterdir()] == ["best.ckpt"]
 
 
 def test_options_that_an_earlier_version_had_not_are_no_change(dataroot: Path):
@@ -634,6 +639,6 @@ def test_a_copy_of_a_run_goes_on_with_its_best_checkpoint(tmp_path: Path):
     copied.load_state_dict(before.state_dict())
     assert copied.best_k_models == {str(tmp_path / "copy" / "best.ckpt"): torch.tensor(3.0)}
     assert copied.best_model_score == 3.0
-    with pytest.warns(UserWarning, match="dirpath has changed"):
-        empty.load_state_dict(before.state_dict())
+    empty.load_state_dict(before.state_dict())
     assert empty.best_k_models == {}
+    assert empty.best_model_score is None

@@ -369,6 +369,14 @@ def test_a_data_set_of_which_folders_are_gone_is_written_again_and_a_fresh_one_h
     write_dataset(other, tmp_path, progress=False, fresh=True)
     assert not any(folder.exists() for folder in labels)
     assert all(folder.is_dir() for folder in others)
+    # Of labels on another disk the link goes; what it leads to is not the data set's
+    elsewhere = tmp_path / "mine"
+    (elsewhere / "manifest.json").write_text(contents[0])
+    elsewhere = elsewhere.rename(tmp_path.with_name("elsewhere"))
+    (tmp_path / "labels_2d").symlink_to(elsewhere)
+    write_dataset(other, tmp_path, progress=False, fresh=True)
+    assert not (tmp_path / "labels_2d").is_symlink()
+    assert (elsewhere / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize("version", ["samples", "gts", "labels_2d", "synthetic.json"])
