@@ -11,7 +11,7 @@ from typing import no_type_check
 
 import warp as wp
 
-wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+wp.set_module_options({"enable_backward": False})  # gradients, where there are any, are kernels of their own
 
 _MIN_LEFT = wp.constant(1.0e-3)
 _MIN_SURFACE = wp.constant(1.0e-6)

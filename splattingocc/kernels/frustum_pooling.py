@@ -27,7 +27,7 @@ from splattingocc.kernels.gaussian_index import GridSpec
 from splattingocc.kernels.gaussian_scene import as_array, as_output, grid_spec
 from splattingocc.kernels.launch import launch
 
-wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+wp.set_module_options({"enable_backward": False})  # gradients, where there are any, are kernels of their own
 
 BLOCK = 8
 """Channels that one thread sums: 32 bytes, what a GPU reads at once and a CPU adds in one instruction."""

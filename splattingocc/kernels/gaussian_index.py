@@ -11,7 +11,7 @@ from typing import no_type_check
 
 import warp as wp
 
-wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+wp.set_module_options({"enable_backward": False})  # gradients, where there are any, are kernels of their own
 
 MIN_ALPHA = 1.0 / 255.0
 """A Gaussian whose alpha on a ray is below this does not count: one step of an 8-bit image, as in every splatting renderer."""

@@ -32,7 +32,7 @@ from splattingocc.kernels.gaussian_scene import (
 from splattingocc.kernels.gaussian_walk import PENDING, Scene, begin_walk, meet_next, plan, respond
 from splattingocc.kernels.launch import launch
 
-wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+wp.set_module_options({"enable_backward": False})  # gradients, where there are any, are kernels of their own
 
 ROUNDING = 1e-4
 """Share by which thresholds are missed here and still count: who computes the Gaussians again may round otherwise."""

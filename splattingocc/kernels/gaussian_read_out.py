@@ -20,7 +20,7 @@ from splattingocc.kernels.gaussian_index import MIN_ALPHA, GridSpec
 from splattingocc.kernels.gaussian_scene import SceneIndex, as_array, as_output, dilate, grid_spec
 from splattingocc.kernels.launch import launch
 
-wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+wp.set_module_options({"enable_backward": False})  # gradients, where there are any, are kernels of their own
 
 _MIN_ALPHA = wp.constant(MIN_ALPHA)
 

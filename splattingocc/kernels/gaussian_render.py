@@ -26,7 +26,7 @@ from splattingocc.kernels.gaussian_walk import (
     respond,
 )
 
-wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+wp.set_module_options({"enable_backward": False})  # gradients, where there are any, are kernels of their own
 
 MAX_ALPHA = 0.99
 """No single Gaussian stops a ray entirely, so that those behind it keep a gradient."""

@@ -14,7 +14,7 @@ from splattingocc.geometry.rays import Rays
 from splattingocc.kernels.launch import launch
 from splattingocc.struct import Struct
 
-wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+wp.set_module_options({"enable_backward": False})  # gradients, where there are any, are kernels of their own
 
 
 @dataclass(frozen=True)

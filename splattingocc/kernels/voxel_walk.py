@@ -19,7 +19,7 @@ from splattingocc.geometry.voxel_grid import VoxelGrid
 from splattingocc.kernels.launch import launch
 from splattingocc.struct import Struct
 
-wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+wp.set_module_options({"enable_backward": False})  # gradients, where there are any, are kernels of their own
 
 NEVER = wp.constant(wp.float64(1.0e30))
 """Distance of a boundary that an axis-parallel ray does not meet."""

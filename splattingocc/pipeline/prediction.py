@@ -183,7 +183,7 @@ def options_of_training(config: ExperimentConfig, checkpoint: Path, written: Pat
     changed = differences(now, load_experiment(written).model_dump(mode="json"))
     with decoding(checkpoint, "a network with its experiment"):
         then = msgspec.json.decode(read_metadata(checkpoint).get(EXPERIMENT_KEY, "{}"), type=dict[str, Any])
-    unlike = differences(now, {name: then.get(name) for name in OF_TRAINING})
+    unlike = differences(now, {name: then.get(name, {}) for name in OF_TRAINING})
     idle = [f"{name} {value}" for name, value in changed.items() if name.partition(".")[0] in OF_TRAINING and name in unlike]
     return [f"{', '.join(idle)}: does nothing, only a training reads it"] if idle else []
 

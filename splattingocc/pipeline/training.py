@@ -289,7 +289,7 @@ def set_aside(work_dir: Path, resume_from: Path | None, *, step: int) -> None:
         for table in tables if resume_from is not None else ():
             set_rows_aside(table, from_step=0)
     best = folder / "best.ckpt"
-    if best.exists() and (not is_own or read_checkpoint(best)["global_step"] > step):
+    if best.exists() and (not is_own or _is_later(best, step)):
         others.append(best)
     if others or (not is_own and (work_dir / NETWORK_FILE).exists()):
         others += [path for name in RESULTS if (path := work_dir / name).exists()]
@@ -305,6 +305,14 @@ def set_aside(work_dir: Path, resume_from: Path | None, *, step: int) -> None:
     last = next((aside / path.name for path in others if path in found), None)  # the newest comes first
     instead = "" if last is None else f" (--resume-from {last} goes on from the newest instead)"
     print(f"{work_dir}: holds another training; its checkpoints and results are kept in {aside.name}{instead}")
+
+
+def _is_later(path: Path, step: int) -> bool:
+    """Say whether a checkpoint is of after a step; one that cannot be read is none to keep."""
+    try:
+        return read_checkpoint(path)["global_step"] > step
+    except BadFile:
+        return True
 
 
 def _fit(

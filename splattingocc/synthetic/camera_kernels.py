@@ -6,7 +6,7 @@ from typing import no_type_check
 
 import warp as wp
 
-wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+wp.set_module_options({"enable_backward": False})  # gradients, where there are any, are kernels of their own
 
 CELL = wp.constant(8)
 """Pixels along the side of a cell of the grid on which scattered light is computed."""

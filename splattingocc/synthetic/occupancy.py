@@ -24,7 +24,7 @@ from splattingocc.synthetic.rig import Sensor
 from splattingocc.synthetic.scene_mesh import SceneMesh
 from splattingocc.taxonomy import FREE, NUM_CLASSES
 
-wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+wp.set_module_options({"enable_backward": False})  # gradients, where there are any, are kernels of their own
 
 SAMPLE_SPACING = 0.12
 """Greatest distance between neighbouring samples of a triangle, metres; a third of a cell."""

@@ -12,7 +12,7 @@ import warp as wp
 from splattingocc.synthetic.shading import Sky, glow_of, headlight, lamp_light, mirror_share, scattered, sky_at
 from splattingocc.synthetic.textures import Surface, is_ground, surface_at
 
-wp.set_module_options({"enable_backward": False})  # gradients are kernels of their own
+wp.set_module_options({"enable_backward": False})  # gradients, where there are any, are kernels of their own
 
 SHADOW_DISTANCE = wp.constant(60.0)
 """How far away from a place something may stand and still throw its shadow on it, metres."""

@@ -493,6 +493,10 @@ def test_going_on_from_the_best_checkpoint_keeps_those_that_are_older(trained: P
     set_aside(work_dir, work_dir / "checkpoints" / "step_00000004.ckpt", step=4)
     assert [path.name for path in best.parent.iterdir()] == ["step_00000004.ckpt"]
     assert [path.name for path in (work_dir / "checkpoints_before_2").iterdir()] == ["best.ckpt"]
+    # A damaged one keeps no training from going on
+    best.write_bytes(b"half a file")
+    set_aside(work_dir, work_dir / "checkpoints" / "step_00000004.ckpt", step=4)
+    assert (work_dir / "checkpoints_before_3" / "best.ckpt").read_bytes() == b"half a file"
 
 
 def test_options_that_an_earlier_version_had_not_are_no_change(dataroot: Path):

@@ -241,6 +241,12 @@ def test_options_that_would_do_nothing_are_refused_or_said_to_do_nothing(dataroo
     weights, metadata = read_network(network)
     save_weights(weights, own_run / "longer.safetensors", metadata | {EXPERIMENT_KEY: json.dumps(longer.model_dump(mode="json"))})
     assert about_options(longer, own_run / "longer.safetensors", network) == []
+    # What a network that does not say how it was trained had is not known
+    silent = {name: value for name, value in metadata.items() if name != EXPERIMENT_KEY}
+    save_weights(weights, own_run / "silent.safetensors", silent)
+    assert about_options(longer, own_run / "silent.safetensors", network) == [
+        "trainer.max_epochs 9: does nothing, only a training reads it"
+    ]
     (line,) = about_options(changed, network, network)
     assert ": trained without data.vehicle_masks, here it is with data.vehicle_masks masks: the network sees images unlike" in line
     _, line = about_options(changed, network, network, part="held_out")
